@@ -1,0 +1,32 @@
+"""Photos on disk to batches on the device: items, splits, decoding, augmentation."""
+
+from jaxtune.data.augment import Augmentation as Augmentation
+from jaxtune.data.augment import augment as augment
+from jaxtune.data.augment import normalize as normalize
+from jaxtune.data.augment import per_image_keys as per_image_keys
+from jaxtune.data.augment import to_float as to_float
+from jaxtune.data.decode import ImageError as ImageError
+from jaxtune.data.decode import check_image as check_image
+from jaxtune.data.decode import load_image as load_image
+from jaxtune.data.decode import load_resized as load_resized
+from jaxtune.data.items import Items as Items
+from jaxtune.data.items import find_images as find_images
+from jaxtune.data.items import folder_label as folder_label
+from jaxtune.data.items import is_image as is_image
+from jaxtune.data.items import label_items as label_items
+from jaxtune.data.items import parent_label as parent_label
+from jaxtune.data.items import regex_label as regex_label
+from jaxtune.data.loader import Batch as Batch
+from jaxtune.data.loader import Loader as Loader
+from jaxtune.data.loaders import ImageDataLoaders as ImageDataLoaders
+from jaxtune.data.prepare import Preparation as Preparation
+from jaxtune.data.prepare import as_size as as_size
+from jaxtune.data.prepare import prepare_image as prepare_image
+from jaxtune.data.prepare import presize as presize
+from jaxtune.data.prepare import train_preparation as train_preparation
+from jaxtune.data.prepare import validation_preparation as validation_preparation
+from jaxtune.data.prepare import validation_presize as validation_presize
+from jaxtune.data.splits import labelled_folder as labelled_folder
+from jaxtune.data.splits import split_folders as split_folders
+from jaxtune.data.splits import split_items as split_items
+from jaxtune.data.splits import stratified_split as stratified_split

@@ -1,0 +1,239 @@
+"""Splits: which photos train and which validate.
+
+Labels or folders go in; two lists of positions, or two `Items`, come out. The one rule:
+the side a photo falls on depends on the seed and on the photo's own name, never on the
+machine or on a random stream, so a split is the same everywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from jaxtune.data.items import (
+    Items,
+    class_folders,
+    existing_folder,
+    find_images,
+    folder_label,
+    label_items,
+    listing,
+)
+
+# Other names people give to the folder of validation photos.
+_VALID_NAMES = ("valid", "val", "validation", "test")
+
+
+def stratified_split(
+    labels: Int[np.ndarray, " n"],
+    *,
+    valid_pct: float = 0.2,
+    seed: int = 0,
+    names: Sequence[str] | None = None,
+) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " valid"]]:
+    """Returns sorted positions for training and for validation, class by class.
+
+    Each class gives `valid_pct` of its photos, rounded, to validation: at least one of
+    two or more, and never its last. Within a class the photos with the smallest hash of
+    (seed, name) validate, so photos added later move few of the others.
+
+    Args:
+        labels: Class of each photo.
+        valid_pct: Share of each class that validates, strictly between 0 and 1.
+        seed: Another seed gives another split.
+        names: What identifies each photo, all different; its position by default.
+
+    Raises:
+        ValueError: If `valid_pct` is not a fraction, or names and labels differ in
+            number.
+
+    Example:
+        >>> labels = np.array([0, 0, 0, 0, 1, 1])
+        >>> train, valid = stratified_split(labels, valid_pct=0.25)
+        >>> len(train), len(valid)
+        (4, 2)
+    """
+    check_valid_pct(valid_pct)
+    if names is None:
+        names = [str(position) for position in range(len(labels))]
+    if len(names) != len(labels):
+        raise ValueError(f"{len(names)} names were given for {len(labels)} labels.")
+    valid: list[int] = []
+    for label in np.unique(labels):
+        positions = np.flatnonzero(labels == label).tolist()
+        number = min(max(round(len(positions) * valid_pct), 1), len(positions) - 1)
+        by_hash = sorted(positions, key=lambda position: _hash(seed, names[position]))
+        valid += by_hash[:number]
+    chosen = np.zeros(len(labels), bool)
+    chosen[valid] = True
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def _hash(seed: int, name: str) -> bytes:
+    text = f"{seed}/{name}".encode(errors="surrogateescape")
+    return hashlib.blake2b(text, digest_size=16).digest()
+
+
+def check_valid_pct(valid_pct: float) -> None:
+    """Raises a ValueError unless the share is strictly between 0 and 1."""
+    if not 0 < valid_pct < 1:
+        raise ValueError(
+            "valid_pct is the share of photos that validate, strictly between 0 and 1;"
+            f" got {valid_pct!r}. Write 0.2 for 20%."
+        )
+
+
+def split_items(
+    items: Items,
+    *,
+    valid_pct: float,
+    seed: int = 0,
+    root: str | os.PathLike[str] | None = None,
+) -> tuple[Items, Items]:
+    """Returns the items that train and those that validate; see `stratified_split`.
+
+    Args:
+        items: All the photos.
+        valid_pct: Share of each class that validates, strictly between 0 and 1.
+        seed: Another seed gives another split.
+        root: Photos are identified by their path below it, so that the whole folder
+            can be moved without changing the split; by their whole path if None.
+    """
+    names = [
+        Path(path if root is None else os.path.relpath(path, root)).as_posix()
+        for path in items.paths
+    ]
+    train, valid = stratified_split(
+        items.labels, valid_pct=valid_pct, seed=seed, names=names
+    )
+    return items.take(train), items.take(valid)
+
+
+def split_folders(
+    root: str | os.PathLike[str],
+    train: str = "train",
+    valid: str = "valid",
+    *,
+    valid_pct: float | None = None,
+    classes: Sequence[str] | None = None,
+    seed: int = 0,
+) -> tuple[Items, Items]:
+    """Returns training and validation photos from a folder of class folders.
+
+    Args:
+        root: Holds `train/<class>/…` and `valid/<class>/…`, or, with `valid_pct`,
+            `<class>/…`.
+        train: Name of the folder of training photos.
+        valid: Name of the folder of validation photos.
+        valid_pct: Share of each class to set aside.
+        classes: Names of the classes in the order of their numbers.
+        seed: Of the split, with `valid_pct`.
+
+    Raises:
+        FileNotFoundError: If a folder is missing; the message says what to type.
+        ValueError: If there are no photos, photos outside class folders, or classes
+            in validation that training does not have.
+    """
+    root = existing_folder(root)
+    if valid_pct is not None:
+        check_valid_pct(valid_pct)
+        _refuse_split_folders(root, train, valid)
+        items = labelled_folder(root, classes=classes)
+        return split_items(items, valid_pct=valid_pct, seed=seed, root=root)
+    _check_folders(root, train, valid)
+    train_items = labelled_folder(root / train, classes=classes)
+    known = train_items.classes
+    strangers = set(class_folders(root / valid)) - set(known)
+    strangers = {name for name in strangers if find_images(root / valid / name)}
+    if strangers:
+        raise ValueError(
+            f"{str(root / valid)!r} has classes without photos in {train!r}:"
+            f" {listing(sorted(strangers))}. The classes are {listing(known)}. Put"
+            f" photos of each class in {train!r}, or correct the folders' names."
+        )
+    return train_items, labelled_folder(root / valid, classes=known)
+
+
+def labelled_folder(
+    folder: str | os.PathLike[str], *, classes: Sequence[str] | None = None
+) -> Items:
+    """Returns the photos of a folder of class folders, labelled by those.
+
+    A class folder without photos is left out with a warning: there is nothing to learn
+    from it, and the others can train; but a class that goes missing must be seen.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If there are no photos, or some lie outside class folders.
+    """
+    folder = existing_folder(folder)
+    paths = find_images(folder)
+    loose = [path.name for path in paths if path.parent == folder]
+    if loose:
+        raise ValueError(
+            f"{len(loose)} photos lie directly in {str(folder)!r}, in no class folder:"
+            f" {listing(loose)}. Move each into the folder of its class; for labels in"
+            " the files' names use from_name_re or from_name_func."
+        )
+    if not paths:
+        raise ValueError(
+            f"There are no photos in {str(folder)!r} (jpg, jpeg, png, gif, bmp, webp,"
+            " tif, tiff, in a folder per class). Check the path."
+        )
+    labels = [folder_label(folder)(path) for path in paths]
+    empty = sorted(set(class_folders(folder)) - set(labels))
+    if empty and classes is None:
+        warnings.warn(
+            f"Left out {len(empty)} class folders without photos in {str(folder)!r}:"
+            f" {listing(empty)}.",
+            stacklevel=2,
+        )
+    return label_items(paths, labels, classes=classes)
+
+
+def _refuse_split_folders(root: Path, train: str, valid: str) -> None:
+    """Refuses folders called train or valid where folders named by class belong."""
+    folders = class_folders(root)
+    if train in folders and (valid in folders or set(folders) & set(_VALID_NAMES)):
+        raise ValueError(
+            f"{str(root)!r} is split already: it holds {listing(folders)}, which"
+            f" valid_pct would take for classes. Leave valid_pct out to use that split,"
+            f" or split the training photos alone: from_folder({str(root / train)!r},"
+            " valid_pct=0.2)."
+        )
+
+
+def _check_folders(root: Path, train: str, valid: str) -> None:
+    folders = class_folders(root)
+    missing = [name for name in (train, valid) if not (root / name).is_dir()]
+    if not missing:
+        return
+    wanted = " and ".join(repr(name) for name in missing)
+    asked = f"from_folder({str(root)!r}"
+    say = (
+        f"{str(root)!r} has no folder {wanted}; it holds {listing(folders) or 'none'}."
+    )
+    others = [name for name in _VALID_NAMES if name in folders and name != valid]
+    if missing == [valid] and others:
+        way_out = f"Write {asked}, train={train!r}, valid={others[0]!r})."
+    elif missing == [valid]:
+        way_out = (
+            f"Write from_folder({str(root / train)!r}, valid_pct=0.2) to set a fifth"
+            f" of {train!r} aside, or name the folder: {asked}, valid=...)."
+        )
+    elif train in missing and valid in missing and folders:
+        way_out = (
+            f"If these are the classes, write {asked}, valid_pct=0.2) to set a fifth of"
+            f" the photos aside; else name the folders: {asked}, train=..., valid=...)."
+        )
+    elif folders:
+        way_out = f"Name it: {asked}, train=..., valid={valid!r})."
+    else:
+        way_out = "Check the path; for labels in the files' names use from_name_re."
+    raise FileNotFoundError(f"{say} {way_out}")

@@ -1,0 +1,7 @@
+"""The shell: the learner, its epoch loop, history and live table."""
+
+from jaxtune.learner.history import History as History
+from jaxtune.learner.history import Row as Row
+from jaxtune.learner.learner import Learner as Learner
+from jaxtune.learner.learner import Prediction as Prediction
+from jaxtune.learner.vision import vision_learner as vision_learner

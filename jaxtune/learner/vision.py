@@ -1,0 +1,106 @@
+"""`vision_learner`: data and an architecture in, a learner ready to fine-tune out."""
+
+import os
+from collections.abc import Callable, Iterable
+
+from flax import nnx
+
+from jaxtune.learner.learner import Learner
+from jaxtune.pretrained import IMAGENET_MEAN, IMAGENET_STD, Architecture
+from jaxtune.train import Metric
+from jaxtune.transfer import Groups, create_cnn_model, output_shape
+
+#: Arguments of `Learner` that `vision_learner` hands on.
+_LEARNER_OPTIONS = (
+    "loss",
+    "norms",
+    "optimizer",
+    "lr",
+    "wd",
+    "moms",
+    "clip_norm",
+    "seed",
+    "verbose",
+)
+
+
+def vision_learner(
+    data,
+    arch: Callable | nnx.Module,
+    *,
+    metrics: Metric | Iterable[Metric] | None = None,
+    pretrained: bool = True,
+    weights: str | os.PathLike | None = None,
+    cut: int | str | Callable | None = None,
+    groups: Groups | None = None,
+    split_on: Callable | None = None,
+    head: nnx.Module | None = None,
+    normalize: bool = True,
+    **options,
+) -> Learner:
+    """Returns a learner: a pretrained body, a fresh head, the body frozen.
+
+    Args:
+        data: `ImageDataLoaders`.
+        arch: An architecture (`resnet34`), a function that returns an NNX module, or a
+            module; classifier included, `cut` says where it begins.
+        metrics: One or several functions (logits, label) -> a value for each row.
+        pretrained: Whether the body starts from published weights; if so it is frozen.
+        weights: Which ones, see `Architecture`.
+        cut: Where the old classifier begins, see `create_body`.
+        groups: Layer groups, name to pattern; fastai's three for a ResNet, else body
+            and head.
+        split_on: Layer groups by a fastai splitter instead.
+        head: The head, an NNX module from feature maps to logits; `create_head` makes
+            one if None.
+        normalize: Whether images are normalised with the mean and deviation that the
+            weights were trained with (ImageNet's where nothing is known).
+        **options: Of `Learner` (loss, norms, optimizer, lr, wd, moms, clip_norm, seed,
+            verbose) and of `create_head` (hidden, dropout, concat_pool, first_bn,
+            bn_final, lin_first, y_range, init).
+
+    Raises:
+        ValueError: If the cut, the groups or the weights don't fit the network, or the
+            head's outputs the classes.
+        TypeError: If an option is unknown.
+
+    References:
+        fastai 2.8.12, vision/learner.py `vision_learner`.
+    """
+    learner_options = {k: options.pop(k) for k in _LEARNER_OPTIONS if k in options}
+    seed = learner_options.get("seed")
+    model = create_cnn_model(
+        arch,
+        data.num_classes,
+        pretrained=pretrained,
+        weights=weights,
+        cut=cut,
+        head=head,
+        in_channels=data.in_channels,
+        rngs=nnx.Rngs(data.seed if seed is None else seed),
+        **options,
+    )
+    if head is not None:
+        shape = output_shape(model, in_channels=data.in_channels)
+        if shape[-1:] != (data.num_classes,) or len(shape) != 2:
+            raise ValueError(
+                f"the head must return logits (b, {data.num_classes}), one for each of "
+                f"the classes {', '.join(data.classes)}; it returns shape {shape}."
+            )
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    if isinstance(arch, Architecture) and (pretrained or weights is not None):
+        found = arch.resolve(weights)
+        mean, std = found.mean, found.std
+    learner = Learner(
+        data,
+        model,
+        metrics=metrics,
+        groups=groups,
+        split_on=split_on,
+        mean=mean if normalize else None,
+        std=std if normalize else None,
+        **learner_options,
+    )
+    if pretrained:
+        learner.freeze()
+    return learner

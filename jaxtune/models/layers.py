@@ -1,0 +1,223 @@
+"""Layers with PyTorch's arithmetic and PyTorch's parameter names, in JAX's layouts.
+
+Images go in as (b, h, w, c). A leaf's name is the published one (`weight`, `bias`,
+`running_mean`, `running_var`), so that a parameter's path is its published name; the
+arrays are laid out as JAX likes them: convolutions (h, w, in, out), linear (in, out).
+The one rule of the file: a layer holds arrays and calls functions of arrays.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+
+def kaiming_normal(
+    key: Array, shape: tuple[int, ...], *, fan: str = "fan_in"
+) -> Float[Array, "..."]:
+    """Returns normal draws with standard deviation sqrt(2 / fan), float32.
+
+    Args:
+        key: A `jax.random` key.
+        shape: Of the weights, outputs last: (h, w, in, out) or (in, out).
+        fan: `"fan_in"` keeps the forward pass's variance, `"fan_out"` the backward's.
+
+    References:
+        He et al., "Delving Deep into Rectifiers", https://arxiv.org/abs/1502.01852.
+        `torch.nn.init.kaiming_normal_` with nonlinearity="relu".
+    """
+    return jax.nn.initializers.variance_scaling(2.0, fan, "normal")(key, shape)
+
+
+class Conv(nnx.Module):
+    """Two-dimensional convolution with explicit padding, as `torch.nn.Conv2d`.
+
+    Maps (b, h, w, in) to (b, h', w', out) with h' = (h + 2 padding - kernel) // stride
+    + 1. Computes in the dtype of its input.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        use_bias: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        """Draws the weights as torchvision's ResNets do (kaiming normal, fan out)."""
+        shape = (kernel_size, kernel_size, in_channels // groups, out_channels)
+        self.weight = nnx.Param(kaiming_normal(rngs.params(), shape, fan="fan_out"))
+        if use_bias:
+            self.bias = nnx.Param(jnp.zeros((out_channels,)))
+        self.use_bias = use_bias
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.padding = padding
+        self.groups = groups
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
+        """Returns the convolved images."""
+        weight = self.weight[...].astype(x.dtype)
+        if self.kernel_size == 1 and self.padding == 0 and self.groups == 1:
+            # A 1x1 convolution is a matrix product; XLA on the CPU runs it as one
+            # only if it is written as one (0.65 of the time of a ResNet-50 step).
+            y = x[:, :: self.stride, :: self.stride] @ weight[0, 0]
+        else:
+            y = jax.lax.conv_general_dilated(
+                x,
+                weight,
+                window_strides=(self.stride, self.stride),
+                padding=[(self.padding, self.padding)] * 2,
+                feature_group_count=self.groups,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+        return y + self.bias[...].astype(x.dtype) if self.use_bias else y
+
+
+class Linear(nnx.Module):
+    """Affine map of the last axis, as `torch.nn.Linear` with its weight transposed."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        use_bias: bool = True,
+        rngs: nnx.Rngs,
+    ):
+        """Draws the weight kaiming normal (fan in); the bias starts at 0."""
+        key = rngs.params()
+        self.weight = nnx.Param(kaiming_normal(key, (in_features, out_features)))
+        if use_bias:
+            self.bias = nnx.Param(jnp.zeros((out_features,)))
+        self.use_bias = use_bias
+
+    def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b d"]:
+        """Returns x @ weight + bias, in the dtype of x."""
+        y = x @ self.weight[...].astype(x.dtype)
+        return y + self.bias[...].astype(x.dtype) if self.use_bias else y
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalization over all axes but the last, with PyTorch's statistics.
+
+    Differs from `flax.nnx.BatchNorm` where PyTorch does: the running variance takes the
+    unbiased batch variance (n / (n - 1)), and `momentum` is the weight of the new batch
+    (0.1 keeps 90 %). Statistics are float32 whatever the dtype of the input.
+
+    References:
+        Ioffe and Szegedy, "Batch Normalization", https://arxiv.org/abs/1502.03167.
+        `torch.nn.BatchNorm2d`, PyTorch 2.13.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        momentum: float = 0.1,
+        epsilon: float = 1e-5,
+        bias: float = 0.0,
+    ):
+        """Starts at weight 1 and the given bias, in train mode (batch statistics)."""
+        self.weight = nnx.Param(jnp.ones((num_features,)))
+        self.bias = nnx.Param(jnp.full((num_features,), bias, jnp.float32))
+        self.running_mean = nnx.BatchStat(jnp.zeros((num_features,)))
+        self.running_var = nnx.BatchStat(jnp.ones((num_features,)))
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.use_running_average = False
+
+    def set_view(self, use_running_average: bool | None = None):
+        """Chooses running or batch statistics; called by `nnx.view`."""
+        if use_running_average is not None:
+            self.use_running_average = use_running_average
+
+    def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
+        """Returns the normalized input; in train mode also updates the statistics."""
+        if self.use_running_average:
+            mean, var = self.running_mean[...], self.running_var[...]
+        else:
+            mean, var = self._batch_statistics(x)
+        scale = self.weight[...] * jax.lax.rsqrt(var + self.epsilon)
+        shift = self.bias[...] - mean * scale
+        return x * scale.astype(x.dtype) + shift.astype(x.dtype)
+
+    def _batch_statistics(self, x):
+        axes = tuple(range(x.ndim - 1))
+        x = x.astype(jnp.float32)
+        mean = x.mean(axes)
+        var = jnp.maximum((x * x).mean(axes) - mean * mean, 0.0)
+        count = x.size // x.shape[-1]
+        unbiased = var * (count / max(count - 1, 1))
+        keep = 1.0 - self.momentum
+        stop = jax.lax.stop_gradient
+        self.running_mean[...] = stop(
+            keep * self.running_mean[...] + self.momentum * mean
+        )
+        self.running_var[...] = stop(
+            keep * self.running_var[...] + self.momentum * unbiased
+        )
+        return mean, var
+
+
+class ReLU(nnx.Module):
+    """max(x, 0), with gradient 0 at 0 as in PyTorch."""
+
+    def __call__(self, x: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        """Returns max(x, 0)."""
+        return jax.nn.relu(x)
+
+
+class Identity(nnx.Module):
+    """Returns its input; keeps the numbering of published names."""
+
+    def __call__(self, x: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        """Returns x."""
+        return x
+
+
+class MaxPool(nnx.Module):
+    """Maximum over windows with explicit padding, as `torch.nn.MaxPool2d`."""
+
+    def __init__(self, window: int, *, stride: int, padding: int = 0):
+        """Keeps the sizes, in pixels."""
+        self.window, self.stride, self.padding = window, stride, padding
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+        """Returns the maxima; padding never wins."""
+        return nnx.max_pool(
+            x,
+            (self.window, self.window),
+            strides=(self.stride, self.stride),
+            padding=((self.padding, self.padding),) * 2,
+        )
+
+
+class AvgPool(nnx.Module):
+    """Mean over 2x2-style windows, short windows at the far edges kept.
+
+    As `torch.nn.AvgPool2d(window, window, ceil_mode=True, count_include_pad=False)`,
+    which timm's "d" networks use in their shortcuts.
+    """
+
+    def __init__(self, window: int):
+        """Keeps the window, which is also the stride, in pixels."""
+        self.window = window
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+        """Returns the means."""
+        size = (self.window, self.window)
+        padding = [(0, -length % self.window) for length in x.shape[1:3]]
+        return nnx.avg_pool(x, size, size, padding, count_include_pad=False)
+
+
+class GlobalAvgPool(nnx.Module):
+    """Mean over height and width: `AdaptiveAvgPool2d(1)` and flatten."""
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
+        """Returns the mean over height and width."""
+        return x.mean((1, 2))

@@ -1,0 +1,62 @@
+"""Tells what is being fetched.
+
+In: descriptions and byte counts. Out: lines on standard error; a bar or a spinner as
+well where that is a terminal. The one rule: off a terminal a fetch is one plain line.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+
+
+def say(message: str) -> None:
+    """Prints one plain line on standard error."""
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(message)
+
+
+@contextlib.contextmanager
+def waiting(message: str) -> Iterator[None]:
+    """Shows a spinner beside a message while the block runs, on a terminal only."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(message):
+        yield
+
+
+@contextlib.contextmanager
+def transfer_bar(message: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Shows how much of a file has come, on a terminal only.
+
+    Args:
+        message: stands before the bar.
+        total: bytes to come; None if not known.
+
+    Yields:
+        A function that takes the number of bytes that came since it was last called.
+    """
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda count: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(message, total=total)
+        yield lambda count: progress.advance(task, count)

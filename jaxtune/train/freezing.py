@@ -1,0 +1,159 @@
+"""Which parameters train, and which batch norms keep still.
+
+Labels and a freeze boundary in; optimizer labels and a view of the module out. The one
+rule of the file: what is frozen is said by labels and views, never by changing a value.
+"""
+
+from collections.abc import Collection, Iterable
+from typing import Literal, get_args
+
+import jax
+from flax import nnx
+
+from jaxtune.models import BatchNorm
+from jaxtune.train.optimizer import FROZEN
+from jaxtune.transfer import dotted
+
+#: What the norm layers of frozen groups do. "frozen": running statistics, nothing
+#: moves. "stats": batch statistics, the running ones move, parameters don't. "train":
+#: as "stats", and their parameters train (fastai's behaviour).
+Norms = Literal["frozen", "stats", "train"]
+
+_NORMS = (
+    BatchNorm,
+    nnx.BatchNorm,
+    nnx.LayerNorm,
+    nnx.GroupNorm,
+    nnx.InstanceNorm,
+    nnx.RMSNorm,
+)
+
+
+def check_norms(norms: str) -> None:
+    """Raises ValueError unless `norms` is "frozen", "stats" or "train"."""
+    if norms not in get_args(Norms):
+        raise ValueError(
+            f"norms must be one of {', '.join(get_args(Norms))}; received {norms!r}."
+        )
+
+
+def norm_paths(module: nnx.Module) -> frozenset[str]:
+    """Returns the dotted paths of all parameters of normalization layers."""
+    return frozenset(
+        dotted((*path, *leaf))
+        for path, node in nnx.iter_graph(module)
+        if isinstance(node, _NORMS)
+        for leaf, _ in nnx.to_flat_state(nnx.state(node, nnx.Param))
+    )
+
+
+def no_decay_paths(module: nnx.Module) -> frozenset[str]:
+    """Returns the dotted paths of what weight decay leaves alone: norms and biases.
+
+    References:
+        fastai 2.8.12, learner.py `Learner.create_opt` with wd_bn_bias=False.
+    """
+    biases = {
+        dotted(path)
+        for path, _ in nnx.to_flat_state(nnx.state(module, nnx.Param))
+        if path[-1] == "bias"
+    }
+    return norm_paths(module) | biases
+
+
+def boundary_index(boundary: int | str, groups: Iterable[str]) -> int:
+    """Returns how many of the first groups a freeze boundary freezes.
+
+    Args:
+        boundary: Number of the first group that trains (negative ones count from the
+            end: -1 trains the last group only), or its name.
+        groups: Names of the groups, first to last.
+
+    Raises:
+        ValueError: If there is no such group.
+
+    References:
+        fastai 2.8.12, optimizer.py `freeze_to`.
+    """
+    names = list(groups)
+    if isinstance(boundary, str):
+        if boundary not in names:
+            raise ValueError(
+                f"no layer group {boundary!r}; the groups are {', '.join(names)}."
+            )
+        return names.index(boundary)
+    index = boundary + len(names) if boundary < 0 else boundary
+    if not 0 <= index < len(names):
+        raise ValueError(
+            f"can't freeze up to group {boundary} of {len(names)} "
+            f"({', '.join(names)}): at least the last group must train."
+        )
+    return index
+
+
+def optimizer_labels(
+    labels: nnx.State,
+    frozen: Collection[str],
+    *,
+    norms: Norms = "train",
+    norm_params: Collection[str] = (),
+) -> nnx.State:
+    """Returns the label tree with `FROZEN` in place of what does not train.
+
+    Args:
+        labels: Group name of each parameter.
+        frozen: Names of the frozen groups.
+        norms: Whether the norm parameters of frozen groups train ("train").
+        norm_params: Dotted paths of the parameters of norm layers.
+    """
+    check_norms(norms)
+    training = frozenset(norm_params) if norms == "train" else frozenset()
+    return jax.tree_util.tree_map_with_path(
+        lambda path, name: (
+            FROZEN if name in frozen and dotted(path) not in training else name
+        ),
+        labels,
+    )
+
+
+def training_view(
+    module: nnx.Module,
+    labels: nnx.State,
+    frozen: Collection[str],
+    *,
+    norms: Norms = "train",
+) -> nnx.Module:
+    """Returns a view of a module in train mode, with the frozen groups' norms still.
+
+    Dropout draws and batch norms use the batch's statistics; with norms="frozen", those
+    of frozen groups use their running statistics, which therefore stay as they are. A
+    norm without parameters belongs to the groups of what surrounds it. The view shares
+    its variables with the module, whose own mode is left alone.
+
+    References:
+        flax 0.12, `nnx.view`.
+    """
+    check_norms(norms)
+    view = nnx.view(
+        module, deterministic=False, use_running_average=False, raise_if_not_found=False
+    )
+    if norms != "frozen" or not frozen:
+        return view
+    groups = {
+        tuple(dotted(path).split(".")): name
+        for path, name in jax.tree_util.tree_leaves_with_path(labels)
+    }
+
+    def is_frozen(path, node) -> bool:
+        if not isinstance(node, _NORMS):
+            return False
+        prefix = tuple(str(key) for key in path)
+        while True:
+            around = {name for p, name in groups.items() if p[: len(prefix)] == prefix}
+            if around or not prefix:
+                return bool(around) and around <= set(frozen)
+            prefix = prefix[:-1]
+
+    return nnx.view(
+        view, only=is_frozen, use_running_average=True, raise_if_not_found=False
+    )

@@ -1,0 +1,208 @@
+"""One optimizer for each layer group, rates and schedule as data.
+
+A label tree in, an `optax.GradientTransformation` out. The one rule of the file: a
+frozen parameter's label is `FROZEN`, and what is frozen has no optimizer state.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxtune.train.schedules import Schedule
+from jaxtune.transfer import dotted
+
+#: Label of a parameter that does not train.
+FROZEN = "frozen"
+
+
+class Optimizer(Protocol):
+    """Makes an optimizer from one step's numbers, which are traced arrays."""
+
+    def __call__(
+        self,
+        *,
+        learning_rate: Float[Array, ""],
+        momentum: Float[Array, ""],
+        weight_decay: Float[Array, ""],
+        mask: Callable,
+    ) -> optax.GradientTransformation:
+        """Returns the transformation; its state must not depend on the numbers."""
+
+
+def adam(
+    *, learning_rate, momentum, weight_decay, mask
+) -> optax.GradientTransformation:
+    """Returns fastai's Adam: decoupled weight decay, b2 = 0.99, eps = 1e-5.
+
+    References:
+        Kingma and Ba, https://arxiv.org/abs/1412.6980; Loshchilov and Hutter,
+        "Decoupled Weight Decay", https://arxiv.org/abs/1711.05101.
+        fastai 2.8.12, optimizer.py `Adam`.
+    """
+    return optax.adamw(
+        learning_rate,
+        b1=momentum,
+        b2=0.99,
+        eps=1e-5,
+        weight_decay=weight_decay,
+        mask=mask,
+    )
+
+
+def sgd(*, learning_rate, momentum, weight_decay, mask) -> optax.GradientTransformation:
+    """Returns stochastic gradient descent with momentum and coupled weight decay."""
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask),
+        optax.trace(decay=momentum),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+class GroupState(NamedTuple):
+    """State of one group's optimizer; all of it is data.
+
+    Attributes:
+        step: Updates done since the schedule began, int32 ().
+        rate: Peak learning rate, float32 ().
+        weight_decay: Fraction of a parameter taken off per unit of rate, float32 ().
+        schedule: How rate and momentum move.
+        inner: State of the optimizer.
+    """
+
+    step: Any
+    rate: Any
+    weight_decay: Any
+    schedule: Any
+    inner: Any
+
+
+def group_optimizer(
+    labels: nnx.State,
+    rates: Mapping[str, float],
+    schedule: Schedule,
+    *,
+    optimizer: Optimizer = adam,
+    weight_decay: float = 0.01,
+    no_decay: Collection[str] = (),
+    clip_norm: float | None = None,
+) -> optax.GradientTransformation:
+    """Returns `optax.multi_transform` with one scheduled optimizer for each group.
+
+    Rates, schedule and decay lie in the state that `init` makes, not in the code:
+    another run's numbers are another state for the same compiled step.
+
+    Args:
+        labels: Group name of each parameter; `FROZEN` parameters get a zero update and
+            hold no state.
+        rates: Peak learning rate of each group.
+        schedule: How rate and momentum move with the step.
+        optimizer: Makes the optimizer; `adam`, `sgd` or your own.
+        weight_decay: Decay of every parameter not in `no_decay`.
+        no_decay: Dotted paths of parameters without decay (norms and biases).
+        clip_norm: Largest global norm of the gradients of what trains, or None.
+
+    Raises:
+        ValueError: If labels and rates don't name the same groups.
+
+    References:
+        Howard and Ruder, "ULMFiT", https://arxiv.org/abs/1801.06146 (discriminative
+        rates).
+    """
+    groups = set(jax.tree.leaves(labels)) - {FROZEN}
+    missing = sorted(groups - set(rates))
+    if missing:
+        raise ValueError(
+            f"no learning rate for the group(s) {', '.join(missing)}; rates has "
+            f"{', '.join(rates) or 'none'}."
+        )
+    if not groups:
+        raise ValueError("every parameter is frozen; nothing would train.")
+    unknown = set(rates) - groups
+    transforms: dict = {
+        name: _scheduled(
+            optimizer, rates[name], schedule, weight_decay, frozenset(no_decay)
+        )
+        for name in rates
+        if name not in unknown
+    }
+    transforms[FROZEN] = optax.set_to_zero()
+    tx = optax.multi_transform(transforms, labels)
+    if clip_norm is None:
+        return tx
+    return optax.chain(optax.clip_by_global_norm(clip_norm), tx)
+
+
+def _scheduled(
+    optimizer: Optimizer,
+    rate: float,
+    schedule: Schedule,
+    weight_decay: float,
+    no_decay: frozenset[str],
+) -> optax.GradientTransformation:
+    def mask(tree):
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: dotted(path) not in no_decay, tree
+        )
+
+    def make(learning_rate, momentum, decay):
+        return optimizer(
+            learning_rate=learning_rate,
+            momentum=momentum,
+            weight_decay=decay,
+            mask=mask,
+        )
+
+    def init(params):
+        one = jnp.float32(1.0)
+        return GroupState(
+            step=jnp.zeros((), jnp.int32),
+            rate=jnp.asarray(rate, jnp.float32),
+            weight_decay=jnp.asarray(weight_decay, jnp.float32),
+            # Each group owns its arrays: a donated buffer can't be given up twice.
+            schedule=jax.tree.map(lambda x: jnp.array(x, copy=True), schedule),
+            inner=make(one, one, one).init(params),
+        )
+
+    def update(updates, state, params=None):
+        multiple, momentum = state.schedule(state.step)
+        tx = make(state.rate * multiple, momentum, state.weight_decay)
+        updates, inner = tx.update(updates, state.inner, params)
+        return updates, state._replace(step=state.step + 1, inner=inner)
+
+    return optax.GradientTransformation(init, update)
+
+
+def group_states(opt_state: optax.OptState) -> dict[str, GroupState]:
+    """Returns each trained group's state out of `group_optimizer`'s whole state."""
+    found: dict[str, GroupState] = {}
+
+    def visit(path, leaf):
+        if isinstance(leaf, GroupState):
+            name = next(k.key for k in reversed(path) if hasattr(k, "key"))
+            found[name] = leaf
+
+    jax.tree_util.tree_map_with_path(
+        visit, opt_state, is_leaf=lambda leaf: isinstance(leaf, GroupState)
+    )
+    return found
+
+
+def restart_schedule(
+    opt_state: optax.OptState, fresh: optax.OptState
+) -> optax.OptState:
+    """Returns `fresh`'s step, rates, decay and schedule with `opt_state`'s moments.
+
+    What a second `fit` in the same phase needs: fastai keeps Adam's moments and step
+    until the frozen groups change.
+    """
+    return jax.tree.map(
+        lambda old, new: new._replace(inner=old.inner),
+        opt_state,
+        fresh,
+        is_leaf=lambda leaf: isinstance(leaf, GroupState),
+    )

@@ -1,0 +1,58 @@
+"""The train state: everything that a step changes, as one pytree.
+
+The one rule of the file: a state is a value; whoever wants another makes another. Its
+fields hold arrays, or what stands in their place while JAX maps over trees.
+"""
+
+import dataclasses
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Parameters, statistics and optimizer state after some number of steps.
+
+    Attributes:
+        step: Updates done, int32 ().
+        params: Parameters, a tree of arrays by path.
+        model_state: Everything else the network holds: batch-norm statistics.
+        opt_state: The optimizer's state; rates and schedule are in it.
+    """
+
+    step: Any
+    params: Any
+    model_state: Any
+    opt_state: Any
+
+    @classmethod
+    def create(
+        cls,
+        params: nnx.State,
+        model_state: nnx.State,
+        tx: optax.GradientTransformation,
+    ) -> Self:
+        """Returns the state before the first step."""
+        return cls(jnp.zeros((), jnp.int32), params, model_state, tx.init(params))
+
+    def replace(self, **changes) -> Self:
+        """Returns a state with some of its fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+def split_module(
+    module: nnx.Module,
+) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """Returns a module as a graph definition, parameters, and everything else.
+
+    The trees hold plain arrays: no variable of the module is in them, so a step can
+    donate a copy of them without touching the module. `nnx.merge(graphdef, params,
+    model_state)` is the way back.
+    """
+    graphdef, params, model_state = nnx.split(module, nnx.Param, ...)
+    return graphdef, nnx.as_pure(params), nnx.as_pure(model_state)

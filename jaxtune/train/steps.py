@@ -1,0 +1,187 @@
+"""Train, eval and predict steps: pure functions of a state and a batch.
+
+The one rule of the file: a step is made once from what is code (the graph definition,
+the optimizer's update, the loss) and called with what is data; it can be jitted,
+scanned, vmapped and differentiated like any function.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxtune.models import call_module
+from jaxtune.train.metrics import Metric
+from jaxtune.train.optimizer import FROZEN
+from jaxtune.train.state import TrainState
+
+#: `image` (b, h, w, c), `label` (b,), and optionally `mask` (b,): True for real rows.
+Batch = Mapping[str, Array]
+TrainStep = Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]
+EvalStep = Callable[[nnx.State, nnx.State, Batch], dict[str, Array]]
+PredictStep = Callable[[nnx.State, nnx.State, Array], Array]
+
+
+def make_train_step(
+    graphdef: nnx.GraphDef,
+    tx: optax.GradientTransformation,
+    *,
+    loss: Callable,
+    labels: nnx.State | None = None,
+    prepare: Callable[[Batch, Array], Array] | None = None,
+) -> TrainStep:
+    """Returns a pure `train_step(state, batch, key) -> (state, metrics)`.
+
+    Only what trains is differentiated: parameters labelled `FROZEN` are constants of
+    the step, so their backward pass is not computed whatever the optimizer does with
+    gradients (clipping, norms).
+
+    Args:
+        graphdef: Of the network in train mode, see `training_view` and `split_module`.
+        tx: The optimizer; gets zeros as the gradients of frozen parameters.
+        loss: (logits, label) -> one value for each row.
+        labels: Group name of each parameter, `FROZEN` for those that don't train; all
+            train if None.
+        prepare: (batch, key) -> images for the network: augmentation and normalisation.
+            The batch's `image` as it is if None.
+
+    Returns:
+        A function of a `TrainState`, a batch and a `jax.random` key. The key may be the
+        same for all steps of an epoch: dropout folds the step in, `prepare` what it
+        likes.
+        Its metrics: `loss` (mean over real rows), `count` (real rows), `grad_norm`
+        (global norm over what trains), all float32 ().
+    """
+
+    def train_step(state: TrainState, batch: Batch, key: Array):
+        augment_key, dropout_key = jax.random.split(key)
+        images = batch["image"] if prepare is None else prepare(batch, augment_key)
+        weights = row_weights(batch)
+        count = weights.sum()
+        training, rebuild = _trainable(state.params, labels)
+
+        def mean_loss(training):
+            network = nnx.merge(graphdef, rebuild(training), state.model_state)
+            rngs = nnx.Rngs(dropout=jax.random.fold_in(dropout_key, state.step))
+            logits = call_module(network, images, rngs=rngs)
+            model_state = nnx.as_pure(nnx.split(network, nnx.Param, ...)[2])
+            losses = loss(logits, batch["label"])
+            return (losses * weights).sum() / jnp.maximum(count, 1.0), model_state
+
+        (value, model_state), grads = jax.value_and_grad(mean_loss, has_aux=True)(
+            training
+        )
+        norm = optax.global_norm(grads)
+        updates, opt_state = tx.update(
+            _with_zeros(grads, state.params, labels), state.opt_state, state.params
+        )
+        params = optax.apply_updates(state.params, updates)
+        state = TrainState(state.step + 1, params, model_state, opt_state)
+        return state, {"loss": value, "count": count, "grad_norm": norm}
+
+    return train_step
+
+
+def make_eval_step(
+    graphdef: nnx.GraphDef,
+    *,
+    loss: Callable,
+    metrics: Mapping[str, Metric] | None = None,
+    prepare: Callable[[Batch], Array] | None = None,
+) -> EvalStep:
+    """Returns a pure `eval_step(params, model_state, batch) -> sums`.
+
+    It takes no optimizer state, so one program serves every phase.
+
+    Args:
+        graphdef: Of the network in eval mode, see `evaluating`.
+        loss: (logits, label) -> one value for each row.
+        metrics: By name, functions of the same form.
+        prepare: batch -> images for the network; the batch's `image` if None.
+
+    Returns:
+        A function whose answer holds, float32 (), `count`, the number of real rows, and
+        for `loss` and each metric the sum over them; sums of batches can be added.
+    """
+    measures = {"loss": loss, **(metrics or {})}
+
+    def eval_step(params: nnx.State, model_state: nnx.State, batch: Batch):
+        images = batch["image"] if prepare is None else prepare(batch)
+        logits = call_module(nnx.merge(graphdef, params, model_state), images)
+        weights = row_weights(batch)
+        sums = {
+            name: (measure(logits, batch["label"]) * weights).sum()
+            for name, measure in measures.items()
+        }
+        return {"count": weights.sum(), **sums}
+
+    return eval_step
+
+
+def make_predict_step(
+    graphdef: nnx.GraphDef,
+    *,
+    activation: Callable = jax.nn.softmax,
+    prepare: Callable[[Array], Array] | None = None,
+) -> PredictStep:
+    """Returns a pure `predict_step(params, model_state, images) -> probabilities`.
+
+    Args:
+        graphdef: Of the network in eval mode.
+        activation: logits (b, c) -> probabilities (b, c).
+        prepare: images as they come -> images for the network.
+    """
+
+    def predict_step(params: nnx.State, model_state: nnx.State, images: Array):
+        images = images if prepare is None else prepare(images)
+        network = nnx.merge(graphdef, params, model_state)
+        return activation(call_module(network, images))
+
+    return predict_step
+
+
+def row_weights(batch: Batch) -> Float[Array, "b"]:
+    """Returns 1 for each real row and 0 for padding; all 1 where there is no mask."""
+    mask = batch.get("mask")
+    if mask is None:
+        return jnp.ones(batch["label"].shape[:1], jnp.float32)
+    return mask.astype(jnp.float32)
+
+
+def _trains(params: nnx.State, labels: nnx.State | None) -> list[bool]:
+    if labels is None:
+        return [True] * len(jax.tree.leaves(params))
+    return [label != FROZEN for label in jax.tree.leaves(labels)]
+
+
+def _trainable(
+    params: nnx.State, labels: nnx.State | None
+) -> tuple[list[Array], Callable[[list[Array]], Any]]:
+    leaves, treedef = jax.tree.flatten(params)
+    trains = _trains(params, labels)
+
+    def rebuild(training):
+        chosen = iter(training)
+        return treedef.unflatten(
+            [
+                next(chosen) if train else leaf
+                for leaf, train in zip(leaves, trains, strict=True)
+            ]
+        )
+
+    return [x for x, train in zip(leaves, trains, strict=True) if train], rebuild
+
+
+def _with_zeros(grads: list[Array], params: nnx.State, labels: nnx.State | None):
+    leaves, treedef = jax.tree.flatten(params)
+    chosen = iter(grads)
+    return treedef.unflatten(
+        [
+            next(chosen) if train else jnp.zeros_like(leaf)
+            for leaf, train in zip(leaves, _trains(params, labels), strict=True)
+        ]
+    )

@@ -1,0 +1,142 @@
+"""The fresh classifier joined to a body: fastai's concat-pool head.
+
+Feature maps (b, h, w, c) in, logits (b, num_classes) out. The one rule of the file:
+layers, order, sizes and initial values are fastai v2's.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxtune.models import (
+    BatchNorm,
+    GlobalAvgPool,
+    Linear,
+    ReLU,
+    Sequence,
+    kaiming_normal,
+)
+
+
+class ConcatPool(nnx.Module):
+    """Maximum and mean over height and width, side by side, maximum first.
+
+    References:
+        fastai 2.8.12, layers.py `AdaptiveConcatPool2d` (whose docstring names the
+        reverse order; the code is max, then average).
+    """
+
+    @staticmethod
+    def features(num_features: int) -> int:
+        """Returns the number of features that come out for so many going in."""
+        return 2 * num_features
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b c2"]:
+        """Returns (b, 2c): c maxima, then c means."""
+        return jnp.concatenate([x.max((1, 2)), x.mean((1, 2))], axis=-1)
+
+
+class SigmoidRange(nnx.Module):
+    """Squeezes outputs into an open interval; fastai's `SigmoidRange`."""
+
+    def __init__(self, low: float, high: float):
+        """Takes the ends of the interval, in the unit of the target."""
+        self.low, self.high = low, high
+
+    def __call__(self, x: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        """Returns sigmoid(x) * (high - low) + low."""
+        return nnx.sigmoid(x) * (self.high - self.low) + self.low
+
+
+def create_head(
+    num_features: int,
+    num_classes: int,
+    *,
+    hidden: tuple[int, ...] | list[int] | None = None,
+    dropout: float | list[float] | tuple[float, ...] = 0.5,
+    concat_pool: bool = True,
+    first_bn: bool = True,
+    bn_final: bool = False,
+    lin_first: bool = False,
+    y_range: tuple[float, float] | None = None,
+    init: Callable = kaiming_normal,
+    rngs: nnx.Rngs,
+) -> Sequence:
+    """Returns fastai's head: pool, then per layer batch norm, dropout, linear, ReLU.
+
+    With the defaults: pool, bn(2F), dropout .25, linear(2F, 512), relu, bn(512),
+    dropout .5, linear(512, num_classes). Linear layers have no bias wherever a batch
+    norm stands before them, which is everywhere by default, the output included.
+
+    Args:
+        num_features: Channels of the body's feature map, F.
+        num_classes: Number of logits.
+        hidden: Sizes of the hidden layers; (512,) if None, () for one linear layer.
+        dropout: Rate before the last linear layer, half of it before the others; or one
+            rate for each linear layer. 0 leaves the layer out.
+        concat_pool: Maximum and average pooling side by side; else average only.
+        first_bn: Whether a batch norm stands before the first linear layer.
+        bn_final: Whether a batch norm (momentum .01) ends the head.
+        lin_first: Linear and ReLU before batch norm and dropout, in each layer.
+        y_range: Ends of the interval for regression, reached by a sigmoid.
+        init: Draws a linear layer's weight: `init(key, shape)` with shape (in, out).
+        rngs: Stream `params` draws the weights.
+
+    Raises:
+        ValueError: If the number of rates isn't that of the linear layers, or a rate is
+            not in [0, 1).
+
+    Example:
+        >>> from flax import nnx
+        >>> from jaxtune import create_head
+        >>> create_head(512, 37, rngs=nnx.Rngs(0)).names[:4]
+        ('pool', 'bn1', 'dropout1', 'linear1')
+
+    References:
+        fastai 2.8.12, vision/learner.py `create_head`, layers.py `LinBnDrop`.
+    """
+    pooled = ConcatPool.features(num_features) if concat_pool else num_features
+    sizes = [pooled, *((512,) if hidden is None else hidden), num_classes]
+    count = len(sizes) - 1
+    rates = _rates(dropout, count)
+    layers: dict[str, nnx.Module] = {
+        "pool": ConcatPool() if concat_pool else GlobalAvgPool()
+    }
+    if lin_first:
+        layers["dropout0"] = nnx.Dropout(rates.pop(0))
+        rates.append(0.0)
+    for i, (size, out, rate) in enumerate(zip(sizes, sizes[1:], rates, strict=False)):
+        last = i == count - 1
+        has_bn = (not last or bn_final) if lin_first else (i > 0 or first_bn)
+        # fastai's bias of a fresh batch norm is 1e-3, PyTorch's 0.
+        before = {f"bn{i + 1}": BatchNorm(out if lin_first else size, bias=1e-3)}
+        if not has_bn:
+            before = {}
+        if rate > 0:
+            before[f"dropout{i + 1}"] = nnx.Dropout(rate)
+        linear = Linear(size, out, use_bias=not has_bn, rngs=rngs)
+        linear.weight.set_value(init(rngs.params(), (size, out)))
+        work: dict[str, nnx.Module] = {f"linear{i + 1}": linear}
+        if not last:
+            work[f"relu{i + 1}"] = ReLU()
+        layers |= (work | before) if lin_first else (before | work)
+    if bn_final and not lin_first:
+        layers["bn_final"] = BatchNorm(num_classes, momentum=0.01, bias=1e-3)
+    if y_range is not None:
+        layers["range"] = SigmoidRange(*y_range)
+    return Sequence(layers)
+
+
+def _rates(dropout, count: int) -> list[float]:
+    if isinstance(dropout, int | float):
+        rates = [dropout / 2] * (count - 1) + [dropout]
+    else:
+        rates = list(dropout)
+    if len(rates) != count or not all(0 <= rate < 1 for rate in rates):
+        raise ValueError(
+            f"dropout must be a rate in [0, 1), or {count} of them, one for each "
+            f"linear layer; received {dropout!r}."
+        )
+    return rates
