@@ -17,6 +17,8 @@ from jaxtune.data import prepare_image as prepare_image
 from jaxtune.learner import History as History
 from jaxtune.learner import Learner as Learner
 from jaxtune.learner import Prediction as Prediction
+from jaxtune.learner import Predictor as Predictor
+from jaxtune.learner import load_predictor as load_predictor
 from jaxtune.learner import vision_learner as vision_learner
 from jaxtune.models import BatchNorm as BatchNorm
 from jaxtune.models import Conv as Conv

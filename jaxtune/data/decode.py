@@ -13,7 +13,7 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -181,7 +181,7 @@ def _open(source: Any) -> tuple[Image.Image, int]:
     )
 
 
-def _open_file(file: BinaryIO, header_only: bool = False) -> tuple[Image.Image, int]:
+def _open_file(file: io.BufferedIOBase, header_only: bool = False) -> tuple[Image.Image, int]:
     """Opens a file by its first bytes, with the plugin rather than `Image.open`.
 
     `Image.open` warns (about odd EXIF data, about large photos), and a warning cannot
@@ -218,7 +218,7 @@ def _plugin(start: bytes) -> Any:
     return _other_plugin
 
 
-def _other_plugin(stream: BinaryIO) -> Image.Image:
+def _other_plugin(stream: io.BufferedIOBase) -> Image.Image:
     try:
         return Image.open(stream)
     except Image.UnidentifiedImageError:
@@ -242,7 +242,7 @@ def _limited(image: Image.Image) -> Image.Image:
     return image
 
 
-def _jpeg_header(file: BinaryIO) -> tuple[bytes, bytes]:
+def _jpeg_header(file: io.BufferedIOBase) -> tuple[bytes, bytes]:
     """Returns what precedes the scan, without metadata, and the EXIF block if any.
 
     Only APP0 (JFIF) and APP14 (Adobe) say how colours are stored. The other
@@ -266,7 +266,7 @@ def _jpeg_header(file: BinaryIO) -> tuple[bytes, bytes]:
             kept += [marker, length, content]
 
 
-def _to_scan(file: BinaryIO, marker: bytes) -> bytes:
+def _to_scan(file: io.BufferedIOBase, marker: bytes) -> bytes:
     # The plugin reads the scan's own header. Where the markers are not as they should
     # be, all of the rest goes to the plugin, which knows how to step over junk.
     return file.read(256) if marker[1:] == b"\xda" else file.read()
@@ -302,7 +302,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode == "F" or image.mode.startswith("I"):
-        return _from_numbers(image)
+        return _from_numbers(image).convert("RGB")
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or (
         "transparency" in image.info and image.mode in ("1", "L", "P", "RGB")
     ):
@@ -322,6 +322,9 @@ def _from_numbers(image: Image.Image) -> Image.Image:
                 f"its pixels are integers from {values.min()} to {values.max()}, and"
                 " only 0 to 65535 has a known scale. Store it with 8 or 16 bits."
             )
+        transparent = image.info.get("transparency")
+        if transparent is not None:
+            values = np.where(values == transparent, 65535, values)
         return _from_array(values.astype(np.uint16))
     if not np.isfinite(values).all() or values.min() < 0 or values.max() > 255:
         raise ImageError(

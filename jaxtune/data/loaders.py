@@ -48,7 +48,7 @@ DEFAULT_VALID_PCT = 0.2
 class SplitOptions(TypedDict, total=False):
     """What every way to make an `ImageDataLoaders` by a random split takes."""
 
-    valid_pct: float
+    valid_pct: float | int
     size: int | tuple[int, int]
     batch_size: int
     seed: int
@@ -169,7 +169,7 @@ class ImageDataLoaders:
         train: str = "train",
         valid: str = "valid",
         *,
-        valid_pct: float | None = None,
+        valid_pct: float | int | None = None,
         size: int | tuple[int, int] = 224,
         batch_size: int = 64,
         seed: int = 0,
@@ -373,7 +373,7 @@ def _check_options(
     workers: int | None = None,
     on_error: str = "raise",
     cache_bytes: int = DEFAULT_CACHE_BYTES,
-    valid_pct: float = DEFAULT_VALID_PCT,
+    valid_pct: float | int = DEFAULT_VALID_PCT,
     augmentation: Augmentation | None = None,
     classes: Sequence[str] | None = None,
 ) -> None:

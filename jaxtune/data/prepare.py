@@ -43,7 +43,7 @@ def as_size(size: int | tuple[int, int]) -> tuple[int, int]:
     return int(sides[0]), int(sides[1])
 
 
-def presize(size: int | tuple[int, int], min_scale: float) -> tuple[int, int]:
+def presize(size: int | tuple[int, int], min_scale: float | int) -> tuple[int, int]:
     """Returns the size photos have on the way to a random crop, a multiple of 8.
 
     A crop that keeps `min_scale` of the area keeps sqrt(min_scale) of each side, so
@@ -113,7 +113,7 @@ class Preparation:
         return image[top : top + height, left : left + width], aspect
 
 
-def train_preparation(size: int | tuple[int, int], min_scale: float) -> Preparation:
+def train_preparation(size: int | tuple[int, int], min_scale: float | int) -> Preparation:
     """Returns the preparation of photos that are cropped at random on the device."""
     squash = presize(size, min_scale)
     return Preparation(squash=squash, crop=squash)

@@ -33,7 +33,7 @@ _VALID_NAMES = ("valid", "val", "validation", "test")
 def stratified_split(
     labels: Int[np.ndarray, " n"],
     *,
-    valid_pct: float = 0.2,
+    valid_pct: float | int = 0.2,
     seed: int = 0,
     names: Sequence[str] | None = None,
 ) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " valid"]]:
@@ -80,7 +80,7 @@ def _hash(seed: int, name: str) -> bytes:
     return hashlib.blake2b(text, digest_size=16).digest()
 
 
-def check_valid_pct(valid_pct: float) -> None:
+def check_valid_pct(valid_pct: float | int) -> None:
     """Raises a ValueError unless the share is strictly between 0 and 1."""
     if not 0 < valid_pct < 1:
         raise ValueError(
@@ -92,7 +92,7 @@ def check_valid_pct(valid_pct: float) -> None:
 def split_items(
     items: Items,
     *,
-    valid_pct: float,
+    valid_pct: float | int,
     seed: int = 0,
     root: str | os.PathLike[str] | None = None,
 ) -> tuple[Items, Items]:
@@ -120,7 +120,7 @@ def split_folders(
     train: str = "train",
     valid: str = "valid",
     *,
-    valid_pct: float | None = None,
+    valid_pct: float | int | None = None,
     classes: Sequence[str] | None = None,
     seed: int = 0,
 ) -> tuple[Items, Items]:

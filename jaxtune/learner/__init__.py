@@ -3,5 +3,7 @@
 from jaxtune.learner.history import History as History
 from jaxtune.learner.history import Row as Row
 from jaxtune.learner.learner import Learner as Learner
-from jaxtune.learner.learner import Prediction as Prediction
+from jaxtune.learner.predictor import Prediction as Prediction
+from jaxtune.learner.predictor import Predictor as Predictor
+from jaxtune.learner.predictor import load_predictor as load_predictor
 from jaxtune.learner.vision import vision_learner as vision_learner

@@ -4,68 +4,34 @@ The one rule of the file: `Learner` only holds state and calls public pure funct
 whatever it does can be done without it.
 """
 
-import contextlib
-import functools
-import itertools
+import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
-from jaxtune.data import augment, normalize, per_image_keys, to_float
-from jaxtune.learner.devices import data_sharding, place_batch
+from jaxtune.checkpoint import save_checkpoint
 from jaxtune.learner.history import History
-from jaxtune.learner.loop import Running, evaluate, run_epochs
-from jaxtune.learner.progress import Reporter
+from jaxtune.learner.predictor import Prediction, describe, predict_images
+from jaxtune.learner.programs import Programs
+from jaxtune.learner.trainer import Trainer
 from jaxtune.train import (
-    FROZEN,
     Metric,
     Norms,
     Optimizer,
     Schedule,
-    TrainState,
     adam,
-    boundary_index,
-    check_norms,
-    compile_step,
     constant,
     cross_entropy,
-    enable_compilation_cache,
-    group_optimizer,
-    make_eval_step,
-    make_predict_step,
-    make_train_step,
     named_metrics,
-    no_decay_paths,
-    norm_paths,
     one_cycle,
-    optimizer_labels,
     resolve_rates,
-    restart_schedule,
     split_module,
-    training_view,
 )
-from jaxtune.transfer import Groups, default_groups, evaluating, group_labels
-from jaxtune.transfer import split_groups as groups_from_splitter
+from jaxtune.transfer import Groups, default_groups, split_groups
 
 Rates = float | slice | Sequence[float]
-
-
-class Prediction(NamedTuple):
-    """What a network says of one image.
-
-    Attributes:
-        label: Name of the most probable class.
-        index: Its position in `classes`.
-        probabilities: Of every class, float32 (num_classes,).
-    """
-
-    label: str
-    index: int
-    probabilities: np.ndarray
 
 
 class Learner:
@@ -77,9 +43,8 @@ class Learner:
 
     Attributes:
         data: Where batches come from.
-        groups: Layer groups, first to last: name to pattern or paths.
         history: Every epoch so far, over all phases.
-        norms: What the norm layers of frozen groups do.
+        seed: Decides dropout, augmentation and the head's initial values.
 
     References:
         fastai 2.8.12, learner.py `Learner`; the names and defaults are its.
@@ -104,6 +69,7 @@ class Learner:
         std: Sequence[float] | None = None,
         seed: int | None = None,
         verbose: bool = True,
+        network: dict | None = None,
     ):
         """Takes the network and how it is to be trained; nothing is computed yet.
 
@@ -124,59 +90,69 @@ class Learner:
             std: Of each channel.
             seed: Decides dropout and augmentation; the data's seed if None.
             verbose: Whether to show start lines, tables and progress.
+            network: How the network was built, so that a checkpoint of it can be opened
+                without help: arch, cut, in_channels and options of the head.
 
         Raises:
             ValueError: If a parameter is in no group or several, or an option is
                 unknown.
         """
-        check_norms(norms)
         if groups is not None and split_on is not None:
             raise ValueError("give groups or split_on, not both.")
         if (mean is None) != (std is None):
             raise ValueError("give both mean and std, or neither.")
+        if split_on is not None:
+            groups = split_groups(model, split_on)
         self.data = data
-        self.norms: Norms = norms
         self.verbose = verbose
         self.lr, self.wd, self.moms = lr, wd, tuple(moms)
         self.history = History()
+        self.network = network
         self.seed = data.seed if seed is None else seed
-        self._metrics = named_metrics(metrics)
-        self._loss = loss
-        self._optimizer = optimizer
-        self._clip_norm = clip_norm
-        self._mean, self._std = mean, std
-        self._module = model
-        if split_on is not None:
-            groups = groups_from_splitter(model, split_on)
-        self.groups: dict = dict(groups or default_groups(model))
-        group_labels(split_module(model)[1], self.groups)
-        self._boundary = 0
-        self._opt_state = None
-        self._running: Running | None = None
-        self._step = 0
-        self._phase = 0
-        self._programs: dict = {}
-        self._rows, self._everywhere = data_sharding(data.batch_size)
-        enable_compilation_cache()
+        programs = Programs(
+            size=data.size,
+            augmentation=data.augmentation,
+            loss=loss,
+            metrics=named_metrics(metrics),
+            mean=mean,
+            std=std,
+        )
+        self._trainer = Trainer(
+            model,
+            groups or default_groups(model),
+            norms=norms,
+            optimizer=optimizer,
+            clip_norm=clip_norm,
+            programs=programs,
+            batch_size=data.batch_size,
+        )
 
     # What is there.
 
     @property
     def model(self) -> nnx.Module:
-        """The network with its newest values: `model[0]` the body, `model[1]` the head."""
-        if self._running is not None:
-            self._sync(self._running.state)
-        return self._module
+        """The network with its newest values: `model[0]` the body, `[1]` the head."""
+        return self._trainer.module
+
+    @property
+    def groups(self) -> dict:
+        """Layer groups, first to last: name to pattern or paths."""
+        return self._trainer.groups
+
+    @property
+    def norms(self) -> Norms:
+        """What the norm layers of frozen groups do."""
+        return self._trainer.norms
 
     @property
     def frozen_groups(self) -> tuple[str, ...]:
         """Names of the layer groups that do not train now."""
-        return tuple(self.groups)[: self._boundary]
+        return self._trainer.frozen_groups
 
     @property
     def num_programs(self) -> int:
         """Number of programs compiled so far for training, validation, prediction."""
-        return sum(step._cache_size() for step in self._programs.values())
+        return self._trainer.programs.count
 
     # Freezing.
 
@@ -206,8 +182,7 @@ class Learner:
         Raises:
             ValueError: If there is no such group.
         """
-        self._boundary = boundary_index(boundary, self.groups)
-        self._opt_state = None
+        self._trainer.freeze_to(boundary)
 
     # Training.
 
@@ -233,6 +208,7 @@ class Learner:
         pct_start: float = 0.25,
         wd: float | None = None,
         moms: tuple[float, float, float] | None = None,
+        name: str | None = None,
     ) -> History:
         """Trains with the one-cycle schedule; returns these epochs' history.
 
@@ -244,6 +220,7 @@ class Learner:
             pct_start: Fraction of the cycle spent rising.
             wd: Weight decay, the learner's if None.
             moms: Momentum at start, peak and end, the learner's if None.
+            name: What the start line calls the phase; its number if None.
 
         References:
             Smith and Topin, https://arxiv.org/abs/1708.07120.
@@ -256,7 +233,7 @@ class Learner:
             div_final=div_final,
             momentums=moms or self.moms,
         )
-        return self._fit(epochs, lr_max, schedule, wd=wd)
+        return self._fit(epochs, lr_max, schedule, wd=wd, name=name)
 
     def fine_tune(
         self,
@@ -290,24 +267,25 @@ class Learner:
         self._check_epochs(epochs, "epochs")
         self._check_epochs(freeze_epochs, "freeze_epochs", least=0)
         rows = len(self.history)
-        phases = itertools.count(1)
-        total = 2 if freeze_epochs else 1
         if freeze_epochs:
             self.freeze()
-            with self._naming(f"phase {next(phases)}/{total}"):
-                self.fit_one_cycle(
-                    freeze_epochs, slice(base_lr), pct_start=0.99, **options
-                )
-        base_lr /= 2
-        self.unfreeze()
-        with self._naming(f"phase {next(phases)}/{total}"):
             self.fit_one_cycle(
-                epochs,
-                slice(base_lr / lr_mult, base_lr),
-                pct_start=pct_start,
-                div=div,
+                freeze_epochs,
+                slice(base_lr),
+                pct_start=0.99,
+                name="phase 1/2",
                 **options,
             )
+        base_lr /= 2
+        self.unfreeze()
+        self.fit_one_cycle(
+            epochs,
+            slice(base_lr / lr_mult, base_lr),
+            pct_start=pct_start,
+            div=div,
+            name="phase 2/2" if freeze_epochs else None,
+            **options,
+        )
         return History(self.history.rows[rows:])
 
     # Results.
@@ -318,12 +296,8 @@ class Learner:
         Args:
             loader: Another loader than the data's validation loader.
         """
-        loader = self.data.valid_loader if loader is None else loader
-        return evaluate(
-            *self._values(),
-            loader.batches(),
-            eval_step=self._eval_step(),
-            place=self._place,
+        return self._trainer.validate(
+            self.data.valid_loader if loader is None else loader
         )
 
     evaluate = validate
@@ -340,21 +314,38 @@ class Learner:
         Raises:
             jaxtune.data.ImageError: If an image can't be read; it is named.
         """
-        if isinstance(item, list | tuple):
-            return self._predict_many(list(item))
-        return self._predict_many([item])[0]
+        many = isinstance(item, list | tuple)
+        found = predict_images(
+            self._trainer.predict_step(),
+            item if many else [item],
+            classes=self.data.classes,
+            size=self.data.size,
+            batch_size=self.data.batch_size,
+        )
+        return found if many else found[0]
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Writes the network, its classes and its preparation, wholly or not at all.
+
+        `load_predictor(path)` gives it back for predictions; plain Orbax opens it too.
+
+        Args:
+            path: Folder to make.
+
+        Raises:
+            FileExistsError: If there is something at the path already.
+        """
+        _, params, model_state = split_module(self.model)
+        meta = describe(
+            network=self.network,
+            classes=self.data.classes,
+            size=self.data.size,
+            mean=self._trainer.programs.mean,
+            std=self._trainer.programs.std,
+        )
+        return save_checkpoint(path, params=params, model_state=model_state, meta=meta)
 
     # Inside.
-
-    _name: str | None = None
-
-    @contextlib.contextmanager
-    def _naming(self, name: str):
-        self._name = name
-        try:
-            yield
-        finally:
-            self._name = None
 
     def _total_steps(self, epochs: int) -> int:
         self._check_epochs(epochs, "epochs")
@@ -368,158 +359,25 @@ class Learner:
             )
 
     def _fit(
-        self, epochs: int, rates: Rates | None, schedule: Schedule, *, wd
+        self,
+        epochs: int,
+        rates: Rates | None,
+        schedule: Schedule,
+        *,
+        wd: float | None,
+        name: str | None = None,
     ) -> History:
-        labels, view = self._phase_view()
-        peaks = resolve_rates(self.lr if rates is None else rates, len(self.groups))
-        training = set(jax.tree.leaves(labels)) - {FROZEN}
-        tx = group_optimizer(
-            labels,
-            {n: r for n, r in zip(self.groups, peaks, strict=True) if n in training},
-            schedule,
-            optimizer=self._optimizer,
+        done = len(self.history)
+        for row in self._trainer.run(
+            self.data,
+            epochs=epochs,
+            first_epoch=done,
+            peaks=resolve_rates(self.lr if rates is None else rates, len(self.groups)),
+            schedule=schedule,
             weight_decay=self.wd if wd is None else wd,
-            no_decay=no_decay_paths(view),
-            clip_norm=self._clip_norm,
-        )
-        graphdef, params, model_state = split_module(view)
-        state = TrainState.create(params, model_state, tx)
-        if self._opt_state is not None:
-            opt_state = restart_schedule(self._opt_state, state.opt_state)
-            state = state.replace(opt_state=opt_state)
-        # A copy: the steps give their state up, and the module keeps its arrays.
-        state = jax.device_put(jax.tree.map(jnp.copy, state), self._everywhere)
-        self._running = Running(state.replace(step=state.step + jnp.int32(self._step)))
-        self._phase += 1
-        rows = len(self.history)
-        columns = ["phase", "epoch", "train_loss", "valid_loss", *self._metrics]
-        try:
-            with Reporter(
-                self._start_line(labels),
-                [*columns, "images/s", "time"],
-                verbose=self.verbose,
-            ) as reporter:
-                for row in run_epochs(
-                    self._running,
-                    epochs=epochs,
-                    first_epoch=len(self.history),
-                    phase=self._phase,
-                    data=self.data,
-                    key=jax.random.key(self.seed),
-                    train_step=self._train_step(graphdef, tx, labels),
-                    eval_step=self._eval_step(),
-                    place=self._place,
-                    reporter=reporter,
-                ):
-                    self.history.append(row)
-        finally:
-            state, self._running = self._running.state, None
-            self._sync(state)
-            self._opt_state = state.opt_state
-            self._step = int(state.step)
-        return History(self.history.rows[rows:])
-
-    def _phase_view(self) -> tuple[nnx.State, nnx.Module]:
-        labels = group_labels(split_module(self._module)[1], self.groups)
-        frozen = self.frozen_groups
-        view = training_view(self._module, labels, frozen, norms=self.norms)
-        norm_params = norm_paths(self._module)
-        return (
-            optimizer_labels(labels, frozen, norms=self.norms, norm_params=norm_params),
-            view,
-        )
-
-    def _start_line(self, labels: nnx.State) -> str:
-        params = split_module(self._module)[1]
-        sizes = [leaf.size for leaf in jax.tree.leaves(params)]
-        names = jax.tree.leaves(labels)
-        trained = sum(s for s, n in zip(sizes, names, strict=True) if n != FROZEN)
-        open_groups = tuple(self.groups)[self._boundary :]
-        if not self._boundary:
-            what = "all layer groups"
-        else:
-            what = f"{', '.join(open_groups)} only"
-            if set(names) & set(self.frozen_groups):
-                what = f"{', '.join(open_groups)}, and the norms of frozen groups"
-        name = self._name or f"phase {self._phase}"
-        return (
-            f"{name} · {what} · {_millions(trained)} of {_millions(sum(sizes))} "
-            "parameters train"
-        )
-
-    def _train_step(self, graphdef, tx, labels) -> Callable:
-        key = ("train", graphdef, tuple(jax.tree.leaves(labels)))
-        if key not in self._programs:
-            step = make_train_step(
-                graphdef, tx, loss=self._loss, labels=labels, prepare=self._prepare
-            )
-            self._programs[key] = compile_step(step, donate=True)
-        return self._programs[key]
-
-    def _eval_step(self) -> Callable:
-        graphdef = nnx.graphdef(evaluating(self._module))
-        key = ("eval", graphdef)
-        if key not in self._programs:
-            step = make_eval_step(
-                graphdef,
-                loss=self._loss,
-                metrics=self._metrics,
-                prepare=lambda batch: self._normalized(to_float(batch["image"])),
-            )
-            self._programs[key] = compile_step(step)
-        return self._programs[key]
-
-    def _predict_step(self) -> Callable:
-        graphdef = nnx.graphdef(evaluating(self._module))
-        key = ("predict", graphdef)
-        if key not in self._programs:
-            step = make_predict_step(
-                graphdef, prepare=lambda images: self._normalized(to_float(images))
-            )
-            self._programs[key] = compile_step(step)
-        return functools.partial(self._programs[key], *self._values())
-
-    def _values(self) -> tuple[nnx.State, nnx.State]:
-        _, params, model_state = split_module(self.model)
-        return jax.device_put((params, model_state), self._everywhere)
-
-    def _prepare(self, batch, key):
-        images = augment(
-            batch["image"],
-            batch["aspect"],
-            per_image_keys(key, batch["index"]),
-            size=self.data.size,
-            augmentation=self.data.augmentation,
-        )
-        return self._normalized(images)
-
-    def _normalized(self, images):
-        if self._mean is None:
-            return images
-        return normalize(images, self._mean, self._std)
-
-    def _predict_many(self, items: list) -> list[Prediction]:
-        if not items:
-            return []
-        step, answers = self._predict_step(), []
-        # One image alone, or batches of one fixed size: two programs at the most.
-        size = 1 if len(items) == 1 else self.data.batch_size
-        for start in range(0, len(items), size):
-            images = [self.data.prepare_image(i) for i in items[start : start + size]]
-            padding = [np.zeros_like(images[0])] * (size - len(images))
-            batch = np.stack(images + padding)
-            answers += list(np.asarray(step(batch))[: len(images)])
-        return [
-            Prediction(self.data.classes[int(p.argmax())], int(p.argmax()), p)
-            for p in answers
-        ]
-
-    def _place(self, batch) -> dict[str, jax.Array]:
-        return place_batch(batch, self._rows)
-
-    def _sync(self, state: TrainState) -> None:
-        nnx.update(self._module, state.params, state.model_state)
-
-
-def _millions(count: int) -> str:
-    return f"{count / 1e6:.2f}M" if count >= 10_000 else f"{count:,}"
+            key=jax.random.key(self.seed),
+            name=name,
+            verbose=self.verbose,
+        ):
+            self.history.append(row)
+        return History(self.history.rows[done:])

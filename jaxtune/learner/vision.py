@@ -99,8 +99,25 @@ def vision_learner(
         split_on=split_on,
         mean=mean if normalize else None,
         std=std if normalize else None,
+        network=_recipe(arch, cut, head, data.in_channels, options),
         **learner_options,
     )
     if pretrained:
         learner.freeze()
     return learner
+
+
+def _recipe(arch, cut, head, in_channels: int, options: dict) -> dict | None:
+    """How to build the network again, where JSON can say it."""
+    plain = not callable(cut) and "init" not in options
+    if not isinstance(arch, Architecture) or head is not None or not plain:
+        return None
+    return {
+        "arch": arch.name,
+        "cut": cut,
+        "in_channels": in_channels,
+        "head": {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in options.items()
+        },
+    }

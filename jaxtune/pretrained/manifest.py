@@ -91,14 +91,19 @@ def manifest() -> dict[str, Entry]:
     for place in (installed, checkout):
         if place.is_file():
             content = json.loads(place.read_text(encoding="utf-8"))
-            return {each["name"]: _entry(each) for each in content["weights"]}
+            return {each["name"]: read_entry(each) for each in content["weights"]}
     raise FileNotFoundError(
         f"the manifest of weights is neither at {installed} nor at {checkout}; "
         "install jaxtune again"
     )
 
 
-def _entry(fields: dict) -> Entry:
+def read_entry(fields: dict) -> Entry:
+    """Returns an entry from its JSON form.
+
+    Raises:
+        TypeError: a field is missing or not known.
+    """
     fields = dict(fields)
     for name, kind in (("hub", Hub), ("wheel", Wheel)):
         if fields.get(name) is not None:

@@ -60,3 +60,4 @@ def transfer_bar(message: str, total: int | None) -> Iterator[Callable[[int], No
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(message, total=total)
         yield lambda count: progress.advance(task, count)
+        progress.refresh()  # the last bytes too, however fast they came

@@ -259,7 +259,8 @@ def resolve_rates(
     if len(resolved) != count:
         raise ValueError(
             f"{len(resolved)} learning rates for {count} layer groups; give one "
-            f"number, one for each group, slice(last) or slice(first, last). Received {rates}."
+            f"number, one for each group, slice(last) or slice(first, last). "
+            f"Received {rates}."
         )
     resolved = [float(rate) for rate in resolved]
     if not all(0 <= rate < float("inf") for rate in resolved):

@@ -3,10 +3,8 @@
 from jaxtune.transfer.cnn import create_cnn_model as create_cnn_model
 from jaxtune.transfer.cuts import Cut as Cut
 from jaxtune.transfer.cuts import create_body as create_body
-from jaxtune.transfer.cuts import evaluating as evaluating
 from jaxtune.transfer.cuts import inspect_cuts as inspect_cuts
 from jaxtune.transfer.cuts import num_features as num_features
-from jaxtune.transfer.cuts import output_shape as output_shape
 from jaxtune.transfer.groups import Groups as Groups
 from jaxtune.transfer.groups import L as L
 from jaxtune.transfer.groups import default_groups as default_groups
@@ -17,3 +15,5 @@ from jaxtune.transfer.groups import split_groups as split_groups
 from jaxtune.transfer.head import ConcatPool as ConcatPool
 from jaxtune.transfer.head import SigmoidRange as SigmoidRange
 from jaxtune.transfer.head import create_head as create_head
+from jaxtune.transfer.running import evaluating as evaluating
+from jaxtune.transfer.running import output_shape as output_shape

@@ -96,7 +96,7 @@ def _build(arch: Callable, options: dict) -> nnx.Module:
     network = arch(**{k: v for k, v in options.items() if takes_all or k in names})
     if not isinstance(network, nnx.Module):
         raise TypeError(
-            "the architecture must be a flax.nnx module or a function that returns "
-            f"one; {getattr(arch, '__name__', arch)} returned a {type(network).__name__}."
+            "the architecture must be a flax.nnx module or a function that gives one; "
+            f"{getattr(arch, '__name__', arch)} gave a {type(network).__name__}."
         )
     return network

@@ -58,9 +58,12 @@ IMAGE_SHAPE = (2, 64, 64, 3)
 # convolutions pad only in front of what they need.
 ODD_SHAPE = (1, 75, 90, 3)
 STEPS = 10
+FIRST_SEED = 100
 TRAIN_CLASSES = 10
+RATE = 1e-4
+"""Learning rate: the largest at which float32 and float64 stay together in every one."""
 LARGE = 40e6
-"""Networks with more parameters than this train on 32 pixels."""
+"""Networks with more parameters than this train on half a batch."""
 
 
 def build(name: str) -> torch.nn.Module:
@@ -175,13 +178,13 @@ def batch_norms(net: torch.nn.Module) -> dict[str, torch.nn.Module]:
     return {name: m for name, m in net.named_modules() if isinstance(m, kind)}
 
 
-def train(name: str, dtype: torch.dtype, *, size: int, batch: int, rate: float) -> dict:
+def train(name: str, dtype: torch.dtype, *, batch: int, rate: float) -> dict:
     """Returns losses and full running statistics after ten steps of plain SGD."""
     net = load(build(name), dtype).train()
     losses = []
     for step in range(STEPS):
-        images = to_torch(draw_images(100 + step, (batch, size, size, 3)), dtype)
-        labels = draw_labels(100 + step, batch, num_classes=TRAIN_CLASSES)
+        images = to_torch(draw_images(FIRST_SEED + step, (batch, *IMAGE_SHAPE[1:])), dtype)
+        labels = draw_labels(FIRST_SEED + step, batch, num_classes=TRAIN_CLASSES)
         loss = F.cross_entropy(net(images), torch.from_numpy(labels).long())
         net.zero_grad()
         loss.backward()
@@ -211,11 +214,10 @@ def rows(values: Iterable[np.ndarray]) -> np.ndarray:
     return np.stack([np.concatenate([summary(v), v[:4]]) for v in values])
 
 
-def training(name: str, *, batch: int, rate: float) -> tuple[dict, dict]:
+def training(name: str) -> tuple[dict, dict]:
     """Returns the arrays and the notes of ten training steps."""
     count = sum(p.numel() for p in build(name).parameters())
-    size = 32 if count > LARGE else 64
-    settings = {"size": size, "batch": batch, "rate": rate}
+    settings = {"batch": 4 if count > LARGE else 8, "rate": RATE}
     single = train(name, torch.float32, **settings)
     double = train(name, torch.float64, **settings)
     still = train(name, torch.float32, **{**settings, "rate": 0.0})
@@ -227,9 +229,10 @@ def training(name: str, *, batch: int, rate: float) -> tuple[dict, dict]:
     }
     notes = {
         **settings,
+        "size": IMAGE_SHAPE[1],
         "steps": STEPS,
         "num_label_classes": TRAIN_CLASSES,
-        "first_seed": 100,
+        "first_seed": FIRST_SEED,
         "float64_difference": differences(single, double),
         "moved_by_training": differences(single, still),
     }
@@ -274,10 +277,10 @@ def versions() -> dict[str, str]:
     }
 
 
-def make_network(name: str, *, batch: int, rate: float) -> None:
+def make_network(name: str) -> None:
     """Writes one network's .npz, and its entry in networks.json."""
     arrays, forward_notes = forward(name)
-    train_arrays, train_notes = training(name, batch=batch, rate=rate)
+    train_arrays, train_notes = training(name)
     np.savez_compressed(HERE / f"{name}.npz", **arrays, **train_arrays)
     path = HERE / "networks.json"
     tree = json.loads(path.read_text()) if path.exists() else {}
@@ -295,12 +298,10 @@ def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("networks", nargs="*", default=NETWORKS)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rate", type=float, default=1e-2)
     options = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     for name in options.networks:
-        make_network(name, batch=options.batch, rate=options.rate)
+        make_network(name)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
+
 from jaxtune.pretrained.convert import (
     WeightsMismatchError,
     from_torch_layout,

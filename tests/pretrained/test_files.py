@@ -10,6 +10,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+
 from jaxtune.pretrained.files import ENDINGS, read_weights, write_weights
 from jaxtune.pretrained.torch_pickle import UnsafeFileError, WeightsFileError
 

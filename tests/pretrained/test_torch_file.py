@@ -11,6 +11,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+
 from jaxtune.pretrained.torch_file import (
     MAGIC_NUMBER,
     read_torch_file,

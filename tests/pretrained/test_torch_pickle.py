@@ -6,6 +6,7 @@ from collections import Counter, OrderedDict
 
 import numpy as np
 import pytest
+
 from jaxtune.pretrained.torch_pickle import (
     Storage,
     Tensor,

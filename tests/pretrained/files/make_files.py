@@ -53,9 +53,7 @@ def main() -> None:
     }
     torch.save(checkpoint, HERE / "checkpoint.pth")
     torch.save({"model": checkpoint}, HERE / "twice.pth")
-    torch.save(
-        {"small": torch.tensor([1, 2], dtype=torch.uint16)}, HERE / "uint16.pth"
-    )
+    torch.save({"small": torch.tensor([1, 2], dtype=torch.uint16)}, HERE / "uint16.pth")
     torch.save(torch.nn.Linear(2, 1), HERE / "module.pth")
 
 

@@ -1,0 +1,173 @@
+"""The `jaxtune` command: fine-tune on a folder of photos, predict with the result.
+
+The one rule of the file: a command says what the Python API would be told, nothing
+more; whatever is wrong is said before the work begins.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from jaxtune.data import ImageDataLoaders
+from jaxtune.learner import load_predictor, vision_learner
+from jaxtune.pretrained import ARCHITECTURES, demo_photos
+from jaxtune.train import error_rate
+
+app = typer.Typer(
+    help="Transfer learning for images on JAX.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+#: The demo's settings: small enough for two cores and four minutes.
+_DEMO_SIZE = 128
+
+
+@app.callback()
+def _root() -> None:
+    """Transfer learning for images on JAX."""
+
+
+@app.command("fine-tune")
+def fine_tune(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Photos: train/ and valid/ (or val/) with one folder per class, or "
+            "just one folder per class, of which a fifth is set aside."
+        ),
+    ] = None,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Fetch a few photos and train on them.")
+    ] = False,
+    arch: Annotated[str, typer.Option(help="Architecture.")] = "resnet18",
+    weights: Annotated[
+        str | None, typer.Option(help="Published weights: a name or a file.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Epochs after unfreezing.")] = 3,
+    freeze_epochs: Annotated[
+        int, typer.Option(help="Epochs with the body frozen.")
+    ] = 1,
+    base_lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
+    size: Annotated[
+        int | None,
+        typer.Option(help="Side of the images, in pixels; 224, in the demo 128."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Photos in a batch.")] = 32,
+    seed: Annotated[int, typer.Option(help="Decides everything random.")] = 0,
+    on_error: Annotated[
+        str, typer.Option(help="What a broken photo does: raise or skip.")
+    ] = "raise",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to keep the result in; must be new.")
+    ] = None,
+) -> None:
+    """Fine-tunes a pretrained network on a folder of photos."""
+    if demo == (folder is not None):
+        raise _Failure("give a folder of photos, or --demo, and not both.")
+    if arch not in ARCHITECTURES:
+        raise _Failure(
+            f"no architecture {arch!r}; there are {', '.join(ARCHITECTURES)}."
+        )
+    if out is not None and out.exists():
+        raise _Failure(f"{out} is there already; choose another folder for --out.")
+    data = ImageDataLoaders.from_folder(
+        demo_photos() if folder is None else folder,
+        **_splits(folder),
+        size=size or (_DEMO_SIZE if demo else 224),
+        batch_size=batch_size,
+        seed=seed,
+        on_error=on_error,
+    )
+    print(data, flush=True)
+    model = vision_learner(
+        data, ARCHITECTURES[arch], weights=weights, metrics=error_rate
+    )
+    history = model.fine_tune(epochs, base_lr, freeze_epochs=freeze_epochs)
+    _show_predictions(model, data)
+    if out is not None:
+        model.save(out / "checkpoint")
+        _write(out / "history.json", json.dumps(history.history, indent=1))
+        print(f"saved to {out}; try: jaxtune predict {out} PHOTO")
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="Folder that fine-tune made with --out.")],
+    photos: Annotated[list[Path], typer.Argument(help="Photos.")],
+) -> None:
+    """Says what is on photos, with a result of fine-tune."""
+    predictor = load_predictor(run / "checkpoint")
+    missing = [str(photo) for photo in photos if not photo.is_file()]
+    if missing:
+        raise _Failure(f"no such photo: {', '.join(missing)}")
+    table = Table(box=None, pad_edge=False)
+    for column in ("photo", "label", "probability"):
+        table.add_column(column, overflow="fold")
+    for photo, found in zip(photos, predictor.predict(list(photos)), strict=True):
+        table.add_row(str(photo), found.label, f"{found.probabilities.max():.3f}")
+    _console().print(table)
+
+
+class _Failure(Exception):  # noqa: N818 - shown as one line, not as a traceback
+    """Something the user can mend."""
+
+
+def _splits(folder: Path | None) -> dict:
+    if folder is None or (folder / "train").is_dir():
+        names = ("valid", "val", "validation")
+        here = [n for n in names if folder is not None and (folder / n).is_dir()]
+        return {"valid": here[0]} if here else {}
+    return {"valid_pct": 0.2}
+
+
+def _show_predictions(model, data, count: int = 10) -> None:
+    items = data.valid_items
+    step = max(len(items.paths) // count, 1)
+    chosen = range(0, len(items.paths), step)[:count]
+    table = Table(title=None, box=None, pad_edge=False)
+    for column in ("photo", "true label", "prediction", "probability", ""):
+        table.add_column(column, overflow="fold")
+    found = model.predict([items.paths[i] for i in chosen])
+    for i, one in zip(chosen, found, strict=True):
+        true = data.classes[int(items.labels[i])]
+        table.add_row(
+            Path(items.paths[i]).name,
+            true,
+            one.label,
+            f"{one.probabilities.max():.3f}",
+            "" if one.label == true else "wrong",
+        )
+    _console().print(table)
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        # A pipe has no width; a table must not be folded to 80 columns in a log.
+        console.width = 160
+    return console
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def main() -> None:
+    """Runs the command; what a user can mend is one line on standard error."""
+    try:
+        app()
+    except (_Failure, ValueError, OSError, TypeError) as error:
+        if os.environ.get("JAXTUNE_TRACEBACK"):
+            raise
+        print(f"jaxtune: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,248 @@
+"""The trainer: a network, the phase it is in, and the programs that train it.
+
+The one rule of the file: between two runs the module holds the values; during one the
+running state does, and it goes back to the module whatever ends the run.
+"""
+
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxtune.learner.devices import data_sharding, place_batch
+from jaxtune.learner.history import Row
+from jaxtune.learner.loop import Running, evaluate, run_epochs
+from jaxtune.learner.programs import Programs
+from jaxtune.learner.progress import Reporter
+from jaxtune.train import (
+    FROZEN,
+    Norms,
+    Optimizer,
+    Schedule,
+    TrainState,
+    boundary_index,
+    check_norms,
+    enable_compilation_cache,
+    group_optimizer,
+    no_decay_paths,
+    norm_paths,
+    optimizer_labels,
+    restart_schedule,
+    split_module,
+    training_view,
+)
+from jaxtune.transfer import Groups, evaluating, group_labels
+
+
+class Trainer:
+    """A network with its layer groups, of which the first few may be frozen.
+
+    Attributes:
+        groups: Layer groups, first to last: name to pattern or paths.
+        norms: What the norm layers of frozen groups do.
+        programs: The compiled steps.
+        boundary: How many of the first groups are frozen.
+        phase: Number of runs so far.
+    """
+
+    def __init__(
+        self,
+        module: nnx.Module,
+        groups: Groups,
+        *,
+        norms: Norms,
+        optimizer: Optimizer,
+        clip_norm: float | None,
+        programs: Programs,
+        batch_size: int,
+    ):
+        """Takes the network and checks its groups; nothing is computed yet.
+
+        Raises:
+            ValueError: If a parameter is in no group or several, or `norms` is unknown.
+        """
+        check_norms(norms)
+        group_labels(split_module(module)[1], groups)
+        self.groups = dict(groups)
+        self.norms: Norms = norms
+        self.programs = programs
+        self.boundary = 0
+        self.phase = 0
+        self._module = module
+        self._optimizer = optimizer
+        self._clip_norm = clip_norm
+        self._running: Running | None = None
+        self._opt_state = None
+        self._step = 0
+        self._rows, self._everywhere = data_sharding(batch_size)
+        enable_compilation_cache()
+
+    @property
+    def module(self) -> nnx.Module:
+        """The network with its newest values."""
+        if self._running is not None:
+            self._sync(self._running.state)
+        return self._module
+
+    @property
+    def frozen_groups(self) -> tuple[str, ...]:
+        """Names of the layer groups that do not train now."""
+        return tuple(self.groups)[: self.boundary]
+
+    def freeze_to(self, boundary: int | str) -> None:
+        """Freezes the groups before one; see `Learner.freeze_to`."""
+        self.boundary = boundary_index(boundary, self.groups)
+        self._opt_state = None
+
+    def labels(self) -> nnx.State:
+        """Returns each parameter's group, `FROZEN` for those that don't train now."""
+        return optimizer_labels(
+            group_labels(split_module(self._module)[1], self.groups),
+            self.frozen_groups,
+            norms=self.norms,
+            norm_params=norm_paths(self._module),
+        )
+
+    def run(
+        self,
+        data,
+        *,
+        epochs: int,
+        first_epoch: int,
+        peaks: tuple[float, ...],
+        schedule: Schedule,
+        weight_decay: float,
+        key: jax.Array,
+        name: str | None = None,
+        verbose: bool = True,
+    ) -> Iterator[Row]:
+        """Trains some epochs in the phase that the boundary says; yields their rows.
+
+        Args:
+            data: Has `train_loader` and `valid_loader`.
+            epochs: Passes over the training data.
+            first_epoch: Epochs that the data has seen before.
+            peaks: Peak learning rate of each group.
+            schedule: How rate and momentum move.
+            weight_decay: Of everything but norms and biases.
+            key: Of the whole run.
+            name: Of the phase, for the start line.
+            verbose: Whether to show anything.
+        """
+        labels = self.labels()
+        tx = self._optimizer_for(labels, peaks, schedule, weight_decay)
+        graphdef, state = self._begin(tx)
+        train_step = self.programs.train_step(graphdef, tx, labels)
+        self._running = Running(state)
+        self.phase += 1
+        start_line = describe_phase(
+            name or f"phase {self.phase}", labels, self._module, self.frozen_groups
+        )
+        columns = ["phase", "epoch", "train_loss", "valid_loss"]
+        columns += [*self.programs.metrics, "images/s", "time"]
+        try:
+            with Reporter(start_line, columns, verbose=verbose) as reporter:
+                yield from run_epochs(
+                    self._running,
+                    epochs=epochs,
+                    first_epoch=first_epoch,
+                    phase=self.phase,
+                    data=data,
+                    key=key,
+                    train_step=train_step,
+                    eval_step=self.programs.eval_step(self._eval_graphdef()),
+                    place=self._place,
+                    reporter=reporter,
+                )
+        finally:
+            state, self._running = self._running.state, None
+            self._sync(state)
+            self._opt_state = state.opt_state
+            self._step = int(state.step)
+
+    def validate(self, loader) -> dict[str, float]:
+        """Returns the mean loss and metrics over every photo of a loader."""
+        return evaluate(
+            *self._values(),
+            loader.batches(),
+            eval_step=self.programs.eval_step(self._eval_graphdef()),
+            place=self._place,
+        )
+
+    def predict_step(self) -> Callable:
+        """Returns uint8 images (b, h, w, 3) -> probabilities (b, c)."""
+        step = self.programs.predict_step(self._eval_graphdef())
+        values = self._values()
+        return lambda images: step(*values, images)
+
+    def _optimizer_for(self, labels, peaks, schedule, weight_decay):
+        training = set(jax.tree.leaves(labels)) - {FROZEN}
+        rates = dict(zip(self.groups, peaks, strict=True))
+        return group_optimizer(
+            labels,
+            {name: rate for name, rate in rates.items() if name in training},
+            schedule,
+            optimizer=self._optimizer,
+            weight_decay=weight_decay,
+            no_decay=no_decay_paths(self._module),
+            clip_norm=self._clip_norm,
+        )
+
+    def _begin(self, tx) -> tuple[nnx.GraphDef, TrainState]:
+        labels = group_labels(split_module(self._module)[1], self.groups)
+        view = training_view(self._module, labels, self.frozen_groups, norms=self.norms)
+        graphdef, params, model_state = split_module(view)
+        state = TrainState.create(params, model_state, tx)
+        same = jax.tree.structure(self._opt_state) == jax.tree.structure(
+            state.opt_state
+        )
+        if same:
+            kept = restart_schedule(self._opt_state, state.opt_state)
+            state = state.replace(opt_state=kept)
+        state = state.replace(step=jnp.asarray(self._step, jnp.int32))
+        # A copy: the steps give their state up, and the module keeps its arrays.
+        return graphdef, jax.device_put(jax.tree.map(jnp.copy, state), self._everywhere)
+
+    def _eval_graphdef(self) -> nnx.GraphDef:
+        return nnx.graphdef(evaluating(self._module))
+
+    def _values(self) -> tuple[nnx.State, nnx.State]:
+        _, params, model_state = split_module(self.module)
+        return jax.device_put((params, model_state), self._everywhere)
+
+    def _place(self, batch) -> dict[str, jax.Array]:
+        return place_batch(batch, self._rows)
+
+    def _sync(self, state: TrainState) -> None:
+        nnx.update(self._module, state.params, state.model_state)
+
+
+def describe_phase(
+    name: str, labels: nnx.State, module: nnx.Module, frozen: tuple[str, ...]
+) -> str:
+    """Returns the line that says what trains: groups, and how many parameters.
+
+    Args:
+        name: Of the phase.
+        labels: Group of each parameter, `FROZEN` for those that don't train.
+        module: The network.
+        frozen: Names of the frozen groups.
+    """
+    sizes = [leaf.size for leaf in jax.tree.leaves(split_module(module)[1])]
+    names = jax.tree.leaves(labels)
+    trained = sum(s for s, n in zip(sizes, names, strict=True) if n != FROZEN)
+    whole = ", ".join(dict.fromkeys(n for n in names if n not in {FROZEN, *frozen}))
+    if not frozen:
+        what = "all layer groups"
+    elif set(names) & set(frozen):
+        what = f"{whole}, and the norms of frozen groups"
+    else:
+        what = f"{whole} only"
+    return (
+        f"{name} · {what} · {_count(trained)} of {_count(sum(sizes))} parameters train"
+    )
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e6:.2f}M" if number >= 10_000 else f"{number:,}"

@@ -1,0 +1,253 @@
+"""The crops are those of torchvision and fastai, the pixels those of Pillow."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxtune.data import Augmentation, normalize, per_image_keys, to_float
+from jaxtune.data import augment as plain_augment
+from jaxtune.data.augment import draw as draw_one
+
+STILL = Augmentation(min_scale=1, flip=False)
+
+# Step by step XLA would compile every operation alone.
+augment = jax.jit(plain_augment, static_argnames=("size", "augmentation"))
+draw_many = jax.jit(jax.vmap(draw_one, in_axes=(0, None, None)), static_argnums=2)
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def keys(number, seed=0):
+    return jax.random.split(jax.random.key(seed), number)
+
+
+def draw(augmentation, aspect, number=4000, seed=0):
+    """Crops as numpy rows: top, left, height, width, in fractions."""
+    crops, _ = draw_many(keys(number, seed), jnp.float32(aspect), augmentation)
+    return np.asarray(crops).T
+
+
+def crop_of(key, aspect, augmentation):
+    """What `augment` draws for one image: its crop, and whether it is mirrored."""
+    crops, flips = draw_many(key[None], jnp.float32(aspect), augmentation)
+    return crops[0].tolist(), bool(flips[0])
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((56, 56), (32, 32)),  # smaller crops shrink
+        ((32, 32), (32, 32)),  # and grow
+        ((24, 40), (48, 32)),  # one side each
+        ((96, 64), (12, 20)),  # far below
+        ((9, 7), (5, 3)),
+    ],
+)
+def test_pixels_are_those_of_pillow(shape, size):
+    augmentation = Augmentation(min_scale=0.2)
+    images = noise(8, *shape, 3)
+    aspect = np.linspace(0.5, 2, 8, dtype=np.float32)
+    result = augment(images, aspect, keys(8), size=size, augmentation=augmentation)
+    assert result.shape == (8, *size, 3) and result.dtype == jnp.float32
+    for image, one, key, a in zip(images, result, keys(8), aspect, strict=True):
+        (top, left, tall, wide), flip = crop_of(key, a, augmentation)
+        height, width = shape
+        box = (left * width, top * height, (left + wide) * width, (top + tall) * height)
+        # Rounding may put the far side a hair outside.
+        box = tuple(np.minimum(box, (width, height, width, height)).tolist())
+        wanted = Image.fromarray(image).resize(
+            size[::-1], Image.Resampling.BILINEAR, box=box
+        )
+        wanted = np.asarray(wanted)[:, ::-1] if flip else np.asarray(wanted)
+        # Pillow rounds to whole grey levels twice, once after each direction.
+        assert np.abs(np.asarray(one) * 255 - wanted).max() <= 1.1
+
+
+def test_some_are_mirrored_in_that_test():
+    flips = [crop_of(key, 1.0, Augmentation())[1] for key in keys(8)]
+    assert 0 < sum(flips) < 8
+
+
+def test_inner_pixels_are_those_of_crop_then_resize():
+    # fastai cuts the crop out first; only its outermost pixels can tell.
+    image = Image.fromarray(noise(60, 60, 3))
+    boxed = image.resize((20, 20), Image.Resampling.BILINEAR, box=(7, 9, 47, 49))
+    cut = image.crop((7, 9, 47, 49)).resize((20, 20), Image.Resampling.BILINEAR)
+    inner = np.s_[1:-1, 1:-1]
+    np.testing.assert_array_equal(np.asarray(boxed)[inner], np.asarray(cut)[inner])
+
+
+def test_nothing_happens_when_nothing_may():
+    images = noise(4, 16, 16, 3)
+    aspect = np.array([0.75, 1, 1.2, 1.3333], np.float32)
+    result = augment(images, aspect, keys(4), size=(16, 16), augmentation=STILL)
+    np.testing.assert_allclose(result, images / 255, atol=2e-6)
+
+
+@pytest.mark.parametrize("aspect", [0.7, 1.0, 1.5])
+def test_areas_ratios_and_places_are_as_drawn(aspect):
+    augmentation = Augmentation(min_scale=0.1, max_scale=0.4)
+    top, left, tall, wide = draw(augmentation, aspect)
+    area, ratio = tall * wide, wide / tall * aspect
+    # All of these fit at the first attempt, so the draws are uniform as asked.
+    assert area.mean() == pytest.approx(0.25, abs=0.006)
+    assert area.std() == pytest.approx(0.3 / 12**0.5, rel=0.05)
+    assert np.log(ratio).mean() == pytest.approx(0, abs=0.012)
+    assert np.log(ratio).std() == pytest.approx(np.log(16 / 9) / 12**0.5, rel=0.05)
+    assert area.min() >= 0.0999 and area.max() <= 0.4001
+    assert ratio.min() >= 0.7499 and ratio.max() <= 1.3334
+    places = top / (1 - tall), left / (1 - wide)
+    for place in places:
+        assert 0 <= place.min() and place.max() <= 1
+        assert place.mean() == pytest.approx(0.5, abs=0.02)
+        assert place.std() == pytest.approx(12**-0.5, rel=0.05)
+    assert abs(np.corrcoef(*places)[0, 1]) < 0.06
+
+
+def reference_draw(rng, augmentation, aspect):
+    """fastai's RandomResizedCrop, attempt after attempt, in fractions."""
+    low, high = augmentation.ratio
+    for _ in range(10):
+        area = rng.uniform(augmentation.min_scale, augmentation.max_scale)
+        ratio = np.exp(rng.uniform(np.log(low), np.log(high)))
+        wide, tall = (area * ratio / aspect) ** 0.5, (area / ratio * aspect) ** 0.5
+        if wide <= 1 and tall <= 1:
+            return tall, wide
+    if aspect < low:
+        return aspect / low, 1.0
+    if aspect > high:
+        return 1.0, high / aspect
+    return 1.0, 1.0
+
+
+@pytest.mark.parametrize("aspect", [0.4, 1.0, 2.2])
+def test_rejected_attempts_shift_the_draw_as_they_do_in_fastai(aspect):
+    augmentation = Augmentation(min_scale=0.35)
+    _, _, tall, wide = draw(augmentation, aspect)
+    rng = np.random.default_rng(0)
+    wanted = np.array([reference_draw(rng, augmentation, aspect) for _ in range(4000)])
+    for ours, theirs in ((tall, wanted[:, 0]), (wide, wanted[:, 1])):
+        assert ours.mean() == pytest.approx(theirs.mean(), abs=0.012)
+        assert ours.std() == pytest.approx(theirs.std(), abs=0.012)
+        assert (ours == 1).mean() == pytest.approx((theirs == 1).mean(), abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("aspect", "tall", "wide"),
+    [(3.0, 1, 4 / 9), (0.25, 1 / 3, 1), (1.0, 1, 1), (4 / 3, 1, 1)],
+)
+def test_when_nothing_fits_it_is_the_centre(aspect, tall, wide):
+    top, left, height, width = draw(STILL, aspect, number=20)
+    np.testing.assert_allclose(height, tall, atol=1e-6)
+    np.testing.assert_allclose(width, wide, atol=1e-6)
+    np.testing.assert_allclose(top, (1 - tall) / 2, atol=1e-6)
+    np.testing.assert_allclose(left, (1 - wide) / 2, atol=1e-6)
+
+
+def test_half_are_mirrored():
+    images = np.zeros((400, 2, 2, 3), np.uint8)
+    images[:, :, 0] = 255
+    augmentation = Augmentation(min_scale=1)
+    result = augment(
+        images, np.ones(400, np.float32), keys(400), size=(2, 2), augmentation=augmentation
+    )
+    mirrored = np.asarray(result)[:, 0, 1, 0] == 1
+    assert 160 <= mirrored.sum() <= 240  # 4 standard deviations
+    assert (np.asarray(result)[mirrored][:, :, 0] == 0).all()
+
+
+def test_an_image_depends_on_its_own_key_alone():
+    images, aspect = noise(6, 20, 20, 3), np.linspace(0.6, 1.6, 6, dtype=np.float32)
+    index = np.array([3, 1, 4, 15, 9, 2], np.int32)
+    key = jax.random.key(7)
+
+    def run(rows):
+        return np.asarray(
+            augment(
+                images[rows],
+                aspect[rows],
+                per_image_keys(key, index[rows]),
+                size=(12, 12),
+                augmentation=Augmentation(),
+            )
+        )
+
+    whole = run(np.arange(6))
+    order = np.array([4, 2, 0, 5, 5, 1])
+    np.testing.assert_array_equal(run(order), whole[order])
+    # Another number of rows is another program, which may round differently.
+    np.testing.assert_allclose(run(np.array([5])), whole[[5]], atol=1e-5)
+    other = augment(
+        images,
+        aspect,
+        per_image_keys(jax.random.key(8), index),
+        size=(12, 12),
+        augmentation=Augmentation(),
+    )
+    assert all((a != b).any() for a, b in zip(whole, np.asarray(other), strict=True))
+
+
+def test_keys_are_folded_in():
+    key = jax.random.key(3)
+    got = per_image_keys(key, np.array([5, -1, 0], np.int32))
+    assert (got[0] == jax.random.fold_in(key, 5)).all()
+    assert len(np.unique(jax.random.key_data(got), axis=0)) == 3
+
+
+def test_jitted_and_vmapped_it_is_the_same():
+    images, aspect = noise(6, 20, 20, 3), np.linspace(0.6, 1.6, 6, dtype=np.float32)
+
+    def run(images, aspect, keys):
+        return plain_augment(
+            images, aspect, keys, size=(12, 8), augmentation=Augmentation()
+        )
+
+    plain = run(images, aspect, keys(6))
+    jitted = jax.jit(run)(images, aspect, keys(6))
+    # XLA may fuse a multiplication and an addition into one rounding.
+    np.testing.assert_allclose(jitted, plain, atol=1e-5)
+    split = [x.reshape(2, 3, *x.shape[1:]) for x in (images, aspect, keys(6))]
+    vmapped = jax.vmap(run)(*split)
+    np.testing.assert_allclose(vmapped.reshape(plain.shape), plain, atol=1e-5)
+
+
+def test_a_crop_of_a_squashed_photo_keeps_the_photos_geometry():
+    # A photo of 2:1 squashed to a square: a crop of ratio 1 is half as wide as high.
+    augmentation = Augmentation(min_scale=0.1, max_scale=0.3, ratio=(1, 1), flip=False)
+    _, _, tall, wide = draw(augmentation, 2.0, number=50)
+    np.testing.assert_allclose(wide * 2, tall, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"min_scale": 0},
+        {"min_scale": 0.5, "max_scale": 0.4},
+        {"max_scale": 1.5},
+        {"ratio": (2, 1)},
+        {"ratio": (0, 1)},
+    ],
+)
+def test_impossible_augmentations_are_refused(wrong):
+    with pytest.raises(ValueError, match="Augmentation needs.*got"):
+        Augmentation(**wrong)
+
+
+def test_augmentations_are_values():
+    assert Augmentation(ratio=[0.5, 2.0]) == Augmentation(ratio=(0.5, 2.0))
+    assert len({Augmentation(), Augmentation(), STILL}) == 2
+
+
+def test_to_float_and_normalize():
+    image = np.array([[[0, 51, 255]]], np.uint8)
+    floats = to_float(image)
+    assert floats.dtype == jnp.float32
+    np.testing.assert_allclose(floats, [[[0, 0.2, 1]]], atol=1e-7)
+    normal = normalize(floats, (0.5, 0.2, 0), np.array([0.5, 1, 2], np.float32))
+    np.testing.assert_allclose(normal, [[[-1, 0, 0.5]]], atol=1e-6)
+    # In the conversion to half precision the statistics follow the images.
+    assert normalize(floats.astype(jnp.bfloat16), [0] * 3, [1] * 3).dtype == "bfloat16"

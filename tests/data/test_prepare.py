@@ -1,0 +1,79 @@
+"""Sizes on the way to the network, and what prediction sees."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxtune.data import (
+    Preparation,
+    as_size,
+    prepare_image,
+    presize,
+    train_preparation,
+    validation_preparation,
+    validation_presize,
+)
+
+
+def test_sizes():
+    assert as_size(224) == (224, 224)
+    assert as_size((10, 20)) == (10, 20)
+    assert as_size(np.int64(7)) == (7, 7)
+
+
+@pytest.mark.parametrize("size", [0, -1, (0, 5)])
+def test_sizes_below_one(size):
+    with pytest.raises(ValueError, match="at least 1 pixel"):
+        as_size(size)
+
+
+def test_sizes_of_the_wrong_kind():
+    for size in ((1, 2, 3), (1.5, 2), (True, 5)):
+        with pytest.raises(Exception, match="size"):
+            as_size(size)
+
+
+@pytest.mark.parametrize(
+    ("size", "min_scale", "wanted"),
+    [
+        (224, 0.35, (384, 384)),
+        (224, 1, (224, 224)),
+        (100, 0.25, (200, 200)),
+        ((128, 96), 0.08, (456, 344)),
+    ],
+)
+def test_presize(size, min_scale, wanted):
+    assert presize(size, min_scale) == wanted
+    assert train_preparation(size, min_scale) == Preparation(wanted, wanted)
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted"),
+    [(224, (256, 256)), (128, (152, 152)), (32, (40, 40)), ((96, 224), (128, 256))],
+)
+def test_validation_sizes_are_those_of_fastai(size, wanted):
+    # ceil(max(size) * 0.14 / 8) * 8 more on both sides.
+    assert validation_presize(size) == wanted
+
+
+def test_a_crop_must_fit():
+    with pytest.raises(ValueError, match="does not fit"):
+        Preparation((10, 10), (8, 12))
+
+
+def test_validation_squashes_and_takes_the_centre():
+    photo = np.random.default_rng(0).integers(0, 256, (90, 150, 3), np.uint8)
+    squashed = Image.fromarray(photo).resize((40, 40), Image.Resampling.BILINEAR)
+    wanted = np.asarray(squashed)[4:36, 4:36]
+    image, aspect = validation_preparation(32)(photo)
+    np.testing.assert_array_equal(image, wanted)
+    assert aspect == pytest.approx(150 / 90)
+    prepared = prepare_image(photo, 32)
+    np.testing.assert_array_equal(prepared, wanted)
+    assert prepared.flags.c_contiguous and prepared.dtype == np.uint8
+
+
+def test_sizes_that_are_not_square():
+    photo = np.zeros((90, 150, 3), np.uint8)
+    assert prepare_image(photo, (48, 64)).shape == (48, 64, 3)
+    assert train_preparation((48, 64), 0.25)(photo)[0].shape == (96, 128, 3)
