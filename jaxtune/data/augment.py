@@ -111,7 +111,7 @@ def augment(
 
 def draw(
     key: Key[Array, ""], aspect: Float[Array, ""], augmentation: Augmentation
-) -> tuple[Float[Array, "4"], Bool[Array, ""]]:
+) -> tuple[Float[Array, " 4"], Bool[Array, ""]]:
     """Returns one crop, and whether it is mirrored.
 
     A crop is top, left, height and width, as fractions of the photo's sides.

@@ -51,12 +51,12 @@ def readable_items(
         return train_items, valid_items
     if on_error == "raise":
         raise ImageError(
-            f"{len(bad)} of {len(both)} photos cannot be read. {listing(bad)}"
-            "\nMend or remove them, or pass on_error='skip' to leave them out."
+            f"{len(bad)} of {len(both)} photos cannot be read:\n{_lines(bad)}\n"
+            "Mend or remove them, or pass on_error='skip' to leave them out."
         )
     warnings.warn(
-        f"Left out {len(bad)} of {len(both)} photos, which cannot be read."
-        f" {listing(bad)}",
+        f"Left out {len(bad)} of {len(both)} photos, which cannot be read:\n"
+        f"{_lines(bad)}",
         stacklevel=4,
     )
     good = np.array([problem is None for problem in problems])
@@ -89,9 +89,16 @@ def _check_no_class_lost(before: Items, after: Items) -> None:
         )
 
 
+def _lines(bad: list[str], most: int = 10) -> str:
+    lines = [f"  {problem}" for problem in bad[:most]]
+    if len(bad) > most:
+        lines.append(f"  and {len(bad) - most} more")
+    return "\n".join(lines)
+
+
 def _problem(path: Path) -> str | None:
     try:
         check_image(path)
     except (ImageError, OSError) as error:
-        return f"\n  {error}"
+        return str(error)
     return None

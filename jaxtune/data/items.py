@@ -10,7 +10,7 @@ import collections
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -207,7 +207,7 @@ def regex_label(pattern: str | re.Pattern[str]) -> Callable[[str], str | None]:
 
 def label_items(
     paths: Sequence[Path],
-    labels: Sequence[Hashable],
+    labels: Iterable[Hashable],
     *,
     classes: Sequence[str] | None = None,
 ) -> Items:
@@ -224,6 +224,7 @@ def label_items(
         ValueError: If a photo has no label or one that is not among `classes`, if
             numbers differ, or if a class is named twice.
     """
+    labels = list(labels)
     if len(paths) != len(labels):
         raise ValueError(f"{len(paths)} paths were given with {len(labels)} labels.")
     missing = [path for path, name in zip(paths, labels, strict=True) if name is None]

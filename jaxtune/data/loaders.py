@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -295,8 +295,8 @@ class ImageDataLoaders:
     @classmethod
     def from_lists(
         cls,
-        paths: Sequence[str | os.PathLike[str]],
-        labels: Sequence[Hashable],
+        paths: Iterable[str | os.PathLike[str]],
+        labels: Iterable[Hashable],
         *,
         root: str | os.PathLike[str] = ".",
         **options: Unpack[SplitOptions],
@@ -316,16 +316,13 @@ class ImageDataLoaders:
         """
         _check_options(**options)
         root = Path(root).expanduser()
-        if len(paths) == 0:
+        paths = [root / path for path in paths]
+        if not paths:
             raise ValueError(
                 f"There are no photos in {str(root)!r} (jpg, jpeg, png, gif, bmp, webp,"
                 " tif, tiff). Check the path."
             )
-        items = label_items(
-            [root / path for path in paths],
-            labels,
-            classes=options.pop("classes", None),
-        )
+        items = label_items(paths, labels, classes=options.pop("classes", None))
         train_items, valid_items = split_items(
             items,
             valid_pct=options.pop("valid_pct", DEFAULT_VALID_PCT),

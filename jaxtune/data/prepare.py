@@ -30,17 +30,14 @@ def as_size(size: int | tuple[int, int]) -> tuple[int, int]:
         >>> as_size(224), as_size((128, 256))
         ((224, 224), (128, 256))
     """
-    sides = (size, size) if isinstance(size, int | np.integer) else tuple(size)
-    if len(sides) != 2 or not all(
-        isinstance(side, int | np.integer) and not isinstance(side, bool)
-        for side in sides
-    ):
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or any(type(side) is not int for side in sides):
         raise TypeError(
             f"size must be an int or (height, width) of ints; got {size!r}."
         )
     if min(sides) < 1:
         raise ValueError(f"size must be at least 1 pixel a side; got {size!r}.")
-    return int(sides[0]), int(sides[1])
+    return sides
 
 
 def presize(size: int | tuple[int, int], min_scale: float | int) -> tuple[int, int]:
@@ -113,7 +110,9 @@ class Preparation:
         return image[top : top + height, left : left + width], aspect
 
 
-def train_preparation(size: int | tuple[int, int], min_scale: float | int) -> Preparation:
+def train_preparation(
+    size: int | tuple[int, int], min_scale: float | int
+) -> Preparation:
     """Returns the preparation of photos that are cropped at random on the device."""
     squash = presize(size, min_scale)
     return Preparation(squash=squash, crop=squash)

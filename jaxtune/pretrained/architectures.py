@@ -82,7 +82,7 @@ class Architecture:
         network = nnx.eval_shape(
             lambda: self._build(num_classes or found.num_classes, options, nnx.Rngs(0))
         )
-        load_into(network, read_weights(found.path))
+        load_into(network, read_weights(found.path), source=found.name)
         return network
 
     def resolve(self, weights: str | os.PathLike | None = None) -> Weights:

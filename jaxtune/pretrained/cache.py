@@ -123,11 +123,8 @@ def is_whole(path: Path) -> bool:
     record = record_of(path)
     if record is None or not path.is_file():
         return False
-    if path.stat().st_size == record.get("size"):
-        if sha256_of(path) == record.get("sha256"):
-            return True
-    say(f"{path} was altered since it was fetched; fetching it again")
-    return False
+    same_size = path.stat().st_size == record.get("size")
+    return same_size and sha256_of(path) == record.get("sha256")
 
 
 def cached(path: Path, make: Callable[[Path], str]) -> Path:
@@ -150,6 +147,8 @@ def cached(path: Path, make: Callable[[Path], str]) -> Path:
     with locked(path):
         if is_whole(path):
             return path
+        if path.is_file() and record_of(path) is not None:
+            say(f"{path} was altered since it was fetched; fetching it again")
         for left in path.parent.glob(f".{path.name}.*.partial"):
             shutil.rmtree(left, ignore_errors=True)
         _record_path(path).unlink(missing_ok=True)

@@ -5,7 +5,7 @@ frozen parameter's label is `FROZEN`, and what is frozen has no optimizer state.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from jaxtune.transfer import dotted
 FROZEN = "frozen"
 
 
+@runtime_checkable
 class Optimizer(Protocol):
     """Makes an optimizer from one step's numbers, which are traced arrays."""
 

@@ -5,7 +5,7 @@ fields hold arrays, or what stands in their place while JAX maps over trees.
 """
 
 import dataclasses
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,11 +36,11 @@ class TrainState:
         params: nnx.State,
         model_state: nnx.State,
         tx: optax.GradientTransformation,
-    ) -> Self:
+    ) -> "TrainState":
         """Returns the state before the first step."""
         return cls(jnp.zeros((), jnp.int32), params, model_state, tx.init(params))
 
-    def replace(self, **changes) -> Self:
+    def replace(self, **changes) -> "TrainState":
         """Returns a state with some of its fields changed."""
         return dataclasses.replace(self, **changes)
 

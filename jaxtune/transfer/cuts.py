@@ -80,7 +80,7 @@ def inspect_cuts(
         )
     children = dict(children_of(module))
     return [
-        Cut(i + 1, name, type(children[name]).__name__, shape, _size(children[name]))
+        Cut(i + 1, name, _kind(children[name]), shape, _size(children[name]))
         for i, (name, shape) in enumerate(calls.items())
     ]
 
@@ -172,8 +172,16 @@ def num_features(body: nnx.Module, *, in_channels: int = 3) -> int:
     return shape[-1]
 
 
-def _size(module: nnx.Module) -> int:
-    leaves = jax.tree.leaves(nnx.as_pure(nnx.state(module, nnx.Param)))
+def _kind(child: Callable) -> str:
+    if isinstance(child, nnx.Module):
+        return type(child).__name__
+    return getattr(child, "__name__", type(child).__name__)
+
+
+def _size(child: Callable) -> int:
+    if not isinstance(child, nnx.Module):
+        return 0
+    leaves = jax.tree.leaves(nnx.as_pure(nnx.state(child, nnx.Param)))
     return sum(leaf.size for leaf in leaves)
 
 

@@ -59,8 +59,13 @@ def _run_on_shapes(module, in_channels: int, size: int, prepare=lambda module: m
     )
 
 
-def children_of(module: nnx.Module) -> list[tuple[str, nnx.Module]]:
-    """Returns the direct children by name; a list's items are children: "blocks.0"."""
+def children_of(module: nnx.Module) -> list[tuple[str, Callable]]:
+    """Returns the direct children by name; a list's items are children: "blocks.0".
+
+    The children of a sequence may be functions.
+    """
+    if isinstance(module, Sequence):
+        return [(name, module[name]) for name in module.names]
     if isinstance(module, nnx.Sequential):
         return [(str(i), layer) for i, layer in enumerate(module.layers)]
     found = []
@@ -108,11 +113,7 @@ def record_calls(
 
 
 def _record_sequence(module, in_channels: int, size: int):
-    if isinstance(module, Sequence):
-        names, children = module.names, list(module)
-    else:
-        names = tuple(str(i) for i in range(len(module.layers)))
-        children = list(module.layers)
+    names, children = zip(*children_of(module), strict=True)
     calls = {}
     for i, name in enumerate(names):
         part = Sequence({f"child{j}": c for j, c in enumerate(children[: i + 1])})
@@ -128,8 +129,7 @@ def _record_sequence(module, in_channels: int, size: int):
 
 @functools.cache
 def _tapped_class(kind: type) -> type:
-    """Subclass whose calls hand their output to `_after`; one for each class, so that
-    two cuts of one network are the same graph."""
+    # One subclass for each class, so that two cuts of one network are one graph.
 
     def __call__(self, *args, **kwargs):
         output = kind.__call__(self, *args, **kwargs)
@@ -172,24 +172,19 @@ def truncated(module, kept: list[str], dropped: list[str]) -> nnx.Module:
     The copy shares its variables with the module and has the same paths; the children
     dropped are gone from it.
     """
-    body = _share(module)
+    body = nnx.merge(*nnx.split(module))
     for name in dropped:
         parent, key = _locate(body, name)
         if isinstance(parent, nnx.List):
             # Positions are names: the rest of the list must keep its own.
             parent[int(key)] = Sequence({})
+        elif isinstance(parent, nnx.Dict):
+            del parent[key]
         else:
             delattr(parent, key)
-    parent, key = _locate(body, kept[-1])
-    child = parent[int(key)] if isinstance(parent, nnx.List) else getattr(parent, key)
-    _tap(child, None)
+    _tap(dict(children_of(body))[kept[-1]], None)
     object.__setattr__(body, "__class__", _body_class(type(module)))
     return body
-
-
-def _share(module: nnx.Module) -> nnx.Module:
-    """A copy of the module's structure which shares its variables."""
-    return nnx.merge(*nnx.split(module))
 
 
 def _locate(root, name: str):

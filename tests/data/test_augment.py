@@ -153,7 +153,11 @@ def test_half_are_mirrored():
     images[:, :, 0] = 255
     augmentation = Augmentation(min_scale=1)
     result = augment(
-        images, np.ones(400, np.float32), keys(400), size=(2, 2), augmentation=augmentation
+        images,
+        np.ones(400, np.float32),
+        keys(400),
+        size=(2, 2),
+        augmentation=augmentation,
     )
     mirrored = np.asarray(result)[:, 0, 1, 0] == 1
     assert 160 <= mirrored.sum() <= 240  # 4 standard deviations
@@ -199,11 +203,12 @@ def test_keys_are_folded_in():
 
 
 def test_jitted_and_vmapped_it_is_the_same():
-    images, aspect = noise(6, 20, 20, 3), np.linspace(0.6, 1.6, 6, dtype=np.float32)
+    # Small, for without jit every single operation is compiled.
+    images, aspect = noise(6, 8, 8, 3), np.linspace(0.6, 1.6, 6, dtype=np.float32)
 
     def run(images, aspect, keys):
         return plain_augment(
-            images, aspect, keys, size=(12, 8), augmentation=Augmentation()
+            images, aspect, keys, size=(8, 8), augmentation=Augmentation()
         )
 
     plain = run(images, aspect, keys(6))
@@ -211,7 +216,7 @@ def test_jitted_and_vmapped_it_is_the_same():
     # XLA may fuse a multiplication and an addition into one rounding.
     np.testing.assert_allclose(jitted, plain, atol=1e-5)
     split = [x.reshape(2, 3, *x.shape[1:]) for x in (images, aspect, keys(6))]
-    vmapped = jax.vmap(run)(*split)
+    vmapped = jax.jit(jax.vmap(run))(*split)
     np.testing.assert_allclose(vmapped.reshape(plain.shape), plain, atol=1e-5)
 
 

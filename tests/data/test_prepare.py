@@ -18,7 +18,6 @@ from jaxtune.data import (
 def test_sizes():
     assert as_size(224) == (224, 224)
     assert as_size((10, 20)) == (10, 20)
-    assert as_size(np.int64(7)) == (7, 7)
 
 
 @pytest.mark.parametrize("size", [0, -1, (0, 5)])

@@ -28,7 +28,10 @@ def test_each_class_is_on_both_sides(labels, valid_pct, seed):
     assert list(train) == sorted(train) and list(valid) == sorted(valid)
     for label in set(labels.tolist()):
         total = (labels == label).sum()
-        in_train, in_valid = (labels[train] == label).sum(), (labels[valid] == label).sum()
+        in_train, in_valid = (
+            (labels[train] == label).sum(),
+            (labels[valid] == label).sum(),
+        )
         assert in_train >= 1
         assert in_valid >= (total >= 2)
         assert abs(in_valid - total * valid_pct) <= 1

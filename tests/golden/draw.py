@@ -29,9 +29,7 @@ def uniform(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return numbers.reshape(shape)
 
 
-def spread(
-    name: str, shape: tuple[int, ...], *, low: float, high: float
-) -> np.ndarray:
+def spread(name: str, shape: tuple[int, ...], *, low: float, high: float) -> np.ndarray:
     """Returns float32 numbers uniform in [low, high), seeded by the name."""
     numbers = uniform(name, shape)
     return numbers * np.float32(high - low) + np.float32(low)

@@ -18,21 +18,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from draw import draw_images, draw_labels, draw_state, positions
+from torch_side import torchvision
 
-# torchvision's wheel brings compiled operators that are not there beside a torch built
-# for the CPU only; importing it registers fakes for two of them, which fails unless
-# their schemas exist. No ResNet calls them.
-_operators = torch.library.Library("torchvision", "DEF")
-for _name in ("nms", "qnms"):
-    try:
-        _operators.define(
-            f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        )
-    except RuntimeError:  # Already there: a torchvision that belongs to this torch.
-        pass
-
-import timm  # noqa: E402
-import torchvision  # noqa: E402
+# isort: split
+# timm imports torchvision, so it comes after.
+import timm
 
 HERE = Path(__file__).parent
 BOTH = (
@@ -61,7 +51,7 @@ STEPS = 10
 FIRST_SEED = 100
 TRAIN_CLASSES = 10
 RATE = 1e-4
-"""Learning rate: the largest at which float32 and float64 stay together in every one."""
+"""Learning rate at which float32 and float64 stay together in every network."""
 LARGE = 40e6
 """Networks with more parameters than this train on half a batch."""
 
@@ -123,7 +113,7 @@ def stages(net: torch.nn.Module, images: torch.Tensor) -> dict[str, np.ndarray]:
 
         return hook
 
-    hooks = [module.register_forward_hook(keep(stage)) for stage, module in taps.items()]
+    hooks = [tap.register_forward_hook(keep(stage)) for stage, tap in taps.items()]
     with torch.no_grad():
         kept["logits"] = net(images).numpy()
     for hook in hooks:
@@ -183,9 +173,11 @@ def train(name: str, dtype: torch.dtype, *, batch: int, rate: float) -> dict:
     net = load(build(name), dtype).train()
     losses = []
     for step in range(STEPS):
-        images = to_torch(draw_images(FIRST_SEED + step, (batch, *IMAGE_SHAPE[1:])), dtype)
+        images = draw_images(FIRST_SEED + step, (batch, *IMAGE_SHAPE[1:]))
         labels = draw_labels(FIRST_SEED + step, batch, num_classes=TRAIN_CLASSES)
-        loss = F.cross_entropy(net(images), torch.from_numpy(labels).long())
+        loss = F.cross_entropy(
+            net(to_torch(images, dtype)), torch.from_numpy(labels).long()
+        )
         net.zero_grad()
         loss.backward()
         losses.append(loss.item())

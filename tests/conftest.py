@@ -1,0 +1,33 @@
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def weights_dir() -> Path:
+    """Real weights; the test is skipped where there are none."""
+    return _folder("JAXTUNE_WEIGHTS_DIR")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Real photos; the test is skipped where there are none."""
+    return _folder("JAXTUNE_DATA_DIR")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """Compiled programs are shared by the tests of a session, and by nothing else."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        import jax
+
+        folder = tmp_path_factory.mktemp("programs")
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def _folder(variable: str) -> Path:
+    value = os.environ.get(variable)
+    if not value or not Path(value).is_dir():
+        pytest.skip(f"{variable} names no folder")
+    return Path(value)

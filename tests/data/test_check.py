@@ -1,0 +1,80 @@
+"""What is wrong with the photos is said before training, all of it at once."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxtune.data import ImageError, label_items
+from jaxtune.data.check import check_not_empty, readable_items
+
+
+def write(root, number, bad=()):
+    root.mkdir()
+    for n in range(number):
+        Image.fromarray(np.full((6, 6), n, np.uint8)).save(root / f"{n:02}.png")
+    for n in bad:
+        (root / f"{n:02}.png").write_bytes(b"" if n % 2 else b"text")
+    return label_items(sorted(root.iterdir()), ["ab"[n % 2] for n in range(number)])
+
+
+def test_readable_photos_are_left_as_they_are(tmp_path):
+    train, valid = write(tmp_path / "train", 4), write(tmp_path / "valid", 3)
+    assert readable_items(train, valid) == (train, valid)
+    assert readable_items(train, valid, workers=0) == (train, valid)
+
+
+def test_every_unreadable_photo_is_counted_and_ten_are_named(tmp_path):
+    train = write(tmp_path / "train", 20, bad=range(9))
+    valid = write(tmp_path / "valid", 6, bad=(2, 3))
+    with pytest.raises(ImageError) as caught:
+        readable_items(train, valid)
+    message = str(caught.value)
+    assert "11 of 26 photos cannot be read" in message
+    assert "and 1 more" in message and "on_error='skip'" in message
+    for n in range(9):
+        assert str(train.paths[n]) in message
+    assert str(valid.paths[2]) in message and str(valid.paths[3]) not in message
+    assert "empty (0 bytes)" in message and "known format" in message
+
+
+def test_skipping_leaves_them_out_with_one_warning(tmp_path):
+    train = write(tmp_path / "train", 6, bad=(1,))
+    valid = write(tmp_path / "valid", 4, bad=(0,))
+    with pytest.warns(UserWarning, match="(?s)Left out 2 of 10.*01.png.*") as caught:
+        kept = readable_items(train, valid, on_error="skip")
+    assert len(caught) == 1
+    assert [len(items) for items in kept] == [5, 3]
+    assert train.paths[1] not in kept[0].paths
+    assert kept[0].labels.tolist() == [0, 0, 1, 0, 1]
+    assert kept[0].classes == train.classes
+
+
+def test_a_file_that_is_gone_is_named(tmp_path):
+    train, valid = write(tmp_path / "train", 4), write(tmp_path / "valid", 3)
+    train.paths[2].unlink()
+    with pytest.raises(ImageError, match="(?s)1 of 7.*no picture at.*02.png"):
+        readable_items(train, valid)
+
+
+@pytest.mark.filterwarnings("ignore:Left out")
+def test_skipping_may_not_lose_a_class_or_a_split(tmp_path):
+    good = write(tmp_path / "good", 4)
+    lost = write(tmp_path / "lost", 4, bad=(1, 3))
+    with pytest.raises(ValueError, match="no photo to train on for the classes b"):
+        readable_items(lost, good, on_error="skip")
+    assert len(readable_items(good, lost, on_error="skip")[1]) == 2
+    empty = write(tmp_path / "empty", 2, bad=(0, 1))
+    with pytest.raises(ValueError, match="no photos for validation"):
+        readable_items(good, empty, on_error="skip")
+
+
+def test_above_a_bound_nothing_is_opened(tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxtune.data.check.MOST_CHECKED", 9)
+    train, valid = write(tmp_path / "train", 6, bad=(1,)), write(tmp_path / "valid", 4)
+    assert readable_items(train, valid) == (train, valid)
+
+
+def test_empty_splits(tmp_path):
+    items = write(tmp_path / "train", 2)
+    with pytest.raises(ValueError, match=r"for training \(0 train, 2 validate\)"):
+        check_not_empty(items.take([]), items)

@@ -1,0 +1,67 @@
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from jaxtune.models import Identity, ReLU, Sequence, call_module, numbered
+
+
+class AddOne(nnx.Module):
+    def __call__(self, x):
+        return x + 1
+
+
+class Double(nnx.Module):
+    def __call__(self, x):
+        return 2 * x
+
+
+def test_children_run_in_order_and_slices_share_them():
+    net = Sequence({"add": AddOne(), "double": Double(), "more": AddOne()})
+    assert net(1.0) == 5.0
+    assert net[:2](1.0) == 4.0 and net[1:](1.0) == 3.0
+    assert net[-2:].names == ("double", "more")
+    assert net[:2][1] is net[1] is net.double
+    assert len(net) == 3 and list(net) == [net.add, net.double, net.more]
+
+
+def test_putting_another_child_changes_the_network_for_good():
+    net = Sequence({"add": AddOne(), "double": Double()})
+    net[0] = Double()
+    net["double"] = AddOne()
+    assert net(3.0) == 7.0
+    graphdef, state = nnx.split(net)
+    assert nnx.merge(graphdef, state)(3.0) == 7.0
+    assert net.names == ("add", "double")
+
+
+def test_a_child_may_get_parameters_in_place_of_none():
+    net = Sequence({"first": Identity(), "last": ReLU()})
+    net[0] = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    paths = {path for path, _ in nnx.to_flat_state(nnx.state(net, nnx.Param))}
+    assert paths == {("first", "kernel"), ("first", "bias")}
+
+
+def test_random_streams_reach_the_children_that_take_them():
+    net = Sequence({"add": AddOne(), "drop": nnx.Dropout(0.5), "relu": ReLU()})
+    x = jnp.ones((4, 64))
+    one = net(x, rngs=nnx.Rngs(dropout=1))
+    same = net(x, rngs=nnx.Rngs(dropout=1))
+    other = net(x, rngs=nnx.Rngs(dropout=2))
+    assert (one == same).all() and not (one == other).all()
+    assert set(jnp.unique(one).tolist()) == {0.0, 4.0}
+
+
+def test_functions_are_welcome():
+    assert Sequence({"square": jnp.square})(3.0) == 9.0
+    assert call_module(jnp.square, 3.0, rngs=nnx.Rngs(0)) == 9.0
+
+
+def test_what_is_not_there_is_named():
+    net = numbered(AddOne(), Double())
+    assert net.names == ("0", "1")
+    with pytest.raises(IndexError, match="no child 2 in a sequence of 2: 0 0, 1 1"):
+        net[2]
+    with pytest.raises(KeyError, match="no child 'fc'"):
+        net["fc"]
+    with pytest.raises(ValueError, match="can't be called 'names'"):
+        Sequence({"names": AddOne()})
