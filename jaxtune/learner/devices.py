@@ -3,6 +3,7 @@
 The one rule of the file: the code that trains does not know how many devices there are.
 """
 
+import math
 from collections.abc import Mapping
 
 import jax
@@ -10,19 +11,20 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
-def data_sharding(batch_size: int) -> tuple[NamedSharding, NamedSharding]:
+def data_sharding(*batch_sizes: int) -> tuple[NamedSharding, NamedSharding]:
     """Returns where batches and where the state lie: rows split, state everywhere.
 
-    All local devices are used if they divide the batch size, else the most that do.
+    All local devices are used if they divide the batch sizes, else the most that do.
 
     Args:
-        batch_size: Rows of a batch.
+        *batch_sizes: Rows of the batches that there will be.
     """
     devices = jax.local_devices()
-    count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
+    rows = math.gcd(*batch_sizes)
+    count = max(n for n in range(1, len(devices) + 1) if rows % n == 0)
     mesh = Mesh(np.asarray(devices[:count]), ("data",))
-    rows = NamedSharding(mesh, PartitionSpec("data"))
-    return rows, NamedSharding(mesh, PartitionSpec())
+    split = NamedSharding(mesh, PartitionSpec("data"))
+    return split, NamedSharding(mesh, PartitionSpec())
 
 
 def place_batch(batch: Mapping, sharding: NamedSharding) -> dict[str, jax.Array]:

@@ -124,7 +124,7 @@ class Learner:
             optimizer=optimizer,
             clip_norm=clip_norm,
             programs=programs,
-            batch_size=data.batch_size,
+            batch_sizes=(data.train_loader.batch_size, data.valid_loader.batch_size),
         )
 
     # What is there.

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from jaxtune.checkpoint import load_checkpoint, load_meta
-from jaxtune.data import Augmentation, prepare_image
+from jaxtune.data import prepare_image
 from jaxtune.learner.programs import Programs
 from jaxtune.pretrained import ARCHITECTURES
 from jaxtune.train import cross_entropy, split_module
@@ -85,7 +85,7 @@ class Predictor:
         self._batch_size = batch_size
         programs = Programs(
             size=self._size,
-            augmentation=Augmentation(),
+            augmentation=None,
             loss=cross_entropy,
             metrics={},
             mean=meta["mean"],

@@ -27,7 +27,7 @@ class Programs:
         self,
         *,
         size: tuple[int, int],
-        augmentation: Augmentation,
+        augmentation: Augmentation | None,
         loss: Callable,
         metrics: Mapping[str, Metric],
         mean: Sequence[float] | None,
@@ -37,7 +37,7 @@ class Programs:
 
         Args:
             size: Height and width of the network's images, in pixels.
-            augmentation: What is drawn for each training image.
+            augmentation: What is drawn for each training image; nothing if None.
             loss: (logits, label) -> a value for each row.
             metrics: By name, functions of the same form.
             mean: Of each channel, for images in 0..1; no normalisation if None.
@@ -99,6 +99,8 @@ class Programs:
         return self._steps[key]
 
     def _augmented(self, batch: Mapping, key: jax.Array) -> jax.Array:
+        if self._augmentation is None:
+            return self._plain(batch["image"])
         images = augment(
             batch["image"],
             batch["aspect"],

@@ -55,9 +55,18 @@ class Trainer:
         optimizer: Optimizer,
         clip_norm: float | None,
         programs: Programs,
-        batch_size: int,
+        batch_sizes: tuple[int, ...],
     ):
         """Takes the network and checks its groups; nothing is computed yet.
+
+        Args:
+            module: The network.
+            groups: Layer groups, first to last.
+            norms: What the norm layers of frozen groups do.
+            optimizer: Makes each group's optimizer.
+            clip_norm: Largest global norm of the gradients of what trains, or None.
+            programs: Makes and keeps the compiled steps.
+            batch_sizes: Rows of the batches that there will be, to split over devices.
 
         Raises:
             ValueError: If a parameter is in no group or several, or `norms` is unknown.
@@ -75,7 +84,7 @@ class Trainer:
         self._running: Running | None = None
         self._opt_state = None
         self._step = 0
-        self._rows, self._everywhere = data_sharding(batch_size)
+        self._rows, self._everywhere = data_sharding(*batch_sizes)
         enable_compilation_cache()
 
     @property

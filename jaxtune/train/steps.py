@@ -75,7 +75,7 @@ def make_train_step(
         (value, model_state), grads = jax.value_and_grad(mean_loss, has_aux=True)(
             training
         )
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(
             _with_zeros(grads, state.params, labels), state.opt_state, state.params
         )

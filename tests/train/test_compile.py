@@ -1,0 +1,40 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxtune.train import compile_step, compiler_options
+from jaxtune.train import compile as module
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    compiler_options.cache_clear()
+    yield
+    compiler_options.cache_clear()
+
+
+def test_the_option_is_known_to_this_jaxlib():
+    """If this fails, steps on the CPU are twice as slow as they could be."""
+    assert compiler_options("cpu")
+
+
+def test_other_backends_get_none():
+    assert compiler_options("gpu") is None and compiler_options("tpu") is None
+
+
+def test_a_jaxlib_that_does_not_know_it_goes_without(monkeypatch):
+    monkeypatch.setattr(module, "_CPU_OPTIONS", {"xla_no_such_option": "1"})
+    assert compiler_options("cpu") is None
+    assert compile_step(lambda x: x + 1)(jnp.ones(())) == 2
+
+
+def test_a_donated_state_is_given_up():
+    x = jnp.ones(3)
+    y = compile_step(lambda x: x + 1, donate=True)(x)
+    assert x.is_deleted() and (y == 2).all()
+
+
+def test_the_users_compilation_cache_is_kept(monkeypatch):
+    before = jax.config.jax_compilation_cache_dir
+    module.enable_compilation_cache()
+    assert jax.config.jax_compilation_cache_dir == before is not None

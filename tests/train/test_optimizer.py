@@ -1,0 +1,158 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from jaxtune.train import (
+    FROZEN,
+    adam,
+    constant,
+    group_optimizer,
+    group_states,
+    one_cycle,
+    restart_schedule,
+    sgd,
+)
+
+TREE = nnx.State(
+    {
+        "body": {"conv": jnp.asarray([1.0, -2.0]), "bias": jnp.asarray([0.5])},
+        "head": {"weight": jnp.asarray([3.0, 4.0])},
+    }
+)
+LABELS = nnx.State(
+    {"body": {"conv": "body", "bias": "body"}, "head": {"weight": "head"}}
+)
+ONLY_HEAD = nnx.State(
+    {"body": {"conv": FROZEN, "bias": FROZEN}, "head": {"weight": "head"}}
+)
+
+
+def grads(step):
+    rng = np.random.default_rng(step)
+    return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), TREE)
+
+
+def by_hand(p, gs, rates, momentums, wd):
+    """fastai's Adam in float64, with the scheduled momentum in its debiasing."""
+    p, m, v = np.asarray(p, np.float64), 0.0, 0.0
+    for t, (g, lr, mom) in enumerate(zip(gs, rates, momentums, strict=True), start=1):
+        g = np.asarray(g, np.float64)
+        p = p * (1 - lr * wd)
+        m = mom * m + (1 - mom) * g
+        v = 0.99 * v + 0.01 * g**2
+        p = p - lr / (1 - mom**t) * m / (np.sqrt(v / (1 - 0.99**t)) + 1e-5)
+    return p
+
+
+def run(tx, steps, tree=TREE, state=None):
+    state = tx.init(tree) if state is None else state
+    for step in range(steps):
+        updates, state = tx.update(grads(step), state, tree)
+        tree = optax.apply_updates(tree, updates)
+    return tree, state
+
+
+def test_adam_is_fastais_with_a_rate_for_each_group_and_a_cycling_momentum():
+    schedule, steps = one_cycle(8), 8
+    tx = group_optimizer(
+        LABELS, {"body": 1e-2, "head": 1e-1}, schedule, no_decay={"body.bias"}
+    )
+    tree, _ = run(tx, steps)
+    curve = [tuple(map(float, schedule(i))) for i in range(steps)]
+    momentums = [mom for _, mom in curve]
+    for path, rate, wd in (
+        (("body", "conv"), 1e-2, 0.01),
+        (("body", "bias"), 1e-2, 0.0),
+        (("head", "weight"), 1e-1, 0.01),
+    ):
+        gs = [grads(i)[path[0]][path[1]] for i in range(steps)]
+        expected = by_hand(
+            TREE[path[0]][path[1]], gs, [rate * m for m, _ in curve], momentums, wd
+        )
+        np.testing.assert_allclose(tree[path[0]][path[1]], expected, rtol=2e-5)
+
+
+def test_frozen_parameters_stay_and_hold_no_moments():
+    tx = group_optimizer(ONLY_HEAD, {"head": 1e-1}, constant())
+    tree, state = run(tx, 3)
+    np.testing.assert_array_equal(tree["body"]["conv"], TREE["body"]["conv"])
+    assert not np.array_equal(tree["head"]["weight"], TREE["head"]["weight"])
+    inner = group_states(state)["head"].inner
+    moments = [x for x in jax.tree.leaves(inner) if x.shape == (2,)]
+    assert len(moments) == 2 and sum(x.size for x in jax.tree.leaves(inner)) <= 6
+    assert list(group_states(state)) == ["head"]
+
+
+def test_clipping_looks_at_what_trains_and_scales_it():
+    tx = group_optimizer(
+        LABELS,
+        {"body": 1.0, "head": 1.0},
+        constant(momentum=0.0),
+        optimizer=sgd,
+        weight_decay=0.0,
+        clip_norm=0.5,
+    )
+    tree, _ = run(tx, 1)
+    moved = jax.tree.map(lambda a, b: a - b, TREE, tree)
+    assert float(optax.tree.norm(moved)) == pytest.approx(0.5, rel=1e-5)
+
+
+def test_sgd_by_hand():
+    tx = group_optimizer(
+        LABELS,
+        {"body": 0.1, "head": 0.1},
+        constant(momentum=0.9),
+        optimizer=sgd,
+        weight_decay=0.0,
+    )
+    tree, _ = run(tx, 2)
+    g0, g1 = (np.asarray(grads(i)["head"]["weight"]) for i in range(2))
+    expected = np.asarray([3.0, 4.0]) - 0.1 * g0 - 0.1 * (0.9 * g0 + g1)
+    np.testing.assert_allclose(tree["head"]["weight"], expected, rtol=1e-5)
+
+
+def test_rates_are_data():
+    """Another rate and schedule: another state for the same compiled update."""
+    one = group_optimizer(LABELS, {"body": 1e-2, "head": 1e-1}, one_cycle(5))
+    two = group_optimizer(LABELS, {"body": 1e-4, "head": 1e-3}, constant())
+    traces = []
+
+    @jax.jit
+    def update(grads, state, tree):
+        traces.append(1)
+        return one.update(grads, state, tree)
+
+    a, _ = update(grads(0), one.init(TREE), TREE)
+    b, _ = update(grads(0), two.init(TREE), TREE)
+    expected, _ = two.update(grads(0), two.init(TREE), TREE)
+    assert len(traces) == 1
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), b, expected)
+    assert not np.allclose(a["head"]["weight"], b["head"]["weight"])
+
+
+def test_restarting_a_schedule_keeps_the_moments():
+    tx = group_optimizer(LABELS, {"body": 1e-2, "head": 1e-1}, one_cycle(5))
+    _, state = run(tx, 3)
+    fresh = group_optimizer(LABELS, {"body": 1.0, "head": 2.0}, constant()).init(TREE)
+    kept = group_states(restart_schedule(state, fresh))["head"]
+    assert int(kept.step) == 0 and float(kept.rate) == 2.0
+    old = group_states(state)["head"]
+    jax.tree.map(np.testing.assert_array_equal, kept.inner, old.inner)
+
+
+def test_groups_and_rates_must_agree():
+    with pytest.raises(ValueError, match=r"no learning rate for the group\(s\) head"):
+        group_optimizer(LABELS, {"body": 1e-2}, constant())
+    frozen = jax.tree.map(lambda _: FROZEN, LABELS)
+    with pytest.raises(ValueError, match="every parameter is frozen"):
+        group_optimizer(frozen, {}, constant())
+
+
+def test_adam_is_a_transformation_whose_state_does_not_depend_on_numbers():
+    make = lambda x: adam(  # noqa: E731
+        learning_rate=x, momentum=x, weight_decay=x, mask=lambda tree: True
+    ).init(jnp.ones(3))
+    jax.tree.map(np.testing.assert_array_equal, make(0.1), make(0.9))

@@ -1,0 +1,241 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from jaxtune.models import BasicBlock, ResNet
+from jaxtune.train import (
+    TrainState,
+    compile_step,
+    constant,
+    cross_entropy,
+    error_rate,
+    group_optimizer,
+    make_eval_step,
+    make_predict_step,
+    make_train_step,
+    no_decay_paths,
+    norm_paths,
+    one_cycle,
+    optimizer_labels,
+    split_module,
+    training_view,
+)
+from jaxtune.transfer import (
+    create_cnn_model,
+    default_groups,
+    evaluating,
+    group_labels,
+)
+
+KEY = jax.random.key(0)
+FROZEN_GROUPS = ("early", "late")
+
+
+def batch(rows=4, seed=0, size=32):
+    rng = np.random.default_rng(seed)
+    return {
+        "image": jnp.asarray(rng.normal(size=(rows, size, size, 3)), jnp.float32),
+        "label": jnp.asarray(rng.integers(0, 5, rows), jnp.int32),
+    }
+
+
+@pytest.fixture(scope="module")
+def net():
+    return create_cnn_model(
+        ResNet(BasicBlock, (1, 1, 1, 1), rngs=nnx.Rngs(1)), 5, hidden=(16,)
+    )
+
+
+def make(net, frozen=(), norms="train", schedule=None, **options):
+    """A step and a state, as the learner makes them but with public functions only."""
+    groups = default_groups(net)
+    plain = group_labels(split_module(net)[1], groups)
+    labels = optimizer_labels(plain, frozen, norms=norms, norm_params=norm_paths(net))
+    used = set(jax.tree.leaves(labels)) & set(groups)
+    tx = group_optimizer(
+        labels,
+        {name: 1e-2 for name in groups if name in used},
+        schedule or one_cycle(10),
+        no_decay=no_decay_paths(net),
+        **options,
+    )
+    graphdef, params, model_state = split_module(
+        training_view(net, plain, frozen, norms=norms)
+    )
+    step = make_train_step(graphdef, tx, loss=cross_entropy, labels=labels)
+    state = TrainState.create(params, model_state, tx)
+    return step, jax.tree.map(jnp.copy, state)
+
+
+def flops(function, *arguments) -> float:
+    return jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"]
+
+
+def bits(tree) -> list[bytes]:
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+def test_a_frozen_body_stays_bit_for_bit(net):
+    step, state = make(net, FROZEN_GROUPS, "frozen")
+    before = jax.tree.map(np.asarray, state)
+    run = compile_step(step, donate=True)
+    for i in range(3):
+        state, metrics = run(state, batch(seed=i), KEY)
+    assert bits(state.params["body"]) == bits(before.params["body"])
+    assert bits(state.model_state["body"]) == bits(before.model_state["body"])
+    assert bits(state.params["head"]) != bits(before.params["head"])
+    assert int(state.step) == 3 and float(metrics["grad_norm"]) > 0
+
+
+@pytest.mark.parametrize(("norms", "affine"), [("stats", False), ("train", True)])
+def test_what_moves_in_a_frozen_body_with_other_norms(net, norms, affine):
+    step, state = make(net, FROZEN_GROUPS, norms)
+    after, _ = jax.jit(step)(state, batch(), KEY)
+    bn, conv = after.params["body"]["bn1"], after.params["body"]["conv1"]
+    assert bits(conv) == bits(state.params["body"]["conv1"])
+    assert (bits(bn) != bits(state.params["body"]["bn1"])) == affine
+    assert bits(after.model_state["body"]) != bits(state.model_state["body"])
+
+
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0}])
+def test_a_frozen_step_costs_the_bodys_forward_pass_and_the_head(options):
+    """Also with clipping and the logged gradient norm, which every step returns."""
+    network = create_cnn_model(ResNet(BasicBlock, (2, 2, 2, 2), rngs=nnx.Rngs(1)), 37)
+    step, state = make(network, FROZEN_GROUPS, "frozen", **options)
+    data = batch(8, size=64)
+    body_def, body, body_state = split_module(evaluating(network[0]))
+    head_def, head, head_state = split_module(network[1])
+
+    def run_body(params, model_state, images):
+        return nnx.merge(body_def, params, model_state)(images)
+
+    def head_loss(params, features):
+        logits = nnx.merge(head_def, params, head_state)(
+            features, rngs=nnx.Rngs(dropout=0)
+        )
+        return cross_entropy(logits, data["label"]).mean()
+
+    features = jnp.ones((8, 2, 2, 512))
+    floor = flops(run_body, body, body_state, data["image"])
+    floor += flops(jax.value_and_grad(head_loss), head, features)
+    # The optimizer's own arithmetic is part of any step that trains a head.
+    tx = optax.adamw(1e-3)
+    floor += flops(tx.update, head, tx.init(head), head)
+    assert flops(step, state, data, KEY) <= 1.02 * floor
+
+
+def test_an_unfrozen_step_costs_the_whole_backward_pass_too(net):
+    frozen_step, frozen_state = make(net, FROZEN_GROUPS, "frozen")
+    open_step, open_state = make(net)
+    data = batch()
+    cheap = flops(frozen_step, frozen_state, data, KEY)
+    assert flops(open_step, open_state, data, KEY) > 2 * cheap
+
+
+def test_a_frozen_phase_holds_no_moments_of_the_body(net):
+    _, state = make(net, FROZEN_GROUPS, "frozen")
+    head = sum(x.size for x in jax.tree.leaves(state.params["head"]))
+    held = sum(x.size for x in jax.tree.leaves(state.opt_state))
+    assert 2 * head <= held < 2 * head + 100
+
+
+def test_masked_rows_do_not_count(net):
+    step, state = make(net, FROZEN_GROUPS, "frozen")
+    data = batch()
+    mask = jnp.asarray([True, True, False, False])
+    other = dict(data, label=data["label"].at[2:].set(4), mask=mask)
+    one, two = (jax.jit(step)(state, b, KEY) for b in (dict(data, mask=mask), other))
+    assert float(one[1]["count"]) == 2.0
+    assert bits(one[0].params) == bits(two[0].params)
+    assert bits(one[1]) == bits(two[1])
+
+
+def test_dropout_draws_by_key_and_step(net):
+    step, state = make(net, FROZEN_GROUPS, "frozen")
+    run = jax.jit(step)
+    losses = [
+        float(run(s, batch(), key)[1]["loss"])
+        for s, key in (
+            (state, KEY),
+            (state, KEY),
+            (state, jax.random.key(1)),
+            (state.replace(step=state.step + 1), KEY),
+        )
+    ]
+    assert losses[0] == losses[1] and len(set(losses)) == 3
+
+
+def test_prepare_gets_the_batch_and_a_key(net):
+    groups = group_labels(split_module(net)[1], default_groups(net))
+    tx = group_optimizer(groups, dict.fromkeys(default_groups(net), 0.0), constant())
+    graphdef, params, model_state = split_module(net)
+    state = TrainState.create(params, model_state, tx)
+    seen = []
+
+    def prepare(batch, key):
+        seen.append(sorted(batch))
+        return batch["image"] * jax.random.bernoulli(key, 0.5)
+
+    step = make_train_step(graphdef, tx, loss=cross_entropy, prepare=prepare)
+    jax.jit(step)(state, dict(batch(), index=jnp.arange(4)), KEY)
+    assert seen == [["image", "index", "label"]]
+
+
+def test_training_learns(net):
+    """Twenty steps on four images that never change: the loss falls to a fraction."""
+    step, state = make(net, schedule=constant())
+    run = compile_step(step, donate=True)
+    state, first = run(state, batch(), KEY)
+    for _ in range(19):
+        state, last = run(state, batch(), KEY)
+    assert float(last["loss"]) < 0.3 * float(first["loss"])
+
+
+def test_steps_compose_with_scan_and_have_a_gradient_for_a_rate(net):
+    step, state = make(net, FROZEN_GROUPS, "frozen", schedule=constant())
+    one, two = batch(seed=0), batch(seed=1)
+    stacked = jax.tree.map(lambda a, b: jnp.stack([a, b]), one, two)
+    scanned, metrics = jax.jit(
+        lambda s: jax.lax.scan(lambda s, b: step(s, b, KEY), s, stacked)
+    )(state)
+    looped = state
+    for data in (one, two):
+        looped, _ = jax.jit(step)(looped, data, KEY)
+    assert metrics["loss"].shape == (2,)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        scanned.params["head"],
+        looped.params["head"],
+    )
+
+
+def test_eval_sums_over_real_rows(net):
+    graphdef, params, model_state = split_module(evaluating(net))
+    step = jax.jit(
+        make_eval_step(graphdef, loss=cross_entropy, metrics={"error": error_rate})
+    )
+    data = batch()
+    whole = step(params, model_state, data)
+    mask = jnp.asarray([True, False, True, False])
+    half = step(params, model_state, dict(data, mask=mask))
+    rest = step(params, model_state, dict(data, mask=~mask))
+    assert float(whole["count"]) == 4 and float(half["count"]) == 2
+    for name in ("loss", "error"):
+        total = float(half[name]) + float(rest[name])
+        assert total == pytest.approx(float(whole[name]), rel=1e-5)
+    logits = nnx.merge(graphdef, params, model_state)(data["image"])
+    expected = cross_entropy(logits, data["label"]).sum()
+    assert float(whole["loss"]) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_predict_gives_probabilities(net):
+    graphdef, params, model_state = split_module(evaluating(net))
+    step = jax.jit(make_predict_step(graphdef, prepare=lambda x: x / 2))
+    images = batch()["image"]
+    probabilities = step(params, model_state, images)
+    logits = nnx.merge(graphdef, params, model_state)(images / 2)
+    np.testing.assert_allclose(probabilities, jax.nn.softmax(logits), rtol=1e-4)
+    np.testing.assert_allclose(probabilities.sum(-1), np.ones(4), rtol=1e-5)
