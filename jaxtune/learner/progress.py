@@ -68,7 +68,7 @@ class Reporter:
         if self._task is not None:
             self._progress.remove_task(self._task)
         self._task = self._progress.add_task(description, total=steps, loss="")
-        self._live.update(Group(self._table(), self._progress))
+        self._live.update(Group(self._table(), self._progress), refresh=True)
 
     def advance(self, loss: float | None = None) -> None:
         """Moves the bar by one step; says the loss if there is one."""
@@ -80,7 +80,7 @@ class Reporter:
         """Adds a finished epoch to the table."""
         self._rows.append(row.cells())
         if self._live is not None:
-            self._live.update(self._table())
+            self._live.update(self._table(), refresh=True)
         else:
             self._line(row.cells())
 

@@ -1,4 +1,4 @@
-"""The type checker of the tests: beartype, with an int welcome where a float is asked."""
+"""The tests' type checker: beartype, with an int welcome where a float is asked."""
 
 from beartype import BeartypeConf, beartype
 

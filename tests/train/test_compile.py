@@ -2,8 +2,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxtune.train import compile_step, compiler_options
 from jaxtune.train import compile as module
+from jaxtune.train import compile_step, compiler_options
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,12 @@
+import json
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draw import spread
 from flax import nnx
 
 from jaxtune.train import (
@@ -73,6 +77,29 @@ def test_adam_is_fastais_with_a_rate_for_each_group_and_a_cycling_momentum():
             TREE[path[0]][path[1]], gs, [rate * m for m, _ in curve], momentums, wd
         )
         np.testing.assert_allclose(tree[path[0]][path[1]], expected, rtol=2e-5)
+
+
+def test_adam_is_what_fastai_ran():
+    """Eight steps of the real fastai, its gradient depending on the parameter."""
+    golden = json.loads(
+        (Path(__file__).parents[1] / "golden" / "fastai_schedules.json").read_text()
+    )["adam"]
+    start = jnp.asarray(spread("adam value", (3, 4), low=-1.0, high=1.0))
+    slopes = spread("adam slope", (8, 3, 4), low=-1.0, high=1.0)
+    for name, wd in (("decayed", 0.01), ("not_decayed", 0.0)):
+        value, state = start, None
+        for i, (rate, momentum) in enumerate(golden["steps"]):
+            tx = adam(
+                learning_rate=jnp.float32(rate),
+                momentum=jnp.float32(momentum),
+                weight_decay=jnp.float32(wd),
+                mask=lambda tree: jax.tree.map(lambda _: True, tree),
+            )
+            state = tx.init(value) if state is None else state
+            updates, state = tx.update(slopes[i] * (1 + value), state, value)
+            value = optax.apply_updates(value, updates)
+            expected = np.reshape(golden[name][i], (3, 4))
+            np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_frozen_parameters_stay_and_hold_no_moments():

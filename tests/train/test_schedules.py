@@ -1,5 +1,7 @@
 import dataclasses
+import json
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +38,43 @@ def test_one_cycle_is_the_formula(total, pct, div):
     momentums = [formula(i, total, pct, (0.95, 0.85, 0.95)) for i in range(total)]
     np.testing.assert_allclose(got[:, 0], rates, rtol=2e-5, atol=1e-7)
     np.testing.assert_allclose(got[:, 1], momentums, rtol=1e-6)
+
+
+FASTAI = json.loads(
+    (Path(__file__).parents[1] / "golden" / "fastai_schedules.json").read_text()
+)
+
+
+@pytest.mark.parametrize("total", FASTAI["fine_tune"])
+def test_both_phases_of_fine_tune_are_what_fastai_ran(total):
+    steps = int(total)
+    for phase, rates, options in (
+        ("frozen", slice(2e-3), {"pct_start": 0.99}),
+        ("unfrozen", slice(1e-5, 1e-3), {"pct_start": 0.3, "div": 5.0}),
+    ):
+        golden = np.asarray(FASTAI["fine_tune"][total][phase])
+        got = both(one_cycle(steps, **options), steps)
+        peaks = np.asarray(resolve_rates(rates, 3))
+        np.testing.assert_allclose(
+            got[:, :1] * peaks, golden[:, :3], rtol=1e-5, atol=1e-6 * peaks.max()
+        )
+        np.testing.assert_allclose(got[:, 1], golden[:, 3], atol=2e-6)
+
+
+@pytest.mark.parametrize("total", FASTAI["fit_one_cycle"])
+def test_one_cycle_is_what_fastai_ran(total):
+    golden = np.asarray(FASTAI["fit_one_cycle"][total])
+    got = both(one_cycle(int(total)), int(total))
+    np.testing.assert_allclose(got[:, 0] * 1e-2, golden[:, 0], atol=1e-8)
+    np.testing.assert_allclose(got[:, 1], golden[:, 1], atol=2e-6)
+
+
+@pytest.mark.parametrize("total", FASTAI["fit_flat_cos"])
+def test_flat_cosine_is_what_fastai_ran(total):
+    got = both(flat_cosine(int(total)), int(total))
+    np.testing.assert_allclose(
+        got[:, 0] * 1e-2, FASTAI["fit_flat_cos"][total], atol=1e-8
+    )
 
 
 def test_a_run_of_one_step_starts_low():

@@ -1,12 +1,17 @@
+import ast
+import json
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draw import draw, draw_images, draw_labels
 from flax import nnx
 
-from jaxtune.models import BatchNorm
-from jaxtune.train import split_module
-from jaxtune.transfer import ConcatPool, create_head, evaluating
+from jaxtune.models import BatchNorm, Linear
+from jaxtune.train import cross_entropy, split_module
+from jaxtune.transfer import ConcatPool, SigmoidRange, create_head, evaluating
 
 
 def size(module) -> int:
@@ -96,3 +101,94 @@ def test_y_range_bounds_the_output():
 def test_a_wrong_rate_is_refused(dropout):
     with pytest.raises(ValueError, match="dropout must be a rate in"):
         create_head(4, 3, dropout=dropout, rngs=nnx.Rngs(0))
+
+
+def describe(layer) -> str:
+    """Our layer in the words of the golden file."""
+    if isinstance(layer, BatchNorm):
+        return f"BatchNorm1d {layer.weight.shape[0]} momentum={layer.momentum}"
+    if isinstance(layer, nnx.Dropout):
+        return f"Dropout {layer.rate}"
+    if isinstance(layer, Linear):
+        before, after = layer.weight.shape
+        return f"Linear {before} {after} bias={layer.use_bias}"
+    if isinstance(layer, SigmoidRange):
+        return f"SigmoidRange(low={layer.low}, high={layer.high})"
+    return type(layer).__name__
+
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+FASTAI = json.loads((GOLDEN / "fastai_schedules.json").read_text())["head"]
+OURS = {"lin_ftrs": "hidden", "ps": "dropout"}
+
+
+@pytest.mark.parametrize("arguments", FASTAI["variants"])
+def test_layers_are_those_that_fastai_made(arguments):
+    call = ast.parse(f"f({arguments})", mode="eval").body
+    options = {OURS.get(k.arg, k.arg): ast.literal_eval(k.value) for k in call.keywords}
+    pool = options.pop("pool", True)
+    if not pool:
+        pytest.skip("a head without pooling is handed over as head=")
+    features, classes = (ast.literal_eval(a) for a in call.args)
+    head = nnx.eval_shape(
+        lambda: create_head(features, classes, **options, rngs=nnx.Rngs(0))
+    )
+    expected = FASTAI["variants"][arguments]
+    made = [describe(layer) for layer in head][1:]
+    theirs = [
+        layer
+        for layer in expected["layers"]
+        if "Pool" not in layer and layer != "Flatten"
+    ]
+    assert made == theirs
+    assert size(head) == expected["parameters"]
+
+
+NAMES = {"1.2": "bn1", "1.4": "linear1", "1.6": "bn2", "1.8": "linear2"}
+
+
+def test_three_steps_of_the_head_are_those_that_fastai_ran():
+    with np.load(GOLDEN / "fastai_head.npz") as file:
+        golden = dict(file)
+    head = create_head(512, 37, dropout=0.0, rngs=nnx.Rngs(0))
+    for name, shape in FASTAI["names"].items():
+        layer, leaf = name.rsplit(".", 1)
+        value = draw(name, tuple(shape))
+        getattr(head[NAMES[layer]], leaf).set_value(
+            jnp.asarray(value.T if value.ndim == 2 else value)
+        )
+    features = jnp.asarray(draw_images(200, tuple(FASTAI["shape"])))
+    logits = evaluating(head)(features)
+    np.testing.assert_allclose(logits, golden["logits"], rtol=1e-3, atol=1e-4)
+
+    graphdef, params, model_state = split_module(head)
+
+    @jax.jit
+    def step(params, model_state, x, label):
+        def loss(params):
+            net = nnx.merge(graphdef, params, model_state)
+            value = cross_entropy(net(x), label).mean()
+            return value, nnx.as_pure(nnx.split(net, nnx.Param, ...)[2])
+
+        (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        move = lambda p, g: p - FASTAI["rate"] * g  # noqa: E731
+        return jax.tree.map(move, params, grads), stats, value
+
+    losses = []
+    for i in range(3):
+        x = draw_images(201 + i, tuple(FASTAI["shape"]))
+        label = draw_labels(201 + i, len(x), num_classes=37)
+        params, model_state, value = step(params, model_state, x, label)
+        losses.append(float(value))
+    np.testing.assert_allclose(losses, golden["losses"], rtol=1e-4)
+    trained = evaluating(nnx.merge(graphdef, params, model_state))
+    np.testing.assert_allclose(
+        trained(features), golden["trained_logits"], rtol=1e-3, atol=1e-3
+    )
+    for name, leaf in (("1.2", "running_var"), ("1.6", "running_mean")):
+        np.testing.assert_allclose(
+            model_state[NAMES[name]][leaf],
+            golden[f"{name}.{leaf}"],
+            rtol=1e-3,
+            atol=1e-5,
+        )

@@ -1,0 +1,50 @@
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from jaxtune.learner.loop import Running, evaluate, train_epoch
+from jaxtune.learner.progress import Reporter
+from jaxtune.train import TrainState
+
+QUIET = Reporter("", [], verbose=False)
+EMPTY = nnx.State({})
+
+
+def sums(count, loss):
+    return {"count": jnp.float32(count), "loss": jnp.float32(loss)}
+
+
+def test_evaluation_weighs_batches_by_their_real_rows():
+    parts = iter([sums(8, 16.0), sums(2, 1.0)])
+    found = evaluate(
+        EMPTY,
+        EMPTY,
+        [{}, {}],
+        eval_step=lambda params, model_state, batch: next(parts),
+        place=lambda batch: batch,
+    )
+    assert found == {"loss": pytest.approx(1.7)}
+
+
+def test_nothing_to_validate_on_is_an_error():
+    with pytest.raises(ValueError, match="no readable photo"):
+        evaluate(EMPTY, EMPTY, [], eval_step=lambda *a: {}, place=lambda batch: batch)
+
+
+def test_an_epochs_loss_is_the_mean_over_images_and_the_state_is_the_last():
+    def step(state, batch, key):
+        loss = jnp.float32(batch["rows"])
+        return state.replace(step=state.step + 1), {"loss": loss, "count": loss}
+
+    running = Running(TrainState(0, EMPTY, EMPTY, ()))
+    loss, speed = train_epoch(
+        running,
+        [{"rows": 1.0}, {"rows": 3.0}],
+        jax.random.key(0),
+        train_step=step,
+        place=lambda batch: batch,
+        reporter=QUIET,
+    )
+    assert running.state.step == 2 and speed > 0
+    assert loss == pytest.approx((1 * 1 + 3 * 3) / 4)

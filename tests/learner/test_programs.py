@@ -1,0 +1,42 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from photos import tiny_resnet
+
+from jaxtune.learner.programs import Programs
+from jaxtune.train import cross_entropy, split_module
+from jaxtune.transfer import evaluating
+
+
+def make(**options):
+    settings = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)} | options
+    return Programs(
+        size=(32, 32), augmentation=None, loss=cross_entropy, metrics={}, **settings
+    )
+
+
+def test_a_program_is_made_once_and_kept():
+    programs = make()
+    net = evaluating(tiny_resnet())
+    step = programs.predict_step(nnx.graphdef(net))
+    assert programs.predict_step(nnx.graphdef(evaluating(tiny_resnet()))) is step
+    assert programs.count == 0
+    values = split_module(net)[1:]
+    images = np.zeros((2, 32, 32, 3), np.uint8)
+    step(*values, images)
+    step(*values, images + 1)
+    assert programs.count == 1
+
+
+def test_images_are_normalised_as_the_weights_were():
+    net = evaluating(tiny_resnet())
+    graphdef, params, model_state = split_module(net)
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    for options, x in (
+        ({}, (images / 255 - 0.5) / 0.25),
+        ({"mean": None, "std": None}, images / 255),
+    ):
+        got = make(**options).predict_step(graphdef)(params, model_state, images)
+        expected = jax.nn.softmax(net(jnp.asarray(x, jnp.float32)))
+        np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-5)

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+from flax import nnx
+from photos import tiny_resnet
+
+from jaxtune import error_rate, resnet18, vision_learner
+from jaxtune.models import GlobalAvgPool, Linear, Sequence
+
+
+def test_a_pretrained_learner_is_frozen_and_another_is_not(data):
+    assert vision_learner(data, tiny_resnet).frozen_groups == ("early", "late")
+    assert vision_learner(data, tiny_resnet, pretrained=False).frozen_groups == ()
+
+
+def test_the_pretrained_body_has_the_published_values(data, weights_dir):
+    from safetensors.numpy import load_file
+
+    model = vision_learner(data, resnet18)
+    published = load_file(weights_dir / "resnet18_imagenet1k_v1.safetensors")
+    np.testing.assert_array_equal(
+        model.model[0].layer3[1].conv2.weight[...],
+        published["layer3.1.conv2.weight"].transpose(2, 3, 1, 0),
+    )
+
+
+def test_fastais_splitter_and_cut_are_honoured(data):
+    model = vision_learner(
+        data, tiny_resnet, cut=-3, split_on=lambda m: (m[0][5], m[1])
+    )
+    assert model.model[0].names[-1] == "layer3"
+    assert list(model.groups) == ["group0", "group1", "group2"]
+
+
+def test_the_head_must_fit_the_classes(data):
+    head = Sequence({"pool": GlobalAvgPool(), "fc": Linear(512, 4, rngs=nnx.Rngs(0))})
+    with pytest.raises(
+        ValueError, match=r"one for each of the classes blue, green, red"
+    ):
+        vision_learner(data, tiny_resnet, head=head)
+
+
+def test_an_unknown_option_is_named(data):
+    with pytest.raises(TypeError, match="unknown option metric"):
+        vision_learner(data, tiny_resnet, metric=error_rate)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_normalisation_is_the_weights(data, normalize):
+    model = vision_learner(data, tiny_resnet, normalize=normalize)
+    mean = model._trainer.programs.mean
+    assert mean == ((0.485, 0.456, 0.406) if normalize else None)

@@ -1,0 +1,91 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+from jaxtune.pretrained import (
+    ARCHITECTURES,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    WeightsMismatchError,
+    resnet18,
+    resnet34,
+    write_weights,
+)
+from jaxtune.train import compile_step, make_predict_step, split_module
+from jaxtune.transfer import evaluating
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "resnet18_imagenet1k_v1.npz"
+
+
+@pytest.fixture(scope="module")
+def logits(weights_dir):
+    """The pretrained ResNet-18 as a function of normalised images, batches of 4."""
+    graphdef, *values = split_module(evaluating(resnet18(pretrained=True)))
+    step = compile_step(make_predict_step(graphdef, activation=lambda x: x))
+    return lambda images: np.asarray(step(*values, np.asarray(images, np.float32)))
+
+
+def test_pretrained_logits_are_pytorchs(logits):
+    images = np.random.RandomState(0).randn(4, 224, 224, 3)
+    with np.load(GOLDEN) as golden:
+        np.testing.assert_allclose(logits(images), golden["noise_logits"], atol=1e-3)
+
+
+def test_pretrained_classes_of_photos_are_pytorchs(logits, data_dir):
+    paths = sorted((data_dir / "imagenet_samples").iterdir())
+
+    def prepare(path):
+        with Image.open(path) as photo:
+            small = photo.convert("RGB").resize((224, 224), Image.Resampling.BILINEAR)
+        return (np.asarray(small) / 255 - IMAGENET_MEAN) / IMAGENET_STD
+
+    found = np.concatenate(
+        [
+            logits(np.stack([prepare(path) for path in paths[i : i + 4]]))
+            for i in range(0, len(paths), 4)
+        ]
+    )
+    with np.load(GOLDEN) as golden:
+        np.testing.assert_array_equal(found.argmax(1), golden["photo_top1"])
+        right = (found.argmax(1) == golden["photo_labels"]).mean()
+    assert right == 0.72
+
+
+def test_every_architecture_is_a_value_with_its_name():
+    assert len(ARCHITECTURES) == 14
+    for name, arch in ARCHITECTURES.items():
+        assert arch.name == arch.__name__ == repr(arch) == name
+    assert resnet18 == ARCHITECTURES["resnet18"] != resnet34
+
+
+def test_random_weights_follow_the_streams():
+    one, same, other = (
+        resnet18(num_classes=3, rngs=nnx.Rngs(seed)).fc.weight[...]
+        for seed in (0, 0, 1)
+    )
+    assert (one == same).all() and not (one == other).all()
+
+
+def test_a_file_of_ones_own(tmp_path):
+    """Weights as a safetensors file by path; another class count comes along."""
+    from networks import torch_shapes
+
+    net = nnx.eval_shape(lambda: resnet18(num_classes=3))
+    rng = np.random.default_rng(0)
+    arrays = {
+        name: rng.normal(size=shape).astype(np.float32)
+        for name, shape in torch_shapes(net).items()
+    }
+    path = tmp_path / "mine.safetensors"
+    write_weights(path, arrays)
+    loaded = resnet18(weights=path)
+    np.testing.assert_array_equal(loaded.fc.weight[...], arrays["fc.weight"].T)
+    np.testing.assert_array_equal(
+        loaded.layer2[0].conv1.weight[...],
+        arrays["layer2.0.conv1.weight"].transpose(2, 3, 1, 0),
+    )
+    with pytest.raises(WeightsMismatchError, match="layer1.2.conv1.weight"):
+        resnet34(weights=path)

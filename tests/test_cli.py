@@ -1,0 +1,74 @@
+import json
+import sys
+
+import pytest
+from photos import make_photos
+from typer.testing import CliRunner
+
+from jaxtune import cli
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return make_photos(tmp_path_factory.mktemp("photos"), train=12, valid=4)
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
+
+
+def failure(monkeypatch, capsys, *arguments) -> str:
+    monkeypatch.setattr(sys, "argv", ["jaxtune", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_fine_tune_and_predict(root, tmp_path, weights_dir):
+    """A real ResNet-18 on a folder, saved, and used from the command line."""
+    out = tmp_path / "run"
+    options = ("--size", 64, "--batch-size", 8, "--epochs", 1, "--out", out)
+    trained = run("fine-tune", root, *options)
+    assert trained.exit_code == 0, trained.output
+    assert "phase 1/2 · head" in trained.output and "true label" in trained.output
+    assert f"jaxtune predict {out}" in trained.output
+    history = json.loads((out / "history.json").read_text())
+    assert history["phase"] == [1, 2]
+    photo = root / "valid" / "red" / "000.png"
+    answer = run("predict", out, photo)
+    assert answer.exit_code == 0, answer.output
+    line = next(row for row in answer.output.splitlines() if "000.png" in row)
+    assert line.split()[1] in ("blue", "green", "red")
+    assert 1 / 3 <= float(line.split()[2]) <= 1
+
+
+def test_a_folder_of_class_folders_is_split(root, monkeypatch):
+    seen = {}
+
+    def stop(folder, **options):
+        seen.update(options)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(cli.ImageDataLoaders, "from_folder", stop)
+    run("fine-tune", root / "train")
+    assert seen["valid_pct"] == 0.2 and "valid" not in seen
+    run("fine-tune", root)
+    assert seen["valid"] == "valid"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("fine-tune",), "give a folder of photos, or --demo"),
+        (("fine-tune", "x", "--demo"), "and not both"),
+        (("fine-tune", "nowhere"), "nowhere"),
+        (("fine-tune", "x", "--arch", "vgg16"), "no architecture 'vgg16'"),
+        (("fine-tune", "x", "--out", "."), "is there already"),
+        (("predict", "nowhere", "x.jpg"), "there is no checkpoint in"),
+    ],
+)
+def test_what_is_wrong_is_one_line(arguments, message, monkeypatch, capsys):
+    error = failure(monkeypatch, capsys, *arguments)
+    assert error.startswith("jaxtune: ") and message in error
+    assert "Traceback" not in error
