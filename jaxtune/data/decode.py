@@ -72,16 +72,20 @@ def load_image(source: Any) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def load_resized(
-    source: Any, size: tuple[int, int]
+    source: Any,
+    size: tuple[int, int],
+    *,
+    resample: Image.Resampling = Image.Resampling.BILINEAR,
 ) -> tuple[UInt8[np.ndarray, "h w 3"], float]:
     """Returns a picture squashed to `size`, and the aspect (width / height) it had.
 
-    Resampling is Pillow's antialiased bilinear. The whole picture is kept: nothing is
-    cropped, so its shape changes unless `size` has the picture's own aspect.
+    Resampling is Pillow's, antialiased. The whole picture is kept: nothing is cropped,
+    so its shape changes unless `size` has the picture's own aspect.
 
     Args:
         source: As for `load_image`.
         size: Height and width to give it, in pixels.
+        resample: Pillow's filter.
 
     Raises:
         FileNotFoundError: If the path does not exist.
@@ -102,9 +106,7 @@ def load_resized(
             aspect = image.width / image.height
         rgb = _to_rgb(image)
         if rgb.size != target:
-            rgb = rgb.resize(
-                target, Image.Resampling.BILINEAR, reducing_gap=REDUCING_GAP
-            )
+            rgb = rgb.resize(target, resample, reducing_gap=REDUCING_GAP)
         return np.array(_turn(rgb, orientation)), 1 / aspect if lying else aspect
 
 

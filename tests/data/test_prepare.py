@@ -43,7 +43,41 @@ def test_sizes_of_the_wrong_kind():
 )
 def test_presize(size, min_scale, wanted):
     assert presize(size, min_scale) == wanted
-    assert train_preparation(size, min_scale) == Preparation(wanted, wanted)
+    prepared = train_preparation(size, min_scale)
+    assert prepared.squash == prepared.crop == wanted
+
+
+def detail(image) -> float:
+    """How much a picture's neighbouring pixels differ: what blurring takes away."""
+    grey = np.asarray(image, np.float64).mean(-1)
+    return float(np.abs(np.diff(grey, axis=0)).mean() + np.abs(np.diff(grey)).mean())
+
+
+def photo_like(height: int, width: int) -> np.ndarray:
+    """Noise whose amplitude falls with the frequency, as in photos."""
+    rng = np.random.default_rng(0)
+    frequency = np.hypot(
+        np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :]
+    )
+    spectrum = np.fft.rfft2(rng.normal(size=(height, width)))
+    waves = np.fft.irfft2(spectrum / np.maximum(frequency, 1e-2), (height, width))
+    grey = np.clip(128 + 50 * waves / waves.std(), 0, 255).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def test_training_photos_are_as_sharp_as_cut_straight_from_the_original():
+    """Two bilinear filters in a row would make them blurrier than validation's."""
+    original = Image.fromarray(photo_like(500, 480))
+    side = presize(128, 0.35)[0]
+    prepared, _ = train_preparation(128, 0.35)(original)
+    for share in (0.6, 0.8, 1.0):
+        box = (10, 20, 10 + share * 440, 20 + share * 440)
+        straight = original.resize((128, 128), Image.Resampling.BILINEAR, box)
+        scaled = [v * side / (480, 500)[i % 2] for i, v in enumerate(box)]
+        twice = Image.fromarray(prepared).resize(
+            (128, 128), Image.Resampling.BILINEAR, scaled
+        )
+        assert detail(twice) == pytest.approx(detail(straight), rel=0.1)
 
 
 @pytest.mark.parametrize(
