@@ -1,0 +1,1 @@
+"""What is measured, never asserted: speed, and how well fine-tuning learns."""
