@@ -59,7 +59,7 @@ class Learner:
         loss: Callable = cross_entropy,
         groups: Groups | None = None,
         split_on: Callable | None = None,
-        norms: Norms = "train",
+        norms: Norms = "frozen",
         optimizer: Optimizer = adam,
         lr: float = 1e-3,
         wd: float = 0.01,
@@ -80,7 +80,9 @@ class Learner:
             loss: A function of the same form, which training minimises.
             groups: Layer groups by pattern; found from the body if None.
             split_on: Layer groups by a fastai splitter instead.
-            norms: What the norm layers of frozen groups do: "frozen", "stats", "train".
+            norms: What the norm layers of frozen groups do: "frozen" (nothing moves; it
+                measures best), "stats" (batch statistics) or "train" (their parameters
+                train too, as in fastai).
             optimizer: Makes each group's optimizer.
             lr: Peak learning rate where a fit is given none.
             wd: Weight decay, not applied to norms and biases.

@@ -95,7 +95,7 @@ def optimizer_labels(
     labels: nnx.State,
     frozen: Collection[str],
     *,
-    norms: Norms = "train",
+    norms: Norms = "frozen",
     norm_params: Collection[str] = (),
 ) -> nnx.State:
     """Returns the label tree with `FROZEN` in place of what does not train.
@@ -103,7 +103,8 @@ def optimizer_labels(
     Args:
         labels: Group name of each parameter.
         frozen: Names of the frozen groups.
-        norms: Whether the norm parameters of frozen groups train ("train").
+        norms: Whether the norm parameters of frozen groups train ("train", fastai's
+            behaviour) or not ("frozen" and "stats").
         norm_params: Dotted paths of the parameters of norm layers.
     """
     check_norms(norms)
@@ -121,7 +122,7 @@ def training_view(
     labels: nnx.State,
     frozen: Collection[str],
     *,
-    norms: Norms = "train",
+    norms: Norms = "frozen",
 ) -> nnx.Module:
     """Returns a view of a module in train mode, with the frozen groups' norms still.
 
