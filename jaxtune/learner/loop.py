@@ -80,9 +80,13 @@ def evaluate(
     *,
     eval_step: Callable,
     place: Callable,
+    metrics: Iterable[str] = (),
     reporter: Reporter | None = None,
 ) -> dict[str, float]:
     """Returns the mean loss and metrics over every real row of the batches.
+
+    The loss comes first, then the metrics in the order of their names in `metrics`: a
+    compiled step gives its dict back sorted.
 
     Raises:
         ValueError: If there is no row at all.
@@ -99,7 +103,7 @@ def evaluate(
     count = sums.pop("count", 0.0)
     if not count:
         raise ValueError("there is no readable photo to validate on.")
-    return {name: value / count for name, value in sums.items()}
+    return {name: sums[name] / count for name in ("loss", *metrics)}
 
 
 def run_epochs(
@@ -113,6 +117,7 @@ def run_epochs(
     train_step: Callable,
     eval_step: Callable,
     place: Callable,
+    metrics: Iterable[str],
     reporter: Reporter,
 ) -> Iterator[Row]:
     """Trains and validates for some epochs; yields each one's row.
@@ -127,6 +132,7 @@ def run_epochs(
         train_step: The compiled step.
         eval_step: The compiled step.
         place: Puts a batch onto the devices.
+        metrics: Names of the eval step's metrics, in the order of the table.
         reporter: Told of everything.
     """
     train, valid = data.train_loader, data.valid_loader
@@ -148,6 +154,7 @@ def run_epochs(
             valid.batches(),
             eval_step=eval_step,
             place=place,
+            metrics=metrics,
             reporter=reporter,
         )
         row = Row(

@@ -162,6 +162,7 @@ class Trainer:
                     train_step=train_step,
                     eval_step=self.programs.eval_step(self._eval_graphdef()),
                     place=self._place,
+                    metrics=tuple(self.programs.metrics),
                     reporter=reporter,
                 )
         finally:
@@ -177,6 +178,7 @@ class Trainer:
             loader.batches(),
             eval_step=self.programs.eval_step(self._eval_graphdef()),
             place=self._place,
+            metrics=tuple(self.programs.metrics),
         )
 
     def predict_step(self) -> Callable:

@@ -244,7 +244,7 @@ def test_the_start_line_says_what_trains(data, capsys):
     model = vision_learner(
         data, tiny_resnet, metrics=[error_rate, accuracy], hidden=(), norms="frozen"
     )
-    model.fine_tune(1)
+    history = model.fine_tune(1)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("phase 1/2 · head only · 5,")
     assert lines[0].endswith("M parameters train")
@@ -254,6 +254,15 @@ def test_the_start_line_says_what_trains(data, capsys):
     ]
     assert lines[3].startswith("phase 2/2 · all layer groups · 4.91M of 4.91M")
     assert len(lines) == 6 and lines[5].split()[:2] == ["2", "1"]
+    # Each figure stands under its own name, whatever the order of the metrics.
+    cells = dict(zip(lines[1].split(), lines[5].split(), strict=True))
+    row = history[-1]
+    assert float(cells["error_rate"]) == pytest.approx(
+        row.metrics["error_rate"], abs=1e-6
+    )
+    right = 1 - row.metrics["error_rate"]
+    assert float(cells["accuracy"]) == pytest.approx(right, abs=1e-5)
+    assert list(model.validate()) == ["loss", "error_rate", "accuracy"]
 
 
 def test_fine_tune_without_a_frozen_phase(data):
