@@ -4,20 +4,61 @@
     model = vision_learner(data, resnet34, metrics=error_rate)
     model.fine_tune(3, freeze_epochs=1)
 
-The rooms, in the order of the data's way: `data`, `models`, `pretrained`, `transfer`,
-`train`, `checkpoint`, `learner`. Everything a learner does can be done with the pure
-functions of the rooms before it.
+And without the learner, the same numbers:
+
+    net = create_cnn_model(resnet34, num_classes)    # net[0] the body, net[1] the head
+    groups = default_groups(net)                     # layer groups, first to last
+    labels = group_labels(split_module(net)[1], groups)
+    trained = optimizer_labels(labels, frozen)       # FROZEN where nothing trains
+    tx = group_optimizer(trained, rates, one_cycle(steps))
+    graphdef, params, model_state = split_module(training_view(net, labels, frozen))
+    step = compile_step(make_train_step(graphdef, tx, loss=loss, labels=trained))
+    state, metrics = step(TrainState.create(params, model_state, tx), batch, key)
+
+What there is, in the order of the data's way:
+
+- data: `ImageDataLoaders`; on the device `training_images` and `validation_images`,
+  and what they are made of: `augment`, `per_image_keys`, `to_float`, `normalize`.
+- models and pretrained: `resnet18` and others, `ARCHITECTURES`, `read_weights`; the
+  layers `Sequence`, `Conv`, `Linear`, `BatchNorm`.
+- transfer: `create_cnn_model`, or `create_body` and `create_head`; `inspect_cuts`;
+  `default_groups`, `split_groups`, `group_labels`; `evaluating`, the view for
+  validation.
+- train, pure functions: `split_module`, `TrainState`; `optimizer_labels`,
+  `training_view`, `norm_paths`, `no_decay_paths`; `group_optimizer` with `adam`, `sgd`
+  or your own `Optimizer`; `one_cycle`, `flat_cosine`, `constant`, `curve`;
+  `fine_tune_phases`; `make_train_step`, `make_eval_step`, `make_predict_step` over
+  `apply_module`; `compile_step`; losses and metrics.
+- checkpoint: `save_checkpoint`, `load_checkpoint`, `inspect_checkpoint` and others;
+  plain Orbax opens what they write.
+- learner: `vision_learner`, `Learner`, `load_predictor`.
 """
 
+from jaxtune.checkpoint import CheckpointDamagedError as CheckpointDamagedError
+from jaxtune.checkpoint import CheckpointMismatchError as CheckpointMismatchError
+from jaxtune.checkpoint import RunMismatchError as RunMismatchError
+from jaxtune.checkpoint import inspect_checkpoint as inspect_checkpoint
+from jaxtune.checkpoint import load_checkpoint as load_checkpoint
+from jaxtune.checkpoint import load_meta as load_meta
+from jaxtune.checkpoint import load_opt_state as load_opt_state
+from jaxtune.checkpoint import save_checkpoint as save_checkpoint
+from jaxtune.checkpoint import save_checkpoint_async as save_checkpoint_async
 from jaxtune.data import Augmentation as Augmentation
 from jaxtune.data import ImageDataLoaders as ImageDataLoaders
 from jaxtune.data import ImageError as ImageError
+from jaxtune.data import augment as augment
 from jaxtune.data import load_image as load_image
+from jaxtune.data import normalize as normalize
+from jaxtune.data import per_image_keys as per_image_keys
 from jaxtune.data import prepare_image as prepare_image
+from jaxtune.data import to_float as to_float
+from jaxtune.data import training_images as training_images
+from jaxtune.data import validation_images as validation_images
 from jaxtune.learner import History as History
 from jaxtune.learner import Learner as Learner
 from jaxtune.learner import Prediction as Prediction
 from jaxtune.learner import Predictor as Predictor
+from jaxtune.learner import RunStopped as RunStopped
 from jaxtune.learner import load_predictor as load_predictor
 from jaxtune.learner import vision_learner as vision_learner
 from jaxtune.models import BatchNorm as BatchNorm
@@ -26,6 +67,8 @@ from jaxtune.models import Linear as Linear
 from jaxtune.models import ResNet as ResNet
 from jaxtune.models import Sequence as Sequence
 from jaxtune.pretrained import ARCHITECTURES as ARCHITECTURES
+from jaxtune.pretrained import IMAGENET_MEAN as IMAGENET_MEAN
+from jaxtune.pretrained import IMAGENET_STD as IMAGENET_STD
 from jaxtune.pretrained import Architecture as Architecture
 from jaxtune.pretrained import Weights as Weights
 from jaxtune.pretrained import read_weights as read_weights
@@ -43,18 +86,34 @@ from jaxtune.pretrained import resnext101_32x8d as resnext101_32x8d
 from jaxtune.pretrained import resnext101_64x4d as resnext101_64x4d
 from jaxtune.pretrained import wide_resnet50_2 as wide_resnet50_2
 from jaxtune.pretrained import wide_resnet101_2 as wide_resnet101_2
+from jaxtune.train import FROZEN as FROZEN
+from jaxtune.train import GroupState as GroupState
+from jaxtune.train import Optimizer as Optimizer
+from jaxtune.train import Phase as Phase
+from jaxtune.train import Schedule as Schedule
 from jaxtune.train import TrainState as TrainState
 from jaxtune.train import accuracy as accuracy
 from jaxtune.train import adam as adam
+from jaxtune.train import apply_module as apply_module
+from jaxtune.train import boundary_index as boundary_index
+from jaxtune.train import compile_step as compile_step
+from jaxtune.train import constant as constant
 from jaxtune.train import cross_entropy as cross_entropy
+from jaxtune.train import curve as curve
 from jaxtune.train import error_rate as error_rate
+from jaxtune.train import fine_tune_phases as fine_tune_phases
+from jaxtune.train import flat_cosine as flat_cosine
 from jaxtune.train import group_optimizer as group_optimizer
+from jaxtune.train import group_states as group_states
 from jaxtune.train import make_eval_step as make_eval_step
 from jaxtune.train import make_predict_step as make_predict_step
 from jaxtune.train import make_train_step as make_train_step
+from jaxtune.train import no_decay_paths as no_decay_paths
+from jaxtune.train import norm_paths as norm_paths
 from jaxtune.train import one_cycle as one_cycle
 from jaxtune.train import optimizer_labels as optimizer_labels
 from jaxtune.train import resolve_rates as resolve_rates
+from jaxtune.train import restart_schedule as restart_schedule
 from jaxtune.train import sgd as sgd
 from jaxtune.train import split_module as split_module
 from jaxtune.train import top_5_accuracy as top_5_accuracy
@@ -64,9 +123,12 @@ from jaxtune.transfer import L as L
 from jaxtune.transfer import create_body as create_body
 from jaxtune.transfer import create_cnn_model as create_cnn_model
 from jaxtune.transfer import create_head as create_head
+from jaxtune.transfer import default_groups as default_groups
+from jaxtune.transfer import evaluating as evaluating
 from jaxtune.transfer import group_labels as group_labels
 from jaxtune.transfer import inspect_cuts as inspect_cuts
 from jaxtune.transfer import num_features as num_features
 from jaxtune.transfer import params as params
+from jaxtune.transfer import split_groups as split_groups
 
 __version__ = "0.1.0"

@@ -4,7 +4,6 @@ The one rule of the file: a command says what the Python API would be told, noth
 more; whatever is wrong is said before the work begins.
 """
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -14,10 +13,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from jaxtune.checkpoint import check_run_folder, write_json
 from jaxtune.data import ImageDataLoaders
 from jaxtune.learner import load_predictor, vision_learner
 from jaxtune.pretrained import ARCHITECTURES, demo_photos
-from jaxtune.train import error_rate
+from jaxtune.train import check_epochs, error_rate
 
 app = typer.Typer(
     help="Transfer learning for images on JAX.",
@@ -66,8 +66,15 @@ def fine_tune(
         str, typer.Option(help="What a broken photo does: raise or skip.")
     ] = "raise",
     out: Annotated[
-        Path | None, typer.Option(help="Folder to keep the result in; must be new.")
+        Path | None,
+        typer.Option(
+            help="Folder to keep the run in. If it was stopped or killed, the same "
+            "command goes on where it was."
+        ),
     ] = None,
+    save_every: Annotated[
+        float, typer.Option(help="Seconds between two checkpoints in --out.")
+    ] = 60.0,
 ) -> None:
     """Fine-tunes a pretrained network on a folder of photos."""
     if demo == (folder is not None):
@@ -76,8 +83,10 @@ def fine_tune(
         raise _Failure(
             f"no architecture {arch!r}; there are {', '.join(ARCHITECTURES)}."
         )
-    if out is not None and out.exists():
-        raise _Failure(f"{out} is there already; choose another folder for --out.")
+    check_epochs(epochs, "--epochs")
+    check_epochs(freeze_epochs, "--freeze-epochs", least=0)
+    if out is not None:
+        check_run_folder(out)
     data = ImageDataLoaders.from_folder(
         demo_photos() if folder is None else folder,
         **_splits(folder),
@@ -90,11 +99,12 @@ def fine_tune(
     model = vision_learner(
         data, ARCHITECTURES[arch], weights=weights, metrics=error_rate
     )
-    history = model.fine_tune(epochs, base_lr, freeze_epochs=freeze_epochs)
+    history = model.fine_tune(
+        epochs, base_lr, freeze_epochs=freeze_epochs, run=out, save_every=save_every
+    )
     _show_predictions(model, data)
     if out is not None:
-        model.save(out / "checkpoint")
-        _write(out / "history.json", json.dumps(history.history, indent=1))
+        write_json(out / "history.json", history.history)
         print(f"saved to {out}; try: jaxtune predict {out} PHOTO")
 
 
@@ -102,9 +112,13 @@ def fine_tune(
 def predict(
     run: Annotated[Path, typer.Argument(help="Folder that fine-tune made with --out.")],
     photos: Annotated[list[Path], typer.Argument(help="Photos.")],
+    best: Annotated[
+        bool,
+        typer.Option("--best", help="Use the checkpoint with the lowest loss."),
+    ] = False,
 ) -> None:
     """Says what is on photos, with a result of fine-tune."""
-    predictor = load_predictor(run / "checkpoint")
+    predictor = load_predictor(run, which="best" if best else "latest")
     missing = [str(photo) for photo in photos if not photo.is_file()]
     if missing:
         raise _Failure(f"no such photo: {', '.join(missing)}")
@@ -154,12 +168,6 @@ def _console() -> Console:
         # A pipe has no width; a table must not be folded to 80 columns in a log.
         console.width = 160
     return console
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from photos import make_photos
 from typer.testing import CliRunner
 
 from jaxtune import cli
+from jaxtune.learner import RunStopped
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,27 @@ def test_fine_tune_and_predict(root, tmp_path, weights_dir):
     line = next(row for row in answer.output.splitlines() if "000.png" in row)
     assert line.split()[1] in ("blue", "green", "red")
     assert 1 / 3 <= float(line.split()[2]) <= 1
+    assert run("predict", out, photo, "--best").exit_code == 0
+    again = run("fine-tune", root, *options)
+    assert again.exit_code == 0 and f"{out} is finished" in again.output
+    assert json.loads((out / "history.json").read_text()) == history
+    other = run("fine-tune", root, *options, "--epochs", 2)
+    assert "phases.2.epochs: 1 in the folder, 2 now" in str(other.exception)
+
+
+def test_a_stopped_run_ends_in_good_order(root, tmp_path, monkeypatch, capsys):
+    class Stopped:
+        def fine_tune(self, *arguments, **options):
+            assert options["run"] == tmp_path / "run" and options["save_every"] == 5.0
+            raise RunStopped(0)
+
+    monkeypatch.setattr(cli, "vision_learner", lambda *a, **k: Stopped())
+    command = ["fine-tune", root, "--out", tmp_path / "run", "--save-every", 5]
+    monkeypatch.setattr(sys, "argv", ["jaxtune", *map(str, command)])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 0
+    assert "saved to" not in capsys.readouterr().out
 
 
 def test_a_folder_of_class_folders_is_split(root, monkeypatch):
@@ -64,7 +86,9 @@ def test_a_folder_of_class_folders_is_split(root, monkeypatch):
         (("fine-tune", "x", "--demo"), "and not both"),
         (("fine-tune", "nowhere"), "nowhere"),
         (("fine-tune", "x", "--arch", "vgg16"), "no architecture 'vgg16'"),
-        (("fine-tune", "x", "--out", "."), "is there already"),
+        (("fine-tune", "x", "--out", "."), "holds something else than a run"),
+        (("fine-tune", "x", "--epochs", 0), "--epochs must be a whole number from 1"),
+        (("fine-tune", "x", "--freeze-epochs", -1), "--freeze-epochs must be"),
         (("predict", "nowhere", "x.jpg"), "there is no checkpoint in"),
     ],
 )

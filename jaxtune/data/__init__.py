@@ -5,6 +5,8 @@ from jaxtune.data.augment import augment as augment
 from jaxtune.data.augment import normalize as normalize
 from jaxtune.data.augment import per_image_keys as per_image_keys
 from jaxtune.data.augment import to_float as to_float
+from jaxtune.data.augment import training_images as training_images
+from jaxtune.data.augment import validation_images as validation_images
 from jaxtune.data.decode import ImageError as ImageError
 from jaxtune.data.decode import check_image as check_image
 from jaxtune.data.decode import load_image as load_image

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -182,6 +182,64 @@ def _resample(
         for pixel, weight in zip(*columns, strict=True)
     )
     return jnp.clip(pixels / 255, 0, 1)
+
+
+def training_images(
+    batch: Mapping[str, Array | np.ndarray],
+    key: Key[Array, ""],
+    *,
+    size: tuple[int, int],
+    augmentation: Augmentation | None,
+    mean: Sequence[float | int] | None = None,
+    std: Sequence[float | int] | None = None,
+) -> Float[Array, "b height width 3"]:
+    """Returns a training batch's images as the network takes them.
+
+    Each is cropped and mirrored by its own draw, then normalised. Pure, to be given to
+    `make_train_step` as `prepare`, everything after the star bound.
+
+    Args:
+        batch: Has `image`, uint8 (b, h, w, 3), and, to augment, `aspect`, float32 (b,),
+            and `index`, int32 (b,): what a loader gives.
+        key: Of the epoch; an image's draw depends on it and on its `index`.
+        size: Height and width of the result in pixels.
+        augmentation: What is drawn; if None, images keep the size they have, and this
+            is `validation_images`.
+        mean: Of each channel, for images in 0..1; no normalisation if None.
+        std: Of each channel.
+    """
+    if augmentation is None:
+        return validation_images(batch["image"], mean=mean, std=std)
+    images = augment(
+        batch["image"],
+        batch["aspect"],
+        per_image_keys(key, batch["index"]),
+        size=size,
+        augmentation=augmentation,
+    )
+    return _normalized(images, mean, std)
+
+
+def validation_images(
+    images: UInt8[Array | np.ndarray, "*batch 3"],
+    *,
+    mean: Sequence[float | int] | None = None,
+    std: Sequence[float | int] | None = None,
+) -> Float[Array, "*batch 3"]:
+    """Returns images as the network takes them, nothing drawn.
+
+    Args:
+        images: Pixels of 0..255.
+        mean: Of each channel, for images in 0..1; no normalisation if None.
+        std: Of each channel.
+    """
+    return _normalized(to_float(images), mean, std)
+
+
+def _normalized(images, mean, std):
+    if mean is None or std is None:
+        return images
+    return normalize(images, mean, std)
 
 
 def to_float(

@@ -6,4 +6,5 @@ from jaxtune.learner.learner import Learner as Learner
 from jaxtune.learner.predictor import Prediction as Prediction
 from jaxtune.learner.predictor import Predictor as Predictor
 from jaxtune.learner.predictor import load_predictor as load_predictor
+from jaxtune.learner.stopping import RunStopped as RunStopped
 from jaxtune.learner.vision import vision_learner as vision_learner

@@ -6,6 +6,7 @@ it is of, and no phase ever overwrites another's.
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,10 @@ class Row:
             "images/s": self.images_per_second,
             "time": self.seconds,
         }
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the fields as plain JSON; `Row(**row.as_json())` is the row again."""
+        return dataclasses.asdict(self)
 
     def cells(self) -> list[str]:
         """Returns the figures as text, one cell for each column."""

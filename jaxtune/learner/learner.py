@@ -8,33 +8,27 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import jax
 from flax import nnx
 
 from jaxtune.checkpoint import save_checkpoint
 from jaxtune.learner.history import History
-from jaxtune.learner.predictor import Prediction, describe, predict_images
+from jaxtune.learner.predictor import Prediction, predict_images
 from jaxtune.learner.programs import Programs
 from jaxtune.learner.trainer import Trainer
+from jaxtune.learner.training import Training
 from jaxtune.train import (
     Metric,
     Norms,
     Optimizer,
-    Schedule,
     adam,
-    constant,
     cross_entropy,
     named_metrics,
-    one_cycle,
-    resolve_rates,
     split_module,
 )
 from jaxtune.transfer import Groups, default_groups, split_groups
 
-Rates = float | slice | Sequence[float]
 
-
-class Learner:
+class Learner(Training):
     """A network with its data, its layer groups and the phase it is in.
 
     Between two fits the modules hold the values: `learner.model` can be looked at,
@@ -119,6 +113,7 @@ class Learner:
             mean=mean,
             std=std,
         )
+        self._last_run = None
         self._trainer = Trainer(
             model,
             groups or default_groups(model),
@@ -186,110 +181,6 @@ class Learner:
         """
         self._trainer.freeze_to(boundary)
 
-    # Training.
-
-    def fit(self, epochs: int, lr: Rates | None = None, *, wd=None) -> History:
-        """Trains at constant rates and momentum 0.9; returns these epochs' history.
-
-        Args:
-            epochs: Passes over the training data.
-            lr: Learning rate: a number, one for each group, or a slice; see
-                `resolve_rates`.
-            wd: Weight decay, the learner's if None.
-        """
-        steps = self._total_steps(epochs)
-        return self._fit(epochs, lr, constant(steps), wd=wd)
-
-    def fit_one_cycle(
-        self,
-        epochs: int,
-        lr_max: Rates | None = None,
-        *,
-        div: float = 25.0,
-        div_final: float = 1e5,
-        pct_start: float = 0.25,
-        wd: float | None = None,
-        moms: tuple[float, float, float] | None = None,
-        name: str | None = None,
-    ) -> History:
-        """Trains with the one-cycle schedule; returns these epochs' history.
-
-        Args:
-            epochs: Passes over the training data; the cycle spans them all.
-            lr_max: Peak learning rate: a number, one for each group, or a slice.
-            div: The cycle starts at lr_max / div.
-            div_final: The cycle ends at lr_max / div_final.
-            pct_start: Fraction of the cycle spent rising.
-            wd: Weight decay, the learner's if None.
-            moms: Momentum at start, peak and end, the learner's if None.
-            name: What the start line calls the phase; its number if None.
-
-        References:
-            Smith and Topin, https://arxiv.org/abs/1708.07120.
-            fastai 2.8.12, callback/schedule.py `fit_one_cycle`.
-        """
-        schedule = one_cycle(
-            self._total_steps(epochs),
-            pct_start=pct_start,
-            div=div,
-            div_final=div_final,
-            momentums=moms or self.moms,
-        )
-        return self._fit(epochs, lr_max, schedule, wd=wd, name=name)
-
-    def fine_tune(
-        self,
-        epochs: int,
-        base_lr: float = 2e-3,
-        *,
-        freeze_epochs: int = 1,
-        lr_mult: float = 100.0,
-        pct_start: float = 0.3,
-        div: float = 5.0,
-        **options,
-    ) -> History:
-        """Trains the head with the body frozen, then everything; returns the history.
-
-        Phase 1: `freeze_epochs` epochs, frozen, peak rate `base_lr` (a tenth of it for
-        what still trains in earlier groups). Phase 2: `epochs` epochs, unfrozen, peak
-        rates from base_lr / 2 / lr_mult in the first group to base_lr / 2 in the last.
-
-        Args:
-            epochs: Epochs after unfreezing.
-            base_lr: Peak rate of the head in phase 1.
-            freeze_epochs: Epochs before unfreezing; 0 leaves phase 1 out.
-            lr_mult: How much slower the first group is than the last.
-            pct_start: Fraction of phase 2 spent rising; 0.99 in phase 1.
-            div: Phase 2 starts at its peak rates / div.
-            **options: `wd`, `moms` and `div_final`, for both phases.
-
-        References:
-            fastai 2.8.12, callback/schedule.py `fine_tune`.
-        """
-        self._check_epochs(epochs, "epochs")
-        self._check_epochs(freeze_epochs, "freeze_epochs", least=0)
-        rows = len(self.history)
-        if freeze_epochs:
-            self.freeze()
-            self.fit_one_cycle(
-                freeze_epochs,
-                slice(base_lr),
-                pct_start=0.99,
-                name="phase 1/2",
-                **options,
-            )
-        base_lr /= 2
-        self.unfreeze()
-        self.fit_one_cycle(
-            epochs,
-            slice(base_lr / lr_mult, base_lr),
-            pct_start=pct_start,
-            div=div,
-            name="phase 2/2" if freeze_epochs else None,
-            **options,
-        )
-        return History(self.history.rows[rows:])
-
     # Results.
 
     def validate(self, loader=None) -> dict[str, float]:
@@ -338,48 +229,6 @@ class Learner:
             FileExistsError: If there is something at the path already.
         """
         _, params, model_state = split_module(self.model)
-        meta = describe(
-            network=self.network,
-            classes=self.data.classes,
-            size=self.data.size,
-            mean=self._trainer.programs.mean,
-            std=self._trainer.programs.std,
+        return save_checkpoint(
+            path, params=params, model_state=model_state, meta=self._meta()
         )
-        return save_checkpoint(path, params=params, model_state=model_state, meta=meta)
-
-    # Inside.
-
-    def _total_steps(self, epochs: int) -> int:
-        self._check_epochs(epochs, "epochs")
-        return epochs * len(self.data.train_loader)
-
-    @staticmethod
-    def _check_epochs(epochs: int, name: str, least: int = 1) -> None:
-        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < least:
-            raise ValueError(
-                f"{name} must be a whole number from {least} on; received {epochs!r}."
-            )
-
-    def _fit(
-        self,
-        epochs: int,
-        rates: Rates | None,
-        schedule: Schedule,
-        *,
-        wd: float | None,
-        name: str | None = None,
-    ) -> History:
-        done = len(self.history)
-        for row in self._trainer.run(
-            self.data,
-            epochs=epochs,
-            first_epoch=done,
-            peaks=resolve_rates(self.lr if rates is None else rates, len(self.groups)),
-            schedule=schedule,
-            weight_decay=self.wd if wd is None else wd,
-            key=jax.random.key(self.seed),
-            name=name,
-            verbose=self.verbose,
-        ):
-            self.history.append(row)
-        return History(self.history.rows[done:])

@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from jaxtune.learner.history import Row
+from jaxtune.learner.position import Position
 from jaxtune.learner.progress import Reporter
 from jaxtune.train import TrainState
 
@@ -22,9 +23,26 @@ _LOOK_EVERY = 0.5
 
 @dataclasses.dataclass
 class Running:
-    """The state of a run under way; always the newest, whatever interrupts the run."""
+    """A run under way; always the newest, whatever interrupts it.
+
+    Attributes:
+        state: The state after the last step.
+        position: Where it stands.
+        began: When this process began with the epoch, by `time.perf_counter`.
+    """
 
     state: TrainState
+    position: Position = dataclasses.field(default_factory=Position)
+    began: float = dataclasses.field(default_factory=time.perf_counter)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on this epoch so far, over all processes."""
+        return self.position.seconds + time.perf_counter() - self.began
+
+
+def _nothing() -> None:
+    pass
 
 
 def train_epoch(
@@ -35,42 +53,46 @@ def train_epoch(
     train_step: Callable,
     place: Callable,
     reporter: Reporter,
+    after_step: Callable[[], None] = _nothing,
 ) -> tuple[float, float]:
     """Trains on every batch once.
 
     Args:
         running: Its state is given up to the next one, step by step.
-        batches: Batches of numpy arrays.
+        batches: Batches of numpy arrays; those that its position has not done yet.
         key: This epoch's key.
         train_step: The compiled step.
         place: Puts a batch onto the devices.
         reporter: Told of every step.
+        after_step: Called between two steps; what it raises ends the epoch.
 
     Returns:
-        The mean loss over the images, and images per second (the first step, which may
-        compile, left out where there are others).
+        The mean loss over the epoch's images, batches done before included, and images
+        per second (the first step, which may compile, left out where there are others).
     """
-    losses, counts = [], []
+    position = running.position
+    done = position.step
     started = looked = time.perf_counter()
+    untimed = 0
     for number, batch in enumerate(batches):
+        if number == 1:
+            # The first step may have compiled.
+            jax.block_until_ready(position.losses[-1])
+            started, untimed = time.perf_counter(), 1
         running.state, metrics = train_step(running.state, place(batch), key)
-        losses.append(metrics["loss"])
-        counts.append(metrics["count"])
-        if number == 0:
-            jax.block_until_ready(metrics["loss"])
-            started = time.perf_counter()
+        position.add_step(metrics["loss"], metrics["count"])
         if time.perf_counter() - looked > _LOOK_EVERY:
             # The step before the last is done or nearly so: no queue is drained.
-            reporter.advance(float(losses[-2 if len(losses) > 1 else -1]))
+            reporter.advance(float(position.losses[-2 if position.step > 1 else -1]))
             looked = time.perf_counter()
         else:
             reporter.advance()
-    counts = np.asarray(jax.device_get(counts), np.float64)
-    losses = np.asarray(jax.device_get(losses), np.float64)
+        after_step()
+    counts = np.asarray(jax.device_get(position.counts), np.float64)
+    losses = np.asarray(jax.device_get(position.losses), np.float64)
     elapsed = time.perf_counter() - started
-    timed = counts[1:] if len(counts) > 1 else counts
     mean = float((losses * counts).sum() / max(counts.sum(), 1.0))
-    return mean, float(timed.sum() / max(elapsed, 1e-9))
+    return mean, float(counts[done + untimed :].sum() / max(elapsed, 1e-9))
 
 
 def evaluate(
@@ -82,6 +104,7 @@ def evaluate(
     place: Callable,
     metrics: Iterable[str] = (),
     reporter: Reporter | None = None,
+    after_step: Callable[[], None] = _nothing,
 ) -> dict[str, float]:
     """Returns the mean loss and metrics over every real row of the batches.
 
@@ -96,6 +119,7 @@ def evaluate(
         parts.append(eval_step(params, model_state, place(batch)))
         if reporter is not None:
             reporter.advance()
+        after_step()
     sums: dict[str, float] = {}
     for part in jax.device_get(parts):
         for name, value in part.items():
@@ -119,13 +143,15 @@ def run_epochs(
     place: Callable,
     metrics: Iterable[str],
     reporter: Reporter,
+    after_step: Callable[[], None] = _nothing,
 ) -> Iterator[Row]:
-    """Trains and validates for some epochs; yields each one's row.
+    """Trains and validates from a run's position to the phase's end; yields rows.
 
     Args:
         running: Its state is given up to the next one, step by step.
-        epochs: How many.
-        first_epoch: Epochs that the data has seen before; decides order and draws.
+        epochs: How many the phase has.
+        first_epoch: Epochs that the data has seen before the run; with those of the run
+            they decide order and draws.
         phase: Number of the phase, for the rows.
         data: Has `train_loader` and `valid_loader`.
         key: Of the whole run; each epoch folds its number in.
@@ -134,19 +160,26 @@ def run_epochs(
         place: Puts a batch onto the devices.
         metrics: Names of the eval step's metrics, in the order of the table.
         reporter: Told of everything.
+        after_step: Called between two steps; what it raises ends the run.
     """
     train, valid = data.train_loader, data.valid_loader
-    for number in range(epochs):
-        epoch = first_epoch + number
-        began = time.perf_counter()
-        reporter.begin(f"epoch {number + 1}/{epochs}", len(train) + len(valid))
+    position = running.position
+    while position.epoch < epochs:
+        epoch = first_epoch + len(position.rows)
+        running.began = time.perf_counter()
+        reporter.begin(
+            f"epoch {position.epoch + 1}/{epochs}",
+            len(train) + len(valid),
+            position.step,
+        )
         train_loss, speed = train_epoch(
             running,
-            train.batches(epoch),
+            train.batches(epoch, position.step),
             jax.random.fold_in(key, epoch),
             train_step=train_step,
             place=place,
             reporter=reporter,
+            after_step=after_step,
         )
         measured = evaluate(
             running.state.params,
@@ -156,15 +189,17 @@ def run_epochs(
             place=place,
             metrics=metrics,
             reporter=reporter,
+            after_step=after_step,
         )
         row = Row(
             phase=phase,
-            epoch=number + 1,
+            epoch=position.epoch + 1,
             train_loss=train_loss,
             valid_loss=measured.pop("loss"),
             metrics=measured,
             images_per_second=speed,
-            seconds=time.perf_counter() - began,
+            seconds=running.seconds,
         )
+        position.add_epoch(row)
         reporter.add(row)
         yield row

@@ -5,13 +5,13 @@ The one rule of the file: an image is prepared exactly as validation prepares it
 
 import os
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
 from flax import nnx
 
-from jaxtune.checkpoint import load_checkpoint, load_meta
+from jaxtune.checkpoint import find_checkpoint, load_checkpoint, load_meta
 from jaxtune.data import prepare_image
 from jaxtune.learner.programs import Programs
 from jaxtune.pretrained import ARCHITECTURES
@@ -109,20 +109,26 @@ class Predictor:
 
 
 def load_predictor(
-    path: str | os.PathLike, *, module: nnx.Module | None = None
+    path: str | os.PathLike,
+    *,
+    module: nnx.Module | None = None,
+    which: Literal["latest", "best"] = "latest",
 ) -> Predictor:
-    """Returns what `Learner.save` wrote, ready to predict.
+    """Returns what `Learner.save` or a run left, ready to predict.
 
     Args:
-        path: The checkpoint's folder.
+        path: The folder of a checkpoint or of a run.
         module: The network (body and head); built from the description if None, which
             works for jaxtune's own architectures and heads.
+        which: Of a run's checkpoints, the latest or the one with the lowest validation
+            loss.
 
     Raises:
         FileNotFoundError: If there is no checkpoint at the path.
         ValueError: If the network can't be built from the description, or the arrays
             are not its.
     """
+    path = find_checkpoint(path, which)
     meta = load_meta(path)
     if module is None:
         module = _build(meta)

@@ -5,12 +5,14 @@ trains); rates, schedules, epochs and values never make another.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import optax
 from flax import nnx
 
-from jaxtune.data import Augmentation, augment, normalize, per_image_keys, to_float
+from jaxtune.data import Augmentation, training_images, validation_images
+from jaxtune.learner.recipe import name_of
 from jaxtune.train import (
     Metric,
     compile_step,
@@ -54,6 +56,15 @@ class Programs:
     def count(self) -> int:
         """Number of programs compiled so far."""
         return sum(step._cache_size() for step in self._steps.values())
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what of the programs, augmentation aside, decides a run's numbers."""
+        return {
+            "loss": name_of(self._loss),
+            "metrics": [name_of(metric) for metric in self.metrics.values()],
+            "mean": None if self.mean is None else [float(x) for x in self.mean],
+            "std": None if self.std is None else [float(x) for x in self.std],
+        }
 
     def train_step(
         self,
@@ -99,21 +110,14 @@ class Programs:
         return self._steps[key]
 
     def _augmented(self, batch: Mapping, key: jax.Array) -> jax.Array:
-        if self._augmentation is None:
-            return self._plain(batch["image"])
-        images = augment(
-            batch["image"],
-            batch["aspect"],
-            per_image_keys(key, batch["index"]),
+        return training_images(
+            batch,
+            key,
             size=self._size,
             augmentation=self._augmentation,
+            mean=self.mean,
+            std=self.std,
         )
-        return self._normalized(images)
 
     def _plain(self, images: jax.Array) -> jax.Array:
-        return self._normalized(to_float(images))
-
-    def _normalized(self, images: jax.Array) -> jax.Array:
-        if self.mean is None or self.std is None:
-            return images
-        return normalize(images, self.mean, self.std)
+        return validation_images(images, mean=self.mean, std=self.std)

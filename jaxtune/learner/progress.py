@@ -61,13 +61,15 @@ class Reporter:
             self._live.__exit__(*exception)
             self._live = None
 
-    def begin(self, description: str, steps: int) -> None:
-        """Starts a bar of so many steps."""
+    def begin(self, description: str, steps: int, done: int = 0) -> None:
+        """Starts a bar of so many steps, of which some are done."""
         if self._live is None:
             return
         if self._task is not None:
             self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(description, total=steps, loss="")
+        self._task = self._progress.add_task(
+            description, total=steps, completed=done, loss=""
+        )
         self._live.update(Group(self._table(), self._progress), refresh=True)
 
     def advance(self, loss: float | None = None) -> None:

@@ -4,22 +4,32 @@ The one rule of the file: between two runs the module holds the values; during o
 running state does, and it goes back to the module whatever ends the run.
 """
 
-from collections.abc import Callable, Iterator
+import copy
+import functools
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
 
+from jaxtune.checkpoint import fingerprint
 from jaxtune.learner.devices import data_sharding, place_batch
 from jaxtune.learner.history import Row
 from jaxtune.learner.loop import Running, evaluate, run_epochs
+from jaxtune.learner.position import Position
 from jaxtune.learner.programs import Programs
 from jaxtune.learner.progress import Reporter
+from jaxtune.learner.recipe import describe_groups, name_of
+from jaxtune.learner.session import Session
+from jaxtune.learner.stopping import StopRequested
 from jaxtune.train import (
     FROZEN,
     Norms,
     Optimizer,
-    Schedule,
+    Phase,
     TrainState,
     boundary_index,
     check_norms,
@@ -116,60 +126,134 @@ class Trainer:
     def run(
         self,
         data,
+        phases: Sequence[Phase],
         *,
-        epochs: int,
         first_epoch: int,
-        peaks: tuple[float, ...],
-        schedule: Schedule,
-        weight_decay: float,
         key: jax.Array,
-        name: str | None = None,
+        session: Session | None = None,
         verbose: bool = True,
     ) -> Iterator[Row]:
-        """Trains some epochs in the phase that the boundary says; yields their rows.
+        """Trains some phases, one after the other; yields a row for each epoch.
 
         Args:
             data: Has `train_loader` and `valid_loader`.
-            epochs: Passes over the training data.
+            phases: What trains, for how long, at which rates.
             first_epoch: Epochs that the data has seen before.
-            peaks: Peak learning rate of each group.
-            schedule: How rate and momentum move.
-            weight_decay: Of everything but norms and biases.
             key: Of the whole run.
-            name: Of the phase, for the start line.
+            session: Where the run is kept and taken up; it is not kept if None. Epochs
+                that are finished already are shown and yielded, not trained again.
             verbose: Whether to show anything.
+
+        Raises:
+            RunStopped: If the process was asked to end; the run is saved then.
+            KeyboardInterrupt: Likewise, with Ctrl-C.
         """
+        position = Position() if session is None else copy.deepcopy(session.position)
+        taken_up = position.phase
+        if session is not None and verbose:
+            print(
+                *session.opening_lines(), sep="\n", end="\n" * bool(session.checkpoint)
+            )
+        for number, phase in enumerate(phases, start=1):
+            self.phase += 1
+            if phase.boundary is not None:
+                self.freeze_to(phase.boundary)
+            if number < taken_up:
+                with self._reporter(phase, verbose) as reporter:
+                    yield from _finished(position, self.phase, reporter)
+                continue
+            if number > taken_up:
+                position.begin_phase(number)
+            yield from self._run_phase(
+                data,
+                phase,
+                position,
+                first_epoch=first_epoch,
+                key=key,
+                session=session,
+                restore=number == taken_up and session is not None,
+                verbose=verbose,
+            )
+
+    def _run_phase(
+        self,
+        data,
+        phase: Phase,
+        position: Position,
+        *,
+        first_epoch: int,
+        key: jax.Array,
+        session: Session | None,
+        restore: bool,
+        verbose: bool,
+    ) -> Iterator[Row]:
         labels = self.labels()
-        tx = self._optimizer_for(labels, peaks, schedule, weight_decay)
+        tx = self._optimizer_for(labels, phase)
         graphdef, state = self._begin(tx)
-        train_step = self.programs.train_step(graphdef, tx, labels)
-        self._running = Running(state)
-        self.phase += 1
-        start_line = describe_phase(
-            name or f"phase {self.phase}", labels, self._module, self.frozen_groups
-        )
-        columns = ["phase", "epoch", "train_loss", "valid_loss"]
-        columns += [*self.programs.metrics, "images/s", "time"]
+        if restore and session is not None and session.checkpoint is not None:
+            state = jax.device_put(session.restore(state), self._everywhere)
+        running = self._running = Running(state, position)
         try:
-            with Reporter(start_line, columns, verbose=verbose) as reporter:
-                yield from run_epochs(
-                    self._running,
-                    epochs=epochs,
+            with self._reporter(phase, verbose) as reporter:
+                yield from _finished(position, self.phase, reporter)
+                for row in run_epochs(
+                    running,
+                    epochs=phase.epochs,
                     first_epoch=first_epoch,
                     phase=self.phase,
                     data=data,
                     key=key,
-                    train_step=train_step,
+                    train_step=self.programs.train_step(graphdef, tx, labels),
                     eval_step=self.programs.eval_step(self._eval_graphdef()),
                     place=self._place,
                     metrics=tuple(self.programs.metrics),
                     reporter=reporter,
-                )
+                    after_step=functools.partial(_after_step, session, running),
+                ):
+                    if session is not None:
+                        session.save(running)
+                    yield row
+        except StopRequested as request:
+            stopped = session.stopped(running, request)
+            if request.signal == signal.SIGINT:
+                raise KeyboardInterrupt from None
+            raise stopped from None
         finally:
-            state, self._running = self._running.state, None
-            self._sync(state)
-            self._opt_state = state.opt_state
-            self._step = int(state.step)
+            self._running = None
+            self._sync(running.state)
+            self._opt_state = running.state.opt_state
+            self._step = int(running.state.step)
+
+    def _reporter(self, phase: Phase, verbose: bool) -> Reporter:
+        start_line = describe_phase(
+            phase.name or f"phase {self.phase}",
+            self.labels(),
+            self._module,
+            self.frozen_groups,
+        )
+        columns = ["phase", "epoch", "train_loss", "valid_loss"]
+        columns += [*self.programs.metrics, "images/s", "time"]
+        return Reporter(start_line, columns, verbose=verbose)
+
+    @property
+    def mark(self) -> tuple:
+        """Changes whenever something trains or is frozen."""
+        return self.phase, self._step, self.frozen_groups
+
+    def fingerprint(self) -> str:
+        """Returns a sha256 of every value that a run would begin with."""
+        values = split_module(self._module)[1:]
+        return fingerprint((values, self._opt_state, self._step))
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what of the training, values aside, decides a run's numbers."""
+        return {
+            "groups": describe_groups(self.groups),
+            "norms": self.norms,
+            "optimizer": name_of(self._optimizer),
+            "clip_norm": self._clip_norm,
+            **self.programs.describe(),
+        }
 
     def validate(self, loader) -> dict[str, float]:
         """Returns the mean loss and metrics over every photo of a loader."""
@@ -187,15 +271,13 @@ class Trainer:
         values = self._values()
         return lambda images: step(*values, images)
 
-    def _optimizer_for(self, labels, peaks, schedule, weight_decay):
-        training = set(jax.tree.leaves(labels)) - {FROZEN}
-        rates = dict(zip(self.groups, peaks, strict=True))
+    def _optimizer_for(self, labels, phase: Phase) -> optax.GradientTransformation:
         return group_optimizer(
             labels,
-            {name: rate for name, rate in rates.items() if name in training},
-            schedule,
+            dict(zip(self.groups, phase.rates, strict=True)),
+            phase.schedule,
             optimizer=self._optimizer,
-            weight_decay=weight_decay,
+            weight_decay=phase.weight_decay,
             no_decay=no_decay_paths(self._module),
             clip_norm=self._clip_norm,
         )
@@ -227,6 +309,18 @@ class Trainer:
 
     def _sync(self, state: TrainState) -> None:
         nnx.update(self._module, state.params, state.model_state)
+
+
+def _after_step(session: Session | None, running: Running) -> None:
+    if session is not None:
+        session.after_step(running)
+
+
+def _finished(position: Position, phase: int, reporter: Reporter) -> Iterator[Row]:
+    for row in position.rows:
+        if row.phase == phase:
+            reporter.add(row)
+            yield row
 
 
 def describe_phase(

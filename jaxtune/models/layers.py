@@ -154,13 +154,8 @@ class BatchNorm(nnx.Module):
         count = x.size // x.shape[-1]
         unbiased = var * (count / max(count - 1, 1))
         keep = 1.0 - self.momentum
-        stop = jax.lax.stop_gradient
-        self.running_mean[...] = stop(
-            keep * self.running_mean[...] + self.momentum * mean
-        )
-        self.running_var[...] = stop(
-            keep * self.running_var[...] + self.momentum * unbiased
-        )
+        self.running_mean[...] = keep * self.running_mean[...] + self.momentum * mean
+        self.running_var[...] = keep * self.running_var[...] + self.momentum * unbiased
         return mean, var
 
 

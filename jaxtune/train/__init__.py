@@ -24,6 +24,9 @@ from jaxtune.train.optimizer import group_optimizer as group_optimizer
 from jaxtune.train.optimizer import group_states as group_states
 from jaxtune.train.optimizer import restart_schedule as restart_schedule
 from jaxtune.train.optimizer import sgd as sgd
+from jaxtune.train.phases import Phase as Phase
+from jaxtune.train.phases import check_epochs as check_epochs
+from jaxtune.train.phases import fine_tune_phases as fine_tune_phases
 from jaxtune.train.schedules import Curve as Curve
 from jaxtune.train.schedules import Schedule as Schedule
 from jaxtune.train.schedules import constant as constant
@@ -34,6 +37,7 @@ from jaxtune.train.schedules import resolve_rates as resolve_rates
 from jaxtune.train.state import TrainState as TrainState
 from jaxtune.train.state import split_module as split_module
 from jaxtune.train.steps import Batch as Batch
+from jaxtune.train.steps import apply_module as apply_module
 from jaxtune.train.steps import make_eval_step as make_eval_step
 from jaxtune.train.steps import make_predict_step as make_predict_step
 from jaxtune.train.steps import make_train_step as make_train_step

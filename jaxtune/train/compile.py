@@ -40,6 +40,9 @@ def compiler_options(backend: str) -> dict[str, str] | None:
 def compile_step(step: Callable, *, donate: bool = False) -> Callable:
     """Returns `jax.jit(step)` with this backend's options.
 
+    Compile last: JAX takes options for whole programs only, so what this returns can't
+    be scanned or differentiated. Do that to the step itself, and compile the result.
+
     Args:
         step: A pure function.
         donate: Whether the first argument, the state, is given up to the result; it

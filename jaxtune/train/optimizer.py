@@ -19,6 +19,9 @@ from jaxtune.transfer import dotted
 #: Label of a parameter that does not train.
 FROZEN = "frozen"
 
+#: A number, or a 0-d array, which may be traced: by vmap or grad, for instance.
+Number = float | Float[Array, ""]
+
 
 @runtime_checkable
 class Optimizer(Protocol):
@@ -40,6 +43,8 @@ def adam(
 ) -> optax.GradientTransformation:
     """Returns fastai's Adam: decoupled weight decay, b2 = 0.99, eps = 1e-5.
 
+    It can be differentiated through, also where a gradient was exactly 0.
+
     References:
         Kingma and Ba, https://arxiv.org/abs/1412.6980; Loshchilov and Hutter,
         "Decoupled Weight Decay", https://arxiv.org/abs/1711.05101.
@@ -50,6 +55,9 @@ def adam(
         b1=momentum,
         b2=0.99,
         eps=1e-5,
+        # The root's slope at 0 is infinite and would make a gradient through several
+        # steps NaN; beside eps, 1e-15 in the root changes no bit of an update.
+        eps_root=1e-30,
         weight_decay=weight_decay,
         mask=mask,
     )
@@ -69,8 +77,8 @@ class GroupState(NamedTuple):
 
     Attributes:
         step: Updates done since the schedule began, int32 ().
-        rate: Peak learning rate, float32 ().
-        weight_decay: Fraction of a parameter taken off per unit of rate, float32 ().
+        rate: Peak learning rate, float32 () or, if given so, float64.
+        weight_decay: Fraction of a parameter taken off per unit of rate, likewise.
         schedule: How rate and momentum move.
         inner: State of the optimizer.
     """
@@ -84,31 +92,34 @@ class GroupState(NamedTuple):
 
 def group_optimizer(
     labels: nnx.State,
-    rates: Mapping[str, float],
+    rates: Mapping[str, Number],
     schedule: Schedule,
     *,
     optimizer: Optimizer = adam,
-    weight_decay: float = 0.01,
+    weight_decay: Number = 0.01,
     no_decay: Collection[str] = (),
-    clip_norm: float | None = None,
+    clip_norm: Number | None = None,
 ) -> optax.GradientTransformation:
     """Returns `optax.multi_transform` with one scheduled optimizer for each group.
 
     Rates, schedule and decay lie in the state that `init` makes, not in the code:
-    another run's numbers are another state for the same compiled step.
+    another run's numbers are another state for the same compiled step. They may be
+    traced arrays, so a state can be made inside `jax.vmap` or `jax.grad`.
 
     Args:
         labels: Group name of each parameter; `FROZEN` parameters get a zero update and
             hold no state.
-        rates: Peak learning rate of each group.
+        rates: Peak learning rate of each group that trains; those of groups that don't
+            are ignored.
         schedule: How rate and momentum move with the step.
         optimizer: Makes the optimizer; `adam`, `sgd` or your own.
         weight_decay: Decay of every parameter not in `no_decay`.
         no_decay: Dotted paths of parameters without decay (norms and biases).
-        clip_norm: Largest global norm of the gradients of what trains, or None.
+        clip_norm: Largest global norm of the gradients of what trains, or None. Unlike
+            the others it is part of the code.
 
     Raises:
-        ValueError: If labels and rates don't name the same groups.
+        ValueError: If a group that trains has no rate, or none trains.
 
     References:
         Howard and Ruder, "ULMFiT", https://arxiv.org/abs/1801.06146 (discriminative
@@ -123,13 +134,10 @@ def group_optimizer(
         )
     if not groups:
         raise ValueError("every parameter is frozen; nothing would train.")
-    unknown = set(rates) - groups
     transforms: dict = {
-        name: _scheduled(
-            optimizer, rates[name], schedule, weight_decay, frozenset(no_decay)
-        )
-        for name in rates
-        if name not in unknown
+        name: _scheduled(optimizer, rate, schedule, weight_decay, frozenset(no_decay))
+        for name, rate in rates.items()
+        if name in groups
     }
     transforms[FROZEN] = optax.set_to_zero()
     tx = optax.multi_transform(transforms, labels)
@@ -140,9 +148,9 @@ def group_optimizer(
 
 def _scheduled(
     optimizer: Optimizer,
-    rate: float,
+    rate: Number,
     schedule: Schedule,
-    weight_decay: float,
+    weight_decay: Number,
     no_decay: frozenset[str],
 ) -> optax.GradientTransformation:
     def mask(tree):
@@ -162,8 +170,8 @@ def _scheduled(
         one = jnp.float32(1.0)
         return GroupState(
             step=jnp.zeros((), jnp.int32),
-            rate=jnp.asarray(rate, jnp.float32),
-            weight_decay=jnp.asarray(weight_decay, jnp.float32),
+            rate=_array(rate),
+            weight_decay=_array(weight_decay),
             # Each group owns its arrays: a donated buffer can't be given up twice.
             schedule=jax.tree.map(lambda x: jnp.array(x, copy=True), schedule),
             inner=make(one, one, one).init(params),
@@ -176,6 +184,12 @@ def _scheduled(
         return updates, state._replace(step=state.step + 1, inner=inner)
 
     return optax.GradientTransformation(init, update)
+
+
+def _array(number: Number) -> Float[Array, ""]:
+    """A copy in float32, or in float64 where an array of that is given."""
+    wide = isinstance(number, jax.Array) and number.dtype == jnp.float64
+    return jnp.array(number, jnp.float64 if wide else jnp.float32, copy=True)
 
 
 def group_states(opt_state: optax.OptState) -> dict[str, GroupState]:

@@ -55,4 +55,18 @@ def split_module(
     model_state)` is the way back.
     """
     graphdef, params, model_state = nnx.split(module, nnx.Param, ...)
-    return graphdef, nnx.as_pure(params), nnx.as_pure(model_state)
+    return graphdef, _strong(nnx.as_pure(params)), _strong(nnx.as_pure(model_state))
+
+
+def _strong(tree: nnx.State) -> nnx.State:
+    # An array made from a Python number alone has a "weak" dtype, which the first step
+    # turns into a firm one: the step would be compiled a second time.
+    return jax.tree.map(
+        lambda x: jnp.asarray(x, x.dtype) if _is_weak(x) else x,
+        tree,
+    )
+
+
+def _is_weak(x) -> bool:
+    # Random keys are arrays too, and have no such thing.
+    return isinstance(x, jax.Array) and getattr(x, "weak_type", False)

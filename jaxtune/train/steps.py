@@ -21,9 +21,41 @@ from jaxtune.train.state import TrainState
 
 #: `image` (b, h, w, c), `label` (b,), and optionally `mask` (b,): True for real rows.
 Batch = Mapping[str, Array]
+#: (graphdef, params, model_state, images, *, key) -> (outputs, model_state).
+Apply = Callable[..., tuple[Any, nnx.State]]
 TrainStep = Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]
 EvalStep = Callable[[nnx.State, nnx.State, Batch], dict[str, Array]]
 PredictStep = Callable[[nnx.State, nnx.State, Array], Array]
+
+
+def apply_module(
+    graphdef: nnx.GraphDef,
+    params: nnx.State,
+    model_state: nnx.State,
+    images: Array,
+    *,
+    key: Array | None = None,
+) -> tuple[Any, nnx.State]:
+    """Returns a split network's outputs, and its statistics after this batch.
+
+    Pure: whatever the network keeps for itself (running statistics) comes back as
+    another tree. With `jax.checkpoint(apply_module, static_argnums=0)` the backward
+    pass computes activations anew and keeps only what goes in here.
+
+    Args:
+        graphdef: Of the network; whether it trains or evaluates is in it.
+        params: Parameters, see `split_module`.
+        model_state: Everything else the network holds.
+        images: What the network takes, (b, h, w, c).
+        key: A `jax.random` key for dropout; None where nothing is drawn.
+
+    Returns:
+        The outputs, logits (b, num_classes) of a classifier, and the new `model_state`.
+    """
+    network = nnx.merge(graphdef, params, model_state)
+    rngs = None if key is None else nnx.Rngs(dropout=key)
+    outputs = call_module(network, images, rngs=rngs)
+    return outputs, nnx.as_pure(nnx.split(network, nnx.Param, ...)[2])
 
 
 def make_train_step(
@@ -33,6 +65,7 @@ def make_train_step(
     loss: Callable,
     labels: nnx.State | None = None,
     prepare: Callable[[Batch, Array], Array] | None = None,
+    apply: Apply = apply_module,
 ) -> TrainStep:
     """Returns a pure `train_step(state, batch, key) -> (state, metrics)`.
 
@@ -48,6 +81,8 @@ def make_train_step(
             train if None.
         prepare: (batch, key) -> images for the network: augmentation and normalisation.
             The batch's `image` as it is if None.
+        apply: The forward pass, a function of the form of `apply_module`: a
+            rematerialised one, or your own.
 
     Returns:
         A function of a `TrainState`, a batch and a `jax.random` key. The key may be the
@@ -65,10 +100,13 @@ def make_train_step(
         training, rebuild = _trainable(state.params, labels)
 
         def mean_loss(training):
-            network = nnx.merge(graphdef, rebuild(training), state.model_state)
-            rngs = nnx.Rngs(dropout=jax.random.fold_in(dropout_key, state.step))
-            logits = call_module(network, images, rngs=rngs)
-            model_state = nnx.as_pure(nnx.split(network, nnx.Param, ...)[2])
+            logits, model_state = apply(
+                graphdef,
+                rebuild(training),
+                state.model_state,
+                images,
+                key=jax.random.fold_in(dropout_key, state.step),
+            )
             losses = loss(logits, batch["label"])
             return (losses * weights).sum() / jnp.maximum(count, 1.0), model_state
 
@@ -92,6 +130,7 @@ def make_eval_step(
     loss: Callable,
     metrics: Mapping[str, Metric] | None = None,
     prepare: Callable[[Batch], Array] | None = None,
+    apply: Apply = apply_module,
 ) -> EvalStep:
     """Returns a pure `eval_step(params, model_state, batch) -> sums`.
 
@@ -102,6 +141,7 @@ def make_eval_step(
         loss: (logits, label) -> one value for each row.
         metrics: By name, functions of the same form.
         prepare: batch -> images for the network; the batch's `image` if None.
+        apply: The forward pass, of the form of `apply_module`; gets no key.
 
     Returns:
         A function whose answer holds, float32 (), `count`, the number of real rows, and
@@ -111,7 +151,7 @@ def make_eval_step(
 
     def eval_step(params: nnx.State, model_state: nnx.State, batch: Batch):
         images = batch["image"] if prepare is None else prepare(batch)
-        logits = call_module(nnx.merge(graphdef, params, model_state), images)
+        logits, _ = apply(graphdef, params, model_state, images)
         weights = row_weights(batch)
         sums = {
             name: (measure(logits, batch["label"]) * weights).sum()
@@ -127,6 +167,7 @@ def make_predict_step(
     *,
     activation: Callable = jax.nn.softmax,
     prepare: Callable[[Array], Array] | None = None,
+    apply: Apply = apply_module,
 ) -> PredictStep:
     """Returns a pure `predict_step(params, model_state, images) -> probabilities`.
 
@@ -134,12 +175,13 @@ def make_predict_step(
         graphdef: Of the network in eval mode.
         activation: logits (b, c) -> probabilities (b, c).
         prepare: images as they come -> images for the network.
+        apply: The forward pass, of the form of `apply_module`; gets no key.
     """
 
     def predict_step(params: nnx.State, model_state: nnx.State, images: Array):
         images = images if prepare is None else prepare(images)
-        network = nnx.merge(graphdef, params, model_state)
-        return activation(call_module(network, images))
+        logits, _ = apply(graphdef, params, model_state, images)
+        return activation(logits)
 
     return predict_step
 

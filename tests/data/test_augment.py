@@ -1,12 +1,28 @@
 """The crops are those of torchvision and fastai, the pixels those of Pillow."""
 
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from photos import make_photos
 from PIL import Image
 
-from jaxtune.data import Augmentation, normalize, per_image_keys, to_float
+import jaxtune
+from jaxtune.data import (
+    Augmentation,
+    normalize,
+    per_image_keys,
+    to_float,
+    training_images,
+    validation_images,
+)
 from jaxtune.data import augment as plain_augment
 from jaxtune.data.augment import draw as draw_one
 
@@ -256,3 +272,117 @@ def test_to_float_and_normalize():
     np.testing.assert_allclose(normal, [[[-1, 0, 0.5]]], atol=1e-6)
     # In the conversion to half precision the statistics follow the images.
     assert normalize(floats.astype(jnp.bfloat16), [0] * 3, [1] * 3).dtype == "bfloat16"
+
+
+COLOURS = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
+
+
+def loaded(rows=4, size=20):
+    """A batch as a loader gives it."""
+    return {
+        "image": noise(rows, size, size, 3),
+        "aspect": np.linspace(0.6, 1.6, rows, dtype=np.float32),
+        "index": np.arange(rows, dtype=np.int32)[::-1],
+        "label": np.zeros(rows, np.int32),
+    }
+
+
+def test_training_images_are_cropped_by_their_own_keys_then_normalised():
+    batch, key, augmentation = loaded(), jax.random.key(5), Augmentation()
+    crops = augment(
+        batch["image"],
+        batch["aspect"],
+        per_image_keys(key, batch["index"]),
+        size=(12, 12),
+        augmentation=augmentation,
+    )
+    options = {"size": (12, 12), "augmentation": augmentation}
+    got = jax.jit(lambda batch, key: training_images(batch, key, **options))(batch, key)
+    np.testing.assert_array_equal(got, crops)
+    got = jax.jit(lambda batch, key: training_images(batch, key, **options, **COLOURS))(
+        batch, key
+    )
+    np.testing.assert_allclose(got, normalize(crops, **COLOURS), atol=1e-5)
+
+
+def test_without_augmentation_training_images_are_validation_images():
+    batch = loaded()
+    for options in ({}, COLOURS):
+        plain = validation_images(batch["image"], **options)
+        got = training_images(
+            batch, jax.random.key(0), size=(12, 12), augmentation=None, **options
+        )
+        np.testing.assert_array_equal(got, plain)
+        wanted = normalize(to_float(batch["image"]), **options) if options else None
+        wanted = to_float(batch["image"]) if wanted is None else wanted
+        np.testing.assert_array_equal(plain, wanted)
+
+
+DEVICES = """
+import hashlib, json, sys
+sys.path[:0] = {path!r}
+import jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtune.data import ImageDataLoaders, per_image_keys, training_images
+from jaxtune.data.augment import draw
+
+def bits(*arrays):
+    return hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in arrays)).hexdigest()
+
+data = ImageDataLoaders.from_folder(
+    {root!r}, size=32, batch_size=8, seed=1, workers={workers}
+)
+assert data.train_loader.workers == {workers}
+mesh = Mesh(np.asarray(jax.devices()), ("data",))
+rows = NamedSharding(mesh, PartitionSpec("data"))
+crops = jax.jit(jax.vmap(draw, in_axes=(0, 0, None)), static_argnums=2)
+images = jax.jit(lambda batch, key: training_images(
+    batch, key, size=data.size, augmentation=data.augmentation,
+    mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)))
+found = {{"batches": [], "draws": [], "pixels": [], "devices": set()}}
+for epoch in range(2):
+    key = jax.random.fold_in(jax.random.key(0), epoch)
+    for batch in data.train_loader.batches(epoch):
+        found["batches"].append(bits(*(batch[name] for name in sorted(batch))))
+        batch = jax.device_put(batch, rows)
+        keys = per_image_keys(key, batch["index"])
+        found["draws"].append(bits(*crops(keys, batch["aspect"], data.augmentation)))
+        pixels = images(batch, key)
+        found["devices"].add(len(pixels.sharding.device_set))
+        found["pixels"].append(bits(pixels))
+print(json.dumps(found, default=list))
+"""
+
+
+def run_on(devices, workers, root):
+    places = [Path(jaxtune.__file__).parents[1]]
+    script = DEVICES.format(
+        path=[str(place) for place in places], root=str(root), workers=workers
+    )
+    flag = f"--xla_force_host_platform_device_count={devices}"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"XLA_FLAGS": flag, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_other_devices_and_workers_same_batches_draws_and_pixels(tmp_path):
+    """Rows split over 1, 2 and 4 devices, photos decoded by 0, 1 and 3 threads."""
+    root = make_photos(tmp_path / "photos", train=8, valid=1)
+    with ThreadPoolExecutor() as pool:
+        running = {
+            devices: pool.submit(run_on, devices, workers, root)
+            for devices, workers in ((1, 0), (2, 1), (4, 3))
+        }
+    found = {devices: process.result() for devices, process in running.items()}
+    for devices in found:
+        assert found[devices].pop("devices") == [devices]
+    assert found[1] == found[2] == found[4]
+    for name in ("batches", "draws", "pixels"):
+        assert len(set(found[1][name])) == 6, name

@@ -9,7 +9,6 @@ from jaxtune import ImageDataLoaders, accuracy, error_rate, vision_learner
 from jaxtune.data import augment, normalize, per_image_keys, to_float
 from jaxtune.pretrained import IMAGENET_MEAN, IMAGENET_STD
 from jaxtune.train import (
-    FROZEN,
     TrainState,
     compile_step,
     cross_entropy,
@@ -263,51 +262,6 @@ def test_the_start_line_says_what_trains(data, capsys):
     right = 1 - row.metrics["error_rate"]
     assert float(cells["accuracy"]) == pytest.approx(right, abs=1e-5)
     assert list(model.validate()) == ["loss", "error_rate", "accuracy"]
-
-
-def test_fine_tune_without_a_frozen_phase(data):
-    model = learner(data)
-    history = model.fine_tune(1, freeze_epochs=0)
-    assert history.history["phase"] == [1] and model.num_programs == 2
-
-
-def test_phase_rates_are_fastais(data, monkeypatch):
-    from jaxtune.learner.trainer import Trainer
-
-    seen = []
-    original = Trainer._optimizer_for
-
-    def spy(self, labels, peaks, schedule, weight_decay):
-        names = set(jax.tree.leaves(labels)) - {FROZEN}
-        ends = schedule.learning_rate
-        seen.append((peaks, names, float(ends.ends[0]), float(1 / ends.starts[0])))
-        return original(self, labels, peaks, schedule, weight_decay)
-
-    monkeypatch.setattr(Trainer, "_optimizer_for", spy)
-    learner(data, norms="train").fine_tune(1)
-    frozen, unfrozen = seen
-    assert frozen[0] == pytest.approx((2e-4, 2e-4, 2e-3))
-    assert frozen[2:] == pytest.approx((0.99, 25.0))
-    assert unfrozen[0] == pytest.approx((1e-5, 1e-4, 1e-3))
-    assert unfrozen[2:] == pytest.approx((0.3, 5.0))
-    assert frozen[1] == unfrozen[1] == {"early", "late", "head"}
-
-
-@pytest.mark.parametrize(
-    ("call", "match"),
-    [
-        (lambda m: m.fine_tune(0), "epochs must be a whole number from 1"),
-        (lambda m: m.fine_tune(1, freeze_epochs=-1), "freeze_epochs must be"),
-        (lambda m: m.fit_one_cycle(1, [1e-3]), "1 learning rates for 3 layer groups"),
-        (lambda m: m.freeze_to("layer9"), "no layer group 'layer9'"),
-        (lambda m: m.freeze_to(3), "at least the last group must train"),
-    ],
-)
-def test_what_is_wrong_is_said_before_any_work(data, call, match):
-    model = learner(data)
-    with pytest.raises(ValueError, match=match):
-        call(model)
-    assert len(model.history) == 0 and model.num_programs == 0
 
 
 def test_two_ways_to_say_one_thing_are_refused(data):

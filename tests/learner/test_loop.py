@@ -1,9 +1,12 @@
+import time
+
 import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
 
 from jaxtune.learner.loop import Running, evaluate, train_epoch
+from jaxtune.learner.position import Position
 from jaxtune.learner.progress import Reporter
 from jaxtune.train import TrainState
 
@@ -48,3 +51,26 @@ def test_an_epochs_loss_is_the_mean_over_images_and_the_state_is_the_last():
     )
     assert running.state.step == 2 and speed > 0
     assert loss == pytest.approx((1 * 1 + 3 * 3) / 4)
+
+
+def test_an_epoch_that_is_taken_up_counts_what_was_done_before():
+    def step(state, batch, key):
+        time.sleep(0.05)
+        loss = jnp.float32(batch["rows"])
+        return state, {"loss": loss, "count": loss}
+
+    position = Position(step=1, losses=[1.0], counts=[1.0], progress=1)
+    running, calls = Running(TrainState(0, EMPTY, EMPTY, ()), position), []
+    loss, speed = train_epoch(
+        running,
+        [{"rows": 3.0}],
+        jax.random.key(0),
+        train_step=step,
+        place=lambda batch: batch,
+        reporter=QUIET,
+        after_step=lambda: calls.append(position.step),
+    )
+    assert loss == pytest.approx((1 * 1 + 3 * 3) / 4)
+    assert calls == [2] and position.progress == 2
+    # The one step took its time, and is not measured from its own end.
+    assert 0 < speed <= 3 / 0.05

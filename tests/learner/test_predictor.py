@@ -38,3 +38,22 @@ def test_a_network_of_ones_own_is_handed_over(data, tmp_path):
         CheckpointMismatchError, match=r"head\.linear2\.weight: \(8, 3\)"
     ):
         load_predictor(path, module=other)
+
+
+def test_a_run_gives_its_latest_or_its_best(data, tmp_path):
+    model = vision_learner(data, tiny_resnet, hidden=(8,), verbose=False)
+    # The rate is far too high in the second epoch, which ends worse than the first.
+    model.fit(1, 1e-3, run=tmp_path / "first")
+    model.fit(2, [1e-3, 1e-3, 3.0], run=tmp_path / "run")
+    losses = model.history.history["valid_loss"][1:]
+    photo = data.valid_items.paths[0]
+    latest = model.predict(photo).probabilities
+    found = {}
+    for which in ("latest", "best"):
+        module = create_cnn_model(tiny_resnet, 3, hidden=(8,))
+        predictor = load_predictor(tmp_path / "run", module=module, which=which)
+        found[which] = predictor.predict(photo).probabilities
+        assert predictor.meta["valid_loss"] == (
+            min(losses) if which == "best" else losses[-1]
+        )
+    np.testing.assert_allclose(found["latest"], latest, rtol=1e-5)

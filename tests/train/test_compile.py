@@ -34,6 +34,17 @@ def test_a_donated_state_is_given_up():
     assert x.is_deleted() and (y == 2).all()
 
 
+def test_what_is_compiled_last_can_be_anything():
+    def step(x, y):
+        return x + y, x * y
+
+    xs = jnp.arange(4.0)
+    total, products = compile_step(lambda x: jax.lax.scan(step, x, xs))(1.0)
+    assert total == 7 and products.tolist() == [0, 1, 4, 12]
+    slope = compile_step(jax.grad(lambda x: jax.lax.scan(step, x, xs)[1].sum()))
+    assert slope(1.0) == 6
+
+
 def test_the_users_compilation_cache_is_kept(monkeypatch):
     before = jax.config.jax_compilation_cache_dir
     module.enable_compilation_cache()

@@ -170,6 +170,46 @@ def test_restarting_a_schedule_keeps_the_moments():
     jax.tree.map(np.testing.assert_array_equal, kept.inner, old.inner)
 
 
+def test_rates_of_groups_that_do_not_train_are_ignored():
+    rates = {"body": float("nan"), "head": 1e-1}
+    tree, state = run(group_optimizer(ONLY_HEAD, rates, constant()), 2)
+    alone, other = run(group_optimizer(ONLY_HEAD, {"head": 1e-1}, constant()), 2)
+    jax.tree.map(np.testing.assert_array_equal, tree, alone)
+    assert jax.tree.structure(state) == jax.tree.structure(other)
+
+
+def test_numbers_may_be_arrays_and_stay_the_callers_own():
+    rate = jnp.asarray(1e-1)
+    tx = group_optimizer(
+        LABELS, {"body": rate, "head": rate}, constant(), weight_decay=rate
+    )
+    plain = group_optimizer(
+        LABELS, {"body": 1e-1, "head": 1e-1}, constant(), weight_decay=0.1
+    )
+    jax.tree.map(np.testing.assert_array_equal, tx.init(TREE), plain.init(TREE))
+    update = jax.jit(tx.update, donate_argnums=1)
+    update(grads(0), tx.init(TREE), TREE)
+    assert not rate.is_deleted()
+
+
+@pytest.mark.parametrize(
+    ("rate", "dtype"),
+    [
+        (0.5, "float32"),
+        (np.float64(0.5), "float32"),
+        (jnp.bfloat16(0.5), "float32"),
+        (lambda: jnp.float64(0.5), "float64"),
+    ],
+)
+def test_a_rate_is_float32_unless_an_array_is_wider(rate, dtype):
+    with jax.enable_x64(True):
+        rate = rate() if callable(rate) else rate
+        tx = group_optimizer(ONLY_HEAD, {"head": rate}, constant())
+        state = group_states(tx.init(TREE))["head"]
+    assert state.rate.dtype == dtype and float(state.rate) == 0.5
+    assert state.weight_decay.dtype == "float32"
+
+
 def test_groups_and_rates_must_agree():
     with pytest.raises(ValueError, match=r"no learning rate for the group\(s\) head"):
         group_optimizer(LABELS, {"body": 1e-2}, constant())

@@ -34,3 +34,23 @@ def test_a_state_is_a_tree_and_a_value():
     np.testing.assert_array_equal(doubled.params["linear"]["weight"], 2 * weight)
     shapes = jax.eval_shape(lambda: state)
     assert shapes.params["linear"]["weight"].shape == (2, 3)
+
+
+def test_a_parameter_made_from_a_number_compiles_no_second_step():
+    """`jnp.asarray(3.0)` has a weak dtype, which arithmetic makes firm."""
+    module = Sequence({"linear": Linear(2, 3, rngs=nnx.Rngs(0))})
+    module.linear.power = nnx.Param(jnp.asarray(3.0))
+    assert module.linear.power[...].weak_type
+    _, params, model_state = split_module(module)
+    assert not any(x.weak_type for x in jax.tree.leaves(params))
+    state = TrainState.create(params, model_state, optax.adam(0.1))
+    traces = []
+
+    @jax.jit
+    def step(state):
+        traces.append(1)
+        params = jax.tree.map(lambda x: x * 2, state.params)
+        return state.replace(step=state.step + 1, params=params)
+
+    step(step(state))
+    assert len(traces) == 1

@@ -1,0 +1,118 @@
+"""What a checkpoint holds, without reading its arrays.
+
+A folder in, names with shapes and dtypes out, and a tree that people can read. The one
+rule of the file: nothing is left out of the tree; what repeats is written once.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxtune.checkpoint.arrays import Leaf
+from jaxtune.checkpoint.names import Name, nested
+from jaxtune.checkpoint.storage import open_stored, read_meta
+
+_ORDER = ("params", "model_state", "opt_state")
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """What a checkpoint holds.
+
+    `str` of it is a readable tree; neighbours which hold the same are on one line.
+
+    Attributes:
+        path: The checkpoint's folder.
+        format: "jaxtune/1", or None for a checkpoint that jaxtune didn't write.
+        leaves: Shape and dtype of each array, by name; a name is a tuple of words, of
+            which the first is the item's (`params`, `model_state`, `opt_state`; others
+            in others' checkpoints, "" for a tree without a name).
+        meta: The description; None if there is none.
+    """
+
+    path: Path
+    format: str | None
+    leaves: dict[Name, Leaf]
+    meta: Any
+
+    @property
+    def items(self) -> dict[str, dict[str, Leaf]]:
+        """Shape and dtype of each array by its dotted name, for each item."""
+        items: dict[str, dict[str, Leaf]] = {}
+        for (item, *rest), leaf in self.leaves.items():
+            items.setdefault(item, {})[".".join(rest)] = leaf
+        return items
+
+    def num_bytes(self, item: str) -> int:
+        """Returns the bytes of an item's arrays in memory."""
+        return sum(leaf.num_bytes for leaf in self.items[item].values())
+
+    def __str__(self) -> str:
+        lines = []
+        tree = nested(self.leaves)
+        items = self.items
+        for item in sorted(items, key=_place):
+            leaves = items[item]
+            size = self.num_bytes(item) / 1e6
+            lines.append(f"{item or '(one tree)'}  {len(leaves)} arrays, {size:.1f} MB")
+            if isinstance(tree[item], dict):
+                lines += [f"  {line}" for line in _lines(tree[item])]
+        if isinstance(self.meta, dict):
+            lines.append(f"meta  JSON: {', '.join(self.meta)}")
+        return "\n".join(lines)
+
+
+def inspect_checkpoint(path: str | os.PathLike) -> Contents:
+    """Returns what a checkpoint holds, jaxtune's or another's; reads no array.
+
+    Raises:
+        FileNotFoundError: If there is no checkpoint at the path.
+        CheckpointDamagedError: If its description of itself can't be read.
+    """
+    stored = open_stored(Path(path).resolve())
+    prefix = ("",) if stored.single else ()
+    return Contents(
+        path=stored.path,
+        format=stored.format,
+        leaves={prefix + name: leaf for name, leaf in stored.leaves.items()},
+        meta=read_meta(stored.path) if (stored.path / "meta").is_dir() else None,
+    )
+
+
+def _lines(node: Mapping[str, Any]) -> list[str]:
+    # Neighbours whose subtrees read the same share a line: `0, 1`, `mu, nu`.
+    groups: list[tuple[list[str], bool, list[str]]] = []
+    for key in sorted(node, key=_natural):
+        label, child = key, node[key]
+        while isinstance(child, Mapping) and len(child) == 1:
+            ((key, child),) = child.items()
+            label = f"{label}.{key}"
+        inner = isinstance(child, Mapping)
+        below = _lines(child) if inner else [str(child)]
+        if groups and groups[-1][1:] == (inner, below):
+            groups[-1][0].append(label)
+        else:
+            groups.append(([label], inner, below))
+    lines = []
+    for labels, inner, below in groups:
+        if inner:
+            lines += [", ".join(labels), *(f"  {line}" for line in below)]
+        else:
+            lines.append(f"{', '.join(labels)}  {below[0]}")
+    return lines
+
+
+def _natural(word: str) -> tuple:
+    # 2 before 10, and layer2 before layer10.
+    return tuple(
+        (1, int(part), "") if part.isdigit() else (0, 0, part)
+        for part in re.split(r"(\d+)", word)
+        if part
+    )
+
+
+def _place(item: str) -> tuple[int, str]:
+    return (_ORDER.index(item) if item in _ORDER else len(_ORDER), item)

@@ -1,0 +1,153 @@
+"""Reading checkpoints, our own and those of plain Flax and Orbax.
+
+A folder and a network's shapes in, its arrays out. The one rule of the file: what is
+restored is compared with what is asked for first, both ways; nothing is half restored.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import nnx
+
+from jaxtune.checkpoint.arrays import describe_leaf, is_concrete, restored
+from jaxtune.checkpoint.comparison import find_arrays, same_state
+from jaxtune.checkpoint.names import Name, named_leaves
+from jaxtune.checkpoint.storage import open_stored, read_arrays, read_meta
+
+
+def load_meta(path: str | os.PathLike) -> dict:
+    """Returns a checkpoint's description, as it was given to `save_checkpoint`.
+
+    Raises:
+        FileNotFoundError: If there is no checkpoint at the path, or no description in
+            it.
+        CheckpointDamagedError: If it can't be read.
+    """
+    return read_meta(Path(path).resolve())
+
+
+def load_checkpoint(
+    path: str | os.PathLike,
+    *,
+    params: Any,
+    model_state: Any,
+    partial: str | Sequence[str] | None = None,
+) -> tuple[Any, Any]:
+    """Returns a checkpoint's parameters and statistics for a network.
+
+    Opens jaxtune's checkpoints, and those of plain Flax code in Orbax's formats v1
+    (`ocp.save`, `ocp.save_checkpointables`, a step of `training.Checkpointer`) and v0
+    (`StandardCheckpointer`, `PyTreeCheckpointer`, a step of `CheckpointManager`):
+
+    - The network's names are looked for below any prefix, one for the parameters and
+      one for the statistics; they may lie in one tree or in two. There must be one
+      such place, and nothing else in it. What lies beside it doesn't matter (optimizer,
+      step), nor Flax's `.value` at the end of a name. The state of Flax's random
+      streams (`rngs`) is restored where it is there, and else keeps its values.
+    - Shapes must be equal. Floats are cast to the network's dtype (bfloat16, float32,
+      …); all others must have it already.
+    - On how many devices it was written doesn't matter. The arrays come back on JAX's
+      default device.
+    - Another class count or head doesn't open whole; with `partial="body"` its body
+      does, if all of that agrees. A body alone opens too, into the body alone or into
+      the whole network with `partial`.
+    - Which layers were frozen doesn't matter to parameters and statistics.
+
+    All names, shapes and dtypes are compared before any array is read.
+
+    Args:
+        path: The checkpoint's folder; one step's folder, where there are several.
+        params: Parameters of the network they are for, a tree of arrays or of
+            `jax.ShapeDtypeStruct`; names, shapes and dtypes count.
+        model_state: Its statistics, likewise.
+        partial: A dotted prefix ("body", "body.layer1"), or several: only what lies
+            below is restored. The rest keeps the values it has in `params` and
+            `model_state`, where it must be arrays.
+
+    Returns:
+        Parameters and statistics, trees of the form of those given.
+
+    Raises:
+        FileNotFoundError: If there is no checkpoint at the path.
+        CheckpointMismatchError: If a name, a shape or a dtype differs; both sides are
+            listed, and what `partial` would restore is said.
+        CheckpointDamagedError: If a file is missing or damaged.
+        ValueError: If the network has nothing below `partial`, or no values beside it.
+    """
+    trees = {"params": nnx.as_pure(params), "model_state": nnx.as_pure(model_state)}
+    leaves = {item: named_leaves(tree) for item, tree in trees.items()}
+    stored = open_stored(Path(path).resolve())
+    found = find_arrays(
+        stored,
+        {
+            item: {name: describe_leaf(leaf) for name, leaf in named.items()}
+            for item, named in leaves.items()
+        },
+        partial=(partial,) if isinstance(partial, str) else tuple(partial or ()),
+    )
+    for item, named in leaves.items():
+        _check_kept(item, named, found[item])
+    arrays = read_arrays(
+        stored, [name for names in found.values() for name in names.values()]
+    )
+    for item, named in leaves.items():
+        for name, source in found[item].items():
+            named[name] = restored(arrays[source], named[name])
+    new = {item: _rebuilt(tree, leaves[item]) for item, tree in trees.items()}
+    return new["params"], new["model_state"]
+
+
+def load_opt_state(path: str | os.PathLike, opt_state: Any) -> Any:
+    """Returns a checkpoint's optimizer state, bit for bit.
+
+    Args:
+        path: The checkpoint's folder.
+        opt_state: The state that `tx.init(params)` gives; it says the form, and its
+            leaves may be `jax.ShapeDtypeStruct`. Names, shapes and dtypes must all be
+            those of the checkpoint: a state goes on only where the same parameters
+            train with the same optimizer.
+
+    Returns:
+        The state, a tree of the same form.
+
+    Raises:
+        FileNotFoundError: If there is no checkpoint at the path, or no optimizer state
+            in it.
+        CheckpointMismatchError: If a name, a shape or a dtype differs; both sides are
+            listed.
+        CheckpointDamagedError: If a file is missing or damaged.
+    """
+    stored = open_stored(Path(path).resolve())
+    leaves = named_leaves(opt_state)
+    held = {
+        name[1:]: leaf for name, leaf in stored.leaves.items() if name[0] == "opt_state"
+    }
+    if leaves and not held:
+        raise FileNotFoundError(
+            f"the checkpoint {stored.path} holds no optimizer state. Begin with a new "
+            "one, tx.init(params); parameters open with load_checkpoint."
+        )
+    same_state(
+        stored.path, held, {name: describe_leaf(leaf) for name, leaf in leaves.items()}
+    )
+    arrays = read_arrays(stored, [("opt_state", *name) for name in leaves])
+    for name, like in leaves.items():
+        leaves[name] = restored(arrays[("opt_state", *name)], like)
+    return _rebuilt(opt_state, leaves)
+
+
+def _check_kept(item: str, named: Mapping[Name, Any], found: Mapping) -> None:
+    for name, leaf in named.items():
+        if name not in found and not is_concrete(leaf):
+            raise ValueError(
+                f"{item}/{'.'.join(name)} is not restored and would keep its value, "
+                f"but it is a {type(leaf).__name__}, which has none. Give the arrays "
+                "of an initialised network."
+            )
+
+
+def _rebuilt(tree: Any, leaves: Mapping[Name, Any]) -> Any:
+    return jax.tree.unflatten(jax.tree.structure(tree), list(leaves.values()))

@@ -1,0 +1,265 @@
+"""Orbax: trees of arrays to a folder, and back. The one file that imports it.
+
+Named arrays and a description in, a folder out, and back. The one rule of the file:
+arrays lie in a checkpoint as arrays of the host, so no device of the machine that wrote
+them is needed to read them.
+"""
+
+import dataclasses
+import json
+import threading
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxtune.checkpoint.arrays import Leaf, checksum, describe_leaf
+from jaxtune.checkpoint.errors import CheckpointDamagedError
+from jaxtune.checkpoint.names import Name, name_of, named_leaves, nested
+
+#: What checkpoints of this layout say of themselves.
+FORMAT = "jaxtune/1"
+
+# Orbax numbers its operations for the whole process.
+_ONE_AT_A_TIME = threading.Lock()
+_ORBAX_ERRORS = (ValueError, OSError, LookupError, TypeError, RuntimeError)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A checkpoint of which everything is known but the values.
+
+    Attributes:
+        path: The folder.
+        tree: The arrays' tree as Orbax tells it; by item, unless `single`.
+        single: Whether the folder is one tree which has no name, as Orbax v0 writes.
+        leaves: What each array is, by name; the first word is the item's, unless
+            `single`.
+        checksums: CRC-32 of arrays by dotted name, for each item; only in our own.
+        format: `FORMAT` for our own, None for others.
+    """
+
+    path: Path
+    tree: Any
+    single: bool
+    leaves: dict[Name, Leaf]
+    checksums: dict[str, dict[str, int]]
+    format: str | None
+
+
+def write(
+    target: Path, items: Mapping[str, Mapping[Name, np.ndarray]], meta: dict
+) -> None:
+    """Writes named arrays and a description; the folder is complete or absent.
+
+    Args:
+        target: Folder to make.
+        items: Arrays by name, for each item.
+        meta: Plain JSON.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    checksums = {
+        item: {".".join(name): checksum(array) for name, array in named.items()}
+        for item, named in items.items()
+    }
+    registry = ocp.handlers.local_registry()
+    registry.add(ocp.handlers.JsonHandler, checkpointable_name="meta")
+    context = ocp.Context()
+    context.checkpointables.registry = registry
+    # Made in the background, they are now and then made twice, and saving fails.
+    context.asynchronous.create_directories_asynchronously = False
+    # Weights hardly compress: 8 % of the bytes for half of the time and a core.
+    context.array.saving.use_compression = False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _ONE_AT_A_TIME, context:
+        ocp.save_checkpointables(
+            target,
+            {**{item: nested(named) for item, named in items.items()}, "meta": meta},
+            custom_metadata={"format": FORMAT, "crc32": checksums},
+        )
+
+
+def open_stored(path: Path) -> Stored:
+    """Returns what is in a checkpoint's folder; reads no array.
+
+    Raises:
+        FileNotFoundError: If there is no checkpoint in the folder; where one is near,
+            the error says where.
+        CheckpointDamagedError: If its description of itself can't be read.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    own = _own_description(path)
+    single = False
+    try:
+        try:
+            found = ocp.checkpointables_metadata(path)
+        except ocp.errors.InvalidLayoutError:
+            if not (path / "_METADATA").exists():
+                raise
+            single = True
+            found = ocp.metadata(path, checkpointable_name=None)
+    except ocp.errors.InvalidLayoutError as error:
+        raise _no_checkpoint(path) from error
+    except _ORBAX_ERRORS as error:
+        raise _damaged(path, error) from error
+    if not single:
+        _check_items(path, found.metadata, own.get("item_handlers"))
+    leaves = named_leaves(found.metadata)
+    if not own and not leaves:
+        # Orbax takes any folder for a checkpoint without items.
+        raise _no_checkpoint(path)
+    note = found.custom_metadata if isinstance(found.custom_metadata, dict) else {}
+    return Stored(
+        path=path,
+        tree=found.metadata,
+        single=single,
+        leaves={name: describe_leaf(leaf) for name, leaf in leaves.items()},
+        checksums=note.get("crc32", {}),
+        format=note.get("format"),
+    )
+
+
+def read_arrays(stored: Stored, names: Collection[Name]) -> dict[Name, np.ndarray]:
+    """Returns arrays of a checkpoint by name, in the dtype in which they are stored.
+
+    Raises:
+        CheckpointDamagedError: If one can't be read, or is not what was written.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    wanted = set(names)
+    if not wanted:
+        return {}
+    abstract = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: _blank(leaf) if name_of(path) in wanted else ocp.PLACEHOLDER,
+        stored.tree,
+    )
+    try:
+        if stored.single:
+            tree = ocp.load(stored.path, abstract, checkpointable_name=None)
+        else:
+            items = {name[0] for name in wanted}
+            tree = ocp.load_checkpointables(
+                stored.path, {item: abstract[item] for item in items}
+            )
+    except _ORBAX_ERRORS as error:
+        raise _damaged(stored.path, error) from error
+    arrays = {
+        name: np.asarray(leaf)
+        for name, leaf in named_leaves(tree).items()
+        if name in wanted
+    }
+    _check_arrays(stored, arrays)
+    return arrays
+
+
+def read_meta(path: Path) -> Any:
+    """Returns a checkpoint's description.
+
+    Raises:
+        FileNotFoundError: If there is no checkpoint, or no description in it.
+        CheckpointDamagedError: If it can't be read.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    _own_description(path)
+    if not (path / "meta").is_dir():
+        if (path / "_CHECKPOINT_METADATA").exists():
+            raise FileNotFoundError(
+                f"the checkpoint {path} has no description (no item `meta`); it was "
+                "not written by jaxtune. Its arrays open with load_checkpoint."
+            )
+        raise _no_checkpoint(path)
+    try:
+        return ocp.load_checkpointables(path, {"meta": None})["meta"]
+    except ocp.errors.InvalidLayoutError as error:
+        raise _no_checkpoint(path) from error
+    except _ORBAX_ERRORS as error:
+        raise _damaged(path, error) from error
+
+
+def _blank(leaf: Any) -> np.ndarray:
+    # Says shape, dtype and "on the host" without taking memory.
+    wanted = describe_leaf(leaf)
+    return np.broadcast_to(np.zeros((), wanted.dtype), wanted.shape)
+
+
+def _own_description(path: Path) -> dict:
+    file = path / "_CHECKPOINT_METADATA"
+    if not file.is_file():
+        return {}
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise _damaged(path, error) from error
+
+
+def _check_items(path: Path, found: Mapping, handlers: Any) -> None:
+    # Orbax leaves out an item whose description it can't read, and says nothing.
+    for item, handler in (handlers if isinstance(handlers, dict) else {}).items():
+        holds_arrays = "pytree" in str(handler) or "standard" in str(handler)
+        if holds_arrays and found.get(item) is None:
+            raise CheckpointDamagedError(
+                f"the checkpoint {path} is damaged: its item `{item}` is missing or "
+                "can't be read. Use another checkpoint."
+            )
+
+
+def _check_arrays(stored: Stored, arrays: Mapping[Name, np.ndarray]) -> None:
+    changed = []
+    for (item, *rest), array in arrays.items():
+        written = stored.checksums.get(item, {}).get(".".join(rest))
+        if written is not None and written != checksum(array):
+            changed.append(f"{item}/{'.'.join(rest)}")
+    if changed:
+        raise CheckpointDamagedError(
+            f"the checkpoint {stored.path} is damaged: {len(changed)} array(s) are "
+            f"not what was written, {', '.join(changed[:5])}. Use another checkpoint."
+        )
+
+
+def _damaged(path: Path, error: BaseException) -> CheckpointDamagedError:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return CheckpointDamagedError(
+        f"the checkpoint {path} can't be read; a file is missing or damaged: "
+        f"{lines[0][:300]}. Use another checkpoint."
+    )
+
+
+def _no_checkpoint(path: Path) -> FileNotFoundError:
+    text = f"there is no checkpoint in {path}. "
+    if not path.is_dir():
+        return FileNotFoundError(text + "Give the folder that a run was saved to.")
+    if ".orbax-checkpoint-tmp" in path.name:
+        return FileNotFoundError(text + "Writing it was broken off half way.")
+    if (path.parent / "_CHECKPOINT_METADATA").exists():
+        return FileNotFoundError(
+            text + f"It is a part of one: give the folder above, {path.parent}."
+        )
+    steps = sorted(
+        (
+            entry
+            for entry in path.iterdir()
+            if (entry / "_CHECKPOINT_METADATA").exists()
+            or (entry / "_METADATA").exists()
+        ),
+        key=lambda entry: (_number(entry.name), entry.name),
+    )
+    if steps:
+        names = ", ".join(step.name for step in steps)
+        return FileNotFoundError(
+            text + f"It holds the checkpoints {names}: give one of them, such as "
+            f"{steps[-1]}."
+        )
+    return FileNotFoundError(text + "Give the folder that a run was saved to.")
+
+
+def _number(name: str) -> int:
+    digits = "".join(letter for letter in name if letter.isdigit())
+    return int(digits) if digits else -1

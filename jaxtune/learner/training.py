@@ -1,0 +1,295 @@
+"""The learner's training: fits, one cycle, fine-tuning, each of which can be a run.
+
+The one rule of the file: a fit is a list of phases, which are plain data; the trainer
+is handed them, and nothing is decided on the way.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from jaxtune.checkpoint import RunFolder, checkpoint_numbers, environment
+from jaxtune.learner.history import History
+from jaxtune.learner.predictor import describe
+from jaxtune.learner.recipe import describe_data
+from jaxtune.learner.session import Session
+from jaxtune.learner.trainer import Trainer
+from jaxtune.train import (
+    Phase,
+    Schedule,
+    check_epochs,
+    constant,
+    fine_tune_phases,
+    one_cycle,
+    resolve_rates,
+)
+
+Rates = float | slice | Sequence[float]
+
+
+class _LastRun(NamedTuple):
+    """The run that this learner was in last, to be taken up in the same process."""
+
+    path: Path
+    before: dict
+    mark: tuple
+
+
+class Training:
+    """What of a `Learner` trains.
+
+    Attributes:
+        data: Where batches come from.
+        history: Every epoch so far, over all phases.
+        network: How the network was built, or None.
+        seed: Decides dropout and augmentation.
+        verbose: Whether to show start lines, tables and progress.
+        lr: Peak learning rate where a fit is given none.
+        wd: Weight decay.
+        moms: Momentum at a cycle's start, at its peak and at its end.
+    """
+
+    data: object
+    history: History
+    network: dict | None
+    seed: int
+    verbose: bool
+    lr: float
+    wd: float
+    moms: tuple[float, float, float]
+    _trainer: Trainer
+    _last_run: _LastRun | None
+
+    def fit(
+        self,
+        epochs: int,
+        lr: Rates | None = None,
+        *,
+        wd: float | None = None,
+        run: str | os.PathLike | None = None,
+        save_every: float = 60.0,
+    ) -> History:
+        """Trains at constant rates and momentum 0.9; returns these epochs' history.
+
+        Args:
+            epochs: Passes over the training data.
+            lr: Learning rate: a number, one for each group, or a slice; see
+                `resolve_rates`.
+            wd: Weight decay, the learner's if None.
+            run: Folder to keep the run in, see `fine_tune`.
+            save_every: Seconds between checkpoints in it.
+        """
+        schedule = constant(self._total_steps(epochs))
+        phase = self._phase(epochs, lr, schedule, wd=wd)
+        return self._train([phase], run, save_every)
+
+    def fit_one_cycle(
+        self,
+        epochs: int,
+        lr_max: Rates | None = None,
+        *,
+        div: float = 25.0,
+        div_final: float = 1e5,
+        pct_start: float = 0.25,
+        wd: float | None = None,
+        moms: tuple[float, float, float] | None = None,
+        name: str | None = None,
+        run: str | os.PathLike | None = None,
+        save_every: float = 60.0,
+    ) -> History:
+        """Trains with the one-cycle schedule; returns these epochs' history.
+
+        Args:
+            epochs: Passes over the training data; the cycle spans them all.
+            lr_max: Peak learning rate: a number, one for each group, or a slice.
+            div: The cycle starts at lr_max / div.
+            div_final: The cycle ends at lr_max / div_final.
+            pct_start: Fraction of the cycle spent rising.
+            wd: Weight decay, the learner's if None.
+            moms: Momentum at start, peak and end, the learner's if None.
+            name: What the start line calls the phase; its number if None.
+            run: Folder to keep the run in, see `fine_tune`.
+            save_every: Seconds between checkpoints in it.
+
+        References:
+            Smith and Topin, https://arxiv.org/abs/1708.07120.
+            fastai 2.8.12, callback/schedule.py `fit_one_cycle`.
+        """
+        schedule = one_cycle(
+            self._total_steps(epochs),
+            pct_start=pct_start,
+            div=div,
+            div_final=div_final,
+            momentums=moms or self.moms,
+        )
+        phase = self._phase(epochs, lr_max, schedule, wd=wd, name=name)
+        return self._train([phase], run, save_every)
+
+    def fine_tune(
+        self,
+        epochs: int,
+        base_lr: float = 2e-3,
+        *,
+        freeze_epochs: int = 1,
+        lr_mult: float = 100.0,
+        pct_start: float = 0.3,
+        div: float = 5.0,
+        div_final: float = 1e5,
+        wd: float | None = None,
+        moms: tuple[float, float, float] | None = None,
+        run: str | os.PathLike | None = None,
+        save_every: float = 60.0,
+    ) -> History:
+        """Trains the head with the body frozen, then everything; returns the history.
+
+        Phase 1: `freeze_epochs` epochs, frozen, peak rate `base_lr` (a tenth of it for
+        what still trains in earlier groups). Phase 2: `epochs` epochs, unfrozen, peak
+        rates from base_lr / 2 / lr_mult in the first group to base_lr / 2 in the last.
+
+        With `run`, the run is kept in a folder: checkpoints are written behind the
+        training's back, and the same line in a new process goes on where the last one
+        was stopped, killed or finished, with the result of a run that was not stopped,
+        bit for bit on the same machine. SIGTERM and Ctrl-C save first.
+
+        Args:
+            epochs: Epochs after unfreezing.
+            base_lr: Peak rate of the head in phase 1.
+            freeze_epochs: Epochs before unfreezing; 0 leaves phase 1 out.
+            lr_mult: How much slower the first group is than the last.
+            pct_start: Fraction of phase 2 spent rising; 0.99 in phase 1.
+            div: Phase 2 starts at its peak rates / div.
+            div_final: Both phases end at their peak rates / div_final.
+            wd: Weight decay, the learner's if None.
+            moms: Momentum at start, peak and end, the learner's if None.
+            run: Folder to keep the run in; made if it isn't there. Nothing is kept if
+                None.
+            save_every: Seconds between two checkpoints in it; 0 writes one after the
+                other. Each epoch's end has one too. The latest and the best stay.
+
+        Raises:
+            ValueError: If an argument is out of range, or (`RunMismatchError`) the
+                folder holds a run of another recipe; the difference is listed.
+            FileExistsError: If the folder holds something else.
+            BlockingIOError: If another process trains in it.
+            RunStopped: If the process was sent SIGTERM; a `SystemExit` of status 0,
+                after everything is saved.
+
+        References:
+            fastai 2.8.12, callback/schedule.py `fine_tune`.
+        """
+        phases = fine_tune_phases(
+            len(self.groups),
+            len(self.data.train_loader),
+            epochs,
+            base_lr,
+            freeze_epochs=freeze_epochs,
+            lr_mult=lr_mult,
+            pct_start=pct_start,
+            div=div,
+            div_final=div_final,
+            weight_decay=self.wd if wd is None else wd,
+            momentums=moms or self.moms,
+        )
+        return self._train(phases, run, save_every)
+
+    def _total_steps(self, epochs: int) -> int:
+        check_epochs(epochs, "epochs")
+        return epochs * len(self.data.train_loader)
+
+    def _phase(
+        self,
+        epochs: int,
+        rates: Rates | None,
+        schedule: Schedule,
+        *,
+        wd: float | None,
+        name: str | None = None,
+    ) -> Phase:
+        return Phase(
+            name=name,
+            boundary=None,
+            epochs=epochs,
+            rates=resolve_rates(self.lr if rates is None else rates, len(self.groups)),
+            schedule=schedule,
+            weight_decay=self.wd if wd is None else wd,
+        )
+
+    def _train(
+        self,
+        phases: Sequence[Phase],
+        run: str | os.PathLike | None,
+        save_every: float,
+    ) -> History:
+        if run is None:
+            return self._collect(phases, None)
+        if jax.process_count() > 1:
+            raise NotImplementedError(
+                "run= keeps the run of one process; there are "
+                f"{jax.process_count()}. Leave run= out, and save on process 0."
+            )
+        path = Path(run).expanduser().resolve()
+        before = self._before(path)
+        recipe = {
+            "phases": [phase.as_dict() for phase in phases],
+            "data": describe_data(self.data),
+            "network": self.network,
+            "seed": self.seed,
+            **self._trainer.describe(),
+            **before,
+        }
+        folder = RunFolder(path, recipe, made_with=environment(), save_every=save_every)
+        session = Session(
+            folder,
+            phases,
+            self._meta(),
+            steps_per_epoch=len(self.data.train_loader),
+            name=os.fspath(run),
+        )
+        try:
+            with session:
+                return self._collect(phases, session)
+        finally:
+            self._last_run = _LastRun(path, before, self._trainer.mark)
+
+    def _collect(self, phases: Sequence[Phase], session: Session | None) -> History:
+        done = len(self.history)
+        for row in self._trainer.run(
+            self.data,
+            phases,
+            first_epoch=done,
+            key=jax.random.key(self.seed),
+            session=session,
+            verbose=self.verbose,
+        ):
+            self.history.append(row)
+        return History(self.history.rows[done:])
+
+    def _before(self, path: Path) -> dict:
+        """Returns what the run begins with; the same if it was stopped just now."""
+        last = self._last_run
+        again = last is not None and (last.path, last.mark) == (
+            path,
+            self._trainer.mark,
+        )
+        if again and checkpoint_numbers(path):
+            del self.history.rows[last.before["epochs_before"] :]
+            self._trainer.phase = last.before["phases_before"]
+            return last.before
+        return {
+            "epochs_before": len(self.history),
+            "phases_before": self._trainer.phase,
+            "frozen": list(self._trainer.frozen_groups),
+            "start": self._trainer.fingerprint(),
+        }
+
+    def _meta(self) -> dict:
+        return describe(
+            network=self.network,
+            classes=self.data.classes,
+            size=self.data.size,
+            mean=self._trainer.programs.mean,
+            std=self._trainer.programs.std,
+        )

@@ -1,0 +1,158 @@
+"""Phases: which groups train, for how long, at which rates.
+
+A recipe's few numbers in, a tuple of phases out. The one rule of the file: a phase is
+plain data; whoever trains it, the learner or a loop of one's own, gets the same run.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxtune.train.schedules import Schedule, one_cycle, resolve_rates
+
+MOMENTUMS = (0.95, 0.85, 0.95)
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One stretch of training: one freeze boundary, one schedule.
+
+    Attributes:
+        name: What the start line calls it; None for its number.
+        boundary: How many of the first layer groups are frozen; None leaves frozen
+            what is, and the optimizer's moments with it.
+        epochs: Passes over the training data; the schedule spans them all.
+        rates: Peak learning rate of each layer group, frozen ones included.
+        schedule: How rate and momentum move with the step.
+        weight_decay: Of everything but norms and biases.
+    """
+
+    name: str | None
+    boundary: int | None
+    epochs: int
+    rates: tuple[float, ...]
+    schedule: Any
+    weight_decay: float
+
+    def as_dict(self) -> dict:
+        """Returns the phase as plain JSON, so that two can be compared and kept."""
+        schedule: Schedule = self.schedule
+        return {
+            "boundary": self.boundary,
+            "epochs": self.epochs,
+            "rates": [float(rate) for rate in self.rates],
+            "weight_decay": float(self.weight_decay),
+            "total_steps": int(schedule.total_steps),
+            "learning_rate": _curve_as_dict(schedule.learning_rate),
+            "momentum": _curve_as_dict(schedule.momentum),
+        }
+
+
+def fine_tune_phases(
+    num_groups: int,
+    steps_per_epoch: int,
+    epochs: int,
+    base_lr: float = 2e-3,
+    *,
+    freeze_epochs: int = 1,
+    lr_mult: float = 100.0,
+    pct_start: float = 0.3,
+    div: float = 5.0,
+    div_final: float = 1e5,
+    weight_decay: float = 0.01,
+    momentums: tuple[float, float, float] = MOMENTUMS,
+) -> tuple[Phase, ...]:
+    """Returns fastai's `fine_tune`: the head alone, then everything.
+
+    Phase 1 has every group frozen but the last, peak rate `base_lr` (a tenth of it for
+    what still trains in earlier groups), rising for 99 % of the way. Phase 2 has none
+    frozen, with peak rates from base_lr / 2 / lr_mult in the first group to base_lr / 2
+    in the last.
+
+    Args:
+        num_groups: Number of layer groups.
+        steps_per_epoch: Updates in an epoch.
+        epochs: Epochs after unfreezing.
+        base_lr: Peak rate of the head in phase 1.
+        freeze_epochs: Epochs before unfreezing; 0 leaves phase 1 out.
+        lr_mult: How much slower the first group is than the last.
+        pct_start: Fraction of phase 2 spent rising.
+        div: Phase 2 starts at its peak rates / div.
+        div_final: Both phases end at their peak rates / div_final.
+        weight_decay: Of everything but norms and biases.
+        momentums: At a cycle's start, at its peak and at its end.
+
+    Raises:
+        ValueError: If a number of epochs is not whole or too small, if there is one
+            group only and a frozen phase is asked for, or a rate is out of range.
+
+    Example:
+        >>> head, whole = fine_tune_phases(3, steps_per_epoch=10, epochs=2)
+        >>> head.boundary, head.rates
+        (2, (0.0002, 0.0002, 0.002))
+        >>> whole.boundary, whole.rates
+        (0, (1e-05, 0.0001, 0.001))
+
+    References:
+        fastai 2.8.12, callback/schedule.py `fine_tune`.
+    """
+    check_epochs(epochs, "epochs")
+    check_epochs(freeze_epochs, "freeze_epochs", least=0)
+    if freeze_epochs and num_groups < 2:
+        raise ValueError(
+            "a frozen phase needs at least two layer groups; there is one. Give "
+            "groups= or split_on=, or freeze_epochs=0."
+        )
+    phases = []
+    if freeze_epochs:
+        phases.append(
+            Phase(
+                name="phase 1/2",
+                boundary=num_groups - 1,
+                epochs=freeze_epochs,
+                rates=resolve_rates(slice(base_lr), num_groups),
+                schedule=one_cycle(
+                    freeze_epochs * steps_per_epoch,
+                    pct_start=0.99,
+                    div_final=div_final,
+                    momentums=momentums,
+                ),
+                weight_decay=weight_decay,
+            )
+        )
+    half = base_lr / 2
+    phases.append(
+        Phase(
+            name="phase 2/2" if freeze_epochs else None,
+            boundary=0,
+            epochs=epochs,
+            rates=resolve_rates(slice(half / lr_mult, half), num_groups),
+            schedule=one_cycle(
+                epochs * steps_per_epoch,
+                pct_start=pct_start,
+                div=div,
+                div_final=div_final,
+                momentums=momentums,
+            ),
+            weight_decay=weight_decay,
+        )
+    )
+    return tuple(phases)
+
+
+def check_epochs(epochs: int, name: str, least: int = 1) -> None:
+    """Raises ValueError unless `epochs` is a whole number from `least` on."""
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < least:
+        raise ValueError(
+            f"{name} must be a whole number from {least} on; received {epochs!r}."
+        )
+
+
+def _curve_as_dict(curve) -> dict[str, Sequence[float]]:
+    return {
+        field.name: np.asarray(jax.device_get(getattr(curve, field.name))).tolist()
+        for field in dataclasses.fields(curve)
+    }

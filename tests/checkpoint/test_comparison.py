@@ -1,0 +1,189 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxtune.checkpoint import CheckpointMismatchError
+from jaxtune.checkpoint.arrays import Leaf
+from jaxtune.checkpoint.comparison import castable, find_arrays, same_state
+from jaxtune.checkpoint.storage import FORMAT, Stored
+
+F32 = np.dtype("float32")
+
+
+def leaves(**shapes):
+    """Returns leaves from dotted names (with __ for the dots) and shapes."""
+    return {tuple(name.split("__")): Leaf(shape, F32) for name, shape in shapes.items()}
+
+
+def stored(path, own=True, **shapes):
+    return Stored(
+        path=path,
+        tree=None,
+        single=False,
+        leaves=leaves(**shapes),
+        checksums={},
+        format=FORMAT if own else None,
+    )
+
+
+@pytest.fixture
+def ours(tmp_path):
+    return stored(
+        tmp_path,
+        params__body__w=(2, 3),
+        params__head__w=(3, 4),
+        model_state__body__mean=(3,),
+        opt_state__0__mu__body__w=(2, 3),
+        opt_state__0__mu__head__w=(3, 4),
+    )
+
+
+WANTED = {
+    "params": leaves(body__w=(2, 3), head__w=(3, 4)),
+    "model_state": leaves(body__mean=(3,)),
+}
+
+
+def error(*arguments, **options):
+    with pytest.raises(CheckpointMismatchError) as caught:
+        find_arrays(*arguments, **options)
+    return str(caught.value)
+
+
+def test_each_array_has_its_name_in_the_checkpoint(ours):
+    assert find_arrays(ours, WANTED) == {
+        "params": {
+            ("body", "w"): ("params", "body", "w"),
+            ("head", "w"): ("params", "head", "w"),
+        },
+        "model_state": {("body", "mean"): ("model_state", "body", "mean")},
+    }
+
+
+def test_both_sides_of_a_difference_are_listed(ours):
+    wanted = {
+        "params": leaves(body__w=(2, 4), fc=(1,), head__w=(3, 4)),
+        "model_state": {},
+    }
+    text = error(ours, wanted)
+    assert str(ours.path) in text
+    assert "- params/fc (1,): only in the network" in text
+    assert "+ model_state/body.mean (3,): only in the checkpoint" in text
+    assert "! params/body.w: (2, 3) in the checkpoint, (2, 4) in the network" in text
+
+
+def test_long_lists_are_cut_but_counted_on_both_sides(tmp_path):
+    many = {f"params__a{i:02}": (1,) for i in range(30)}
+    wanted = {"params": leaves(**{f"b{i:02}": (1,) for i in range(20)})}
+    text = error(stored(tmp_path, **many), {**wanted, "model_state": {}})
+    assert text.count("only in the network") == 12 and "- … and 8 more" in text
+    assert text.count("only in the checkpoint") == 12 and "+ … and 18 more" in text
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "expected"),
+    [
+        ("float32", "bfloat16", True),
+        ("float16", "float32", True),
+        ("float64", "float32", True),
+        ("int32", "int32", True),
+        ("int32", "int64", False),
+        ("int32", "float32", False),
+        ("float32", "int32", False),
+        ("bool", "float32", False),
+        ("complex64", "float32", False),
+    ],
+)
+def test_only_floats_are_cast(here, there, expected):
+    here, there = Leaf((2,), jnp.dtype(here)), Leaf((2,), jnp.dtype(there))
+    assert castable(here, there) is expected
+    assert not castable(here, there._replace(shape=(2, 1)))
+
+
+def test_a_dtype_that_does_not_fit_is_listed(ours):
+    wanted = {
+        **WANTED,
+        "model_state": {("body", "mean"): Leaf((3,), np.dtype("int32"))},
+    }
+    text = error(ours, wanted)
+    assert (
+        "body.mean: (3,) float32 in the checkpoint, (3,) int32 in the network" in text
+    )
+
+
+def test_the_way_out_is_told_only_where_it_is_one(ours):
+    head = {**WANTED, "params": leaves(body__w=(2, 3), head__w=(3, 9))}
+    assert "partial='body' restores that" in error(ours, head)
+    assert find_arrays(ours, head, partial=("body",))["params"] == {
+        ("body", "w"): ("params", "body", "w")
+    }
+    nothing = {"params": leaves(body__w=(9, 3), head__w=(3, 9)), "model_state": {}}
+    assert "partial" not in error(ours, nothing)
+    assert "Build the network it was saved from" in error(ours, nothing)
+    three = {
+        "params": leaves(body__w=(2, 3), head__w=(3, 4), neck__w=(1,)),
+        "model_state": leaves(body__mean=(3,)),
+    }
+    assert "partial=('body', 'head') restores that" in error(ours, three)
+
+
+def test_a_part_must_agree_entirely(ours):
+    wanted = {"params": leaves(body__w=(2, 3), body__v=(1,)), "model_state": {}}
+    text = error(ours, wanted, partial=("body",))
+    assert "- params/body.v (1,): only in the network" in text
+    assert "+ model_state/body.mean (3,): only in the checkpoint" in text
+    assert "head" not in text
+
+
+def test_partial_is_a_whole_word(ours):
+    with pytest.raises(ValueError, match="its children are body, head"):
+        find_arrays(ours, WANTED, partial=("bod",))
+
+
+def test_others_are_found_below_any_prefix(tmp_path):
+    others = stored(
+        tmp_path,
+        own=False,
+        state__net__body__w__value=(2, 3),
+        state__net__head__w__value=(3, 4),
+        state__net__body__mean__value=(3,),
+        state__net__drop__rngs__key__value=(2,),
+        state__step=(),
+    )
+    found = find_arrays(others, WANTED)
+    assert found["params"][("head", "w")] == ("state", "net", "head", "w", "value")
+    assert found["model_state"][("body", "mean")][:2] == ("state", "net")
+
+
+def test_the_place_looked_at_is_told(tmp_path):
+    others = stored(
+        tmp_path,
+        own=False,
+        net__body__w=(2, 3),
+        net__head__w=(3, 9),
+        stats__body__mean=(3,),
+    )
+    text = error(others, WANTED)
+    assert "params looked for below net; model_state looked for below stats" in text
+
+
+def test_several_places_are_an_error(tmp_path):
+    twice = {
+        f"{place}__{name}": shape
+        for place in ("ema", "net")
+        for name, shape in (("body__w", (2, 3)), ("head__w", (3, 4)))
+    }
+    text = error(stored(tmp_path, own=False, **twice, s__body__mean=(3,)), WANTED)
+    assert "several places: ema, net" in text
+
+
+def test_an_optimizers_state_must_be_the_same(tmp_path):
+    here = leaves(count=(), mu__w=(2,))
+    same_state(tmp_path, here, dict(here))
+    with pytest.raises(
+        CheckpointMismatchError, match="opt_state/nu.w .2,.: only in the"
+    ):
+        same_state(tmp_path, here, {**here, **leaves(nu__w=(2,))})
+    half = {**here, ("mu", "w"): Leaf((2,), jnp.dtype("bfloat16"))}
+    with pytest.raises(CheckpointMismatchError, match="bfloat16 in the optimizer"):
+        same_state(tmp_path, here, half)

@@ -1,0 +1,89 @@
+"""What a call trains: its phases, rates and epochs."""
+
+import jax
+import pytest
+from photos import tiny_resnet
+
+from jaxtune import error_rate, vision_learner
+from jaxtune.checkpoint import read_run
+from jaxtune.learner.trainer import Trainer
+from jaxtune.train import FROZEN
+
+
+def learner(data, **options):
+    return vision_learner(
+        data, tiny_resnet, metrics=error_rate, hidden=(16,), verbose=False, **options
+    )
+
+
+def test_fine_tune_without_a_frozen_phase(data):
+    model = learner(data)
+    history = model.fine_tune(1, freeze_epochs=0)
+    assert history.history["phase"] == [1] and model.num_programs == 2
+
+
+def test_phase_rates_are_fastais(data, monkeypatch):
+    seen = []
+    original = Trainer._optimizer_for
+
+    def spy(self, labels, phase):
+        names = set(jax.tree.leaves(labels)) - {FROZEN}
+        ends = phase.schedule.learning_rate
+        shape = float(ends.ends[0]), float(1 / ends.starts[0])
+        seen.append((phase.rates, names, *shape))
+        return original(self, labels, phase)
+
+    monkeypatch.setattr(Trainer, "_optimizer_for", spy)
+    learner(data, norms="train").fine_tune(1)
+    frozen, unfrozen = seen
+    assert frozen[0] == pytest.approx((2e-4, 2e-4, 2e-3))
+    assert frozen[2:] == pytest.approx((0.99, 25.0))
+    assert unfrozen[0] == pytest.approx((1e-5, 1e-4, 1e-3))
+    assert unfrozen[2:] == pytest.approx((0.3, 5.0))
+    assert frozen[1] == unfrozen[1] == {"early", "late", "head"}
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda m: m.fine_tune(0), "epochs must be a whole number from 1"),
+        (lambda m: m.fine_tune(1, freeze_epochs=-1), "freeze_epochs must be"),
+        (lambda m: m.fit_one_cycle(1, [1e-3]), "1 learning rates for 3 layer groups"),
+        (lambda m: m.freeze_to("layer9"), "no layer group 'layer9'"),
+        (lambda m: m.freeze_to(3), "at least the last group must train"),
+    ],
+)
+def test_what_is_wrong_is_said_before_any_work(data, call, match):
+    model = learner(data)
+    with pytest.raises(ValueError, match=match):
+        call(model)
+    assert len(model.history) == 0 and model.num_programs == 0
+
+
+def test_the_recipe_of_a_run_says_everything_that_decides_it(data, tmp_path):
+    model = learner(data, clip_norm=1.0)
+    model.fit(1, [1e-4, 1e-3, 1e-2], wd=0.1, run=tmp_path / "run")
+    recipe = read_run(tmp_path / "run")["recipe"]
+    assert recipe["phases"][0]["rates"] == [1e-4, 1e-3, 1e-2]
+    assert recipe["phases"][0]["weight_decay"] == 0.1
+    assert recipe["frozen"] == ["early", "late"] and recipe["clip_norm"] == 1.0
+    assert recipe["optimizer"] == "jaxtune.train.optimizer.adam"
+    assert recipe["metrics"] == ["jaxtune.train.metrics.error_rate"]
+    assert recipe["data"]["train"]["photos"] == 96
+    assert len(recipe["start"]) == 64 and recipe["seed"] == 0
+
+
+def test_something_trained_in_between_is_another_start(data, tmp_path):
+    model = learner(data)
+    model.fit(1, run=tmp_path / "run")
+    model.fit(1)
+    with pytest.raises(ValueError, match="epochs_before: 0 in the folder, 2 now"):
+        model.fit(1, run=tmp_path / "run")
+    assert len(model.history) == 2
+
+
+def test_a_run_of_several_processes_is_refused(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(NotImplementedError, match="one process"):
+        learner(data).fit(1, run=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,58 @@
+import json
+
+import pytest
+
+from jaxtune.train import Phase, constant, fine_tune_phases, one_cycle
+
+
+def test_fastais_two_phases():
+    head, whole = fine_tune_phases(3, 7, 2, 4e-3, freeze_epochs=3, lr_mult=10.0)
+    assert (head.boundary, head.epochs) == (2, 3)
+    assert (whole.boundary, whole.epochs) == (0, 2)
+    assert head.rates == pytest.approx((4e-4, 4e-4, 4e-3))
+    assert whole.rates == pytest.approx((2e-4, 2e-4 * 10**0.5, 2e-3))
+    assert int(head.schedule.total_steps) == 21
+    assert int(whole.schedule.total_steps) == 14
+    expected = one_cycle(21, pct_start=0.99)
+    for step in (0, 5, 20):
+        assert float(head.schedule(step)[0]) == float(expected(step)[0])
+    assert float(whole.schedule(0)[0]) == pytest.approx(1 / 5)
+
+
+def test_no_frozen_phase():
+    (whole,) = fine_tune_phases(3, 7, 2, freeze_epochs=0)
+    assert whole.boundary == 0 and whole.name is None
+
+
+def test_a_phase_as_json():
+    phase = Phase("a", None, 2, (1e-3, 1e-2), constant(10), 0.1)
+    text = json.dumps(phase.as_dict())
+    assert json.loads(text) == phase.as_dict()
+    assert phase.as_dict()["rates"] == [1e-3, 1e-2]
+    others = [
+        Phase("a", 0, 2, (1e-3, 1e-2), constant(10), 0.1),
+        Phase("a", None, 3, (1e-3, 1e-2), constant(10), 0.1),
+        Phase("a", None, 2, (1e-3, 1e-3), constant(10), 0.1),
+        Phase("a", None, 2, (1e-3, 1e-2), one_cycle(10), 0.1),
+        Phase("a", None, 2, (1e-3, 1e-2), constant(10), 0.2),
+    ]
+    assert len({text, *(json.dumps(other.as_dict()) for other in others)}) == 6
+    # Its name decides nothing.
+    assert Phase("b", None, 2, (1e-3, 1e-2), constant(10), 0.1).as_dict() == (
+        phase.as_dict()
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"epochs": 0}, "epochs must be a whole number from 1"),
+        ({"epochs": True}, "epochs must be"),
+        ({"epochs": 1, "freeze_epochs": -1}, "freeze_epochs must be"),
+        ({"epochs": 1, "num_groups": 1}, "at least two layer groups"),
+        ({"epochs": 1, "base_lr": -1.0}, "at least 0"),
+    ],
+)
+def test_what_cannot_be_a_recipe(arguments, match):
+    with pytest.raises(ValueError, match=match):
+        fine_tune_phases(**{"num_groups": 3, "steps_per_epoch": 7, **arguments})
