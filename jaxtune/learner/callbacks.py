@@ -13,12 +13,9 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
-
+from typing import Any
 
 from jaxtune.learner.history import Row
-
-Mode = Literal["auto", "min", "max"]
 
 
 class StopPhase(Exception):  # noqa: N818 - no error: a callback asked
@@ -49,6 +46,10 @@ class Callback:
     phase: int = 0
     frozen: tuple[str, ...] = ()
     rows: Sequence[Row] = ()
+
+    def __repr__(self) -> str:
+        """Returns what decides a run's numbers; here the class alone."""
+        return type(self).__name__
 
     def on_train_begin(self) -> None:
         """Before the first phase of a call of `fit`, `fine_tune` and the like."""
@@ -86,7 +87,7 @@ class Callback:
 class CallbackList:
     """Tells several callbacks the same, in their order."""
 
-    def __init__(self, callbacks: Callback | Iterable[Callback] | None, learner: Any):
+    def __init__(self, callbacks: Callback | Iterable | None, learner: Any):
         """Takes one callback, several or none, and whose training they hear of.
 
         Raises:
@@ -135,7 +136,7 @@ class Monitor(Callback):
             precision, recall, f1 or auc, else less.
     """
 
-    def __init__(self, monitor: str = "valid_loss", mode: Mode = "auto"):
+    def __init__(self, monitor: str = "valid_loss", mode: str = "auto"):
         """Takes the name of a column of the table.
 
         Raises:
@@ -196,7 +197,7 @@ class EarlyStopping(Monitor):
         *,
         patience: int = 1,
         min_delta: float = 0.0,
-        mode: Mode = "auto",
+        mode: str = "auto",
     ):
         """Takes what to watch and how long to wait.
 
@@ -243,7 +244,7 @@ class SaveBest(Monitor):
         path: str | os.PathLike,
         monitor: str = "valid_loss",
         *,
-        mode: Mode = "auto",
+        mode: str = "auto",
         restore: bool = False,
     ):
         """Takes the folder and what to watch.
@@ -265,9 +266,13 @@ class SaveBest(Monitor):
             target = Path(self.path).expanduser().resolve()
             fresh = target.with_name(f".{target.name}.new")
             shutil.rmtree(fresh, ignore_errors=True)
+            aside = target.with_name(f".{target.name}.old")
+            shutil.rmtree(aside, ignore_errors=True)
             self.learner.save(fresh)
-            shutil.rmtree(target, ignore_errors=True)
+            if target.exists():
+                target.rename(aside)
             fresh.rename(target)
+            shutil.rmtree(aside, ignore_errors=True)
 
     def on_train_end(self) -> None:
         """Gives the learner the best values, if asked to."""
@@ -296,10 +301,6 @@ class CSVLogger(Callback):
         writer.writerow(history)
         writer.writerows(zip(*history.values(), strict=True))
         _write(self.path, text.getvalue())
-
-    def __repr__(self) -> str:
-        """Returns the class: where it writes decides nothing."""
-        return type(self).__name__
 
 
 class JSONLogger(CSVLogger):
@@ -335,10 +336,6 @@ class LambdaCallback(Callback):
                     f"there is no event {name!r}; there are {', '.join(events)}."
                 )
             setattr(self, name, function)
-
-    def __repr__(self) -> str:
-        """Returns the class."""
-        return type(self).__name__
 
 
 def _write(path: str, text: str) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from flax import nnx
 
-from jaxtune.checkpoint import save_checkpoint
+from jaxtune.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from jaxtune.learner.finder import Finder
 from jaxtune.learner.history import History
 from jaxtune.learner.predictor import Prediction, predict_images
 from jaxtune.learner.programs import Programs
@@ -28,7 +29,7 @@ from jaxtune.train import (
 from jaxtune.transfer import Groups, default_groups, split_groups
 
 
-class Learner(Training):
+class Learner(Training, Finder):
     """A network with its data, its layer groups and the phase it is in.
 
     Between two fits the modules hold the values: `learner.model` can be looked at,
@@ -216,6 +217,22 @@ class Learner(Training):
             batch_size=self.data.batch_size,
         )
         return found if many else found[0]
+
+    def restore_values(self, path: str | os.PathLike) -> None:
+        """Takes parameters and statistics from a checkpoint; nothing else changes.
+
+        Args:
+            path: The folder of a checkpoint, or of a run, whose latest is taken.
+
+        Raises:
+            jaxtune.CheckpointMismatchError: If it is of another network; both sides are
+                listed.
+        """
+        _, params, model_state = split_module(self.model)
+        values = load_checkpoint(
+            find_checkpoint(path), params=params, model_state=model_state
+        )
+        nnx.update(self.model, *values)
 
     def save(self, path: str | os.PathLike) -> Path:
         """Writes the network, its classes and its preparation, wholly or not at all.

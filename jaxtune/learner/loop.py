@@ -41,7 +41,7 @@ class Running:
         return self.position.seconds + time.perf_counter() - self.began
 
 
-def _nothing() -> None:
+def _nothing(logs: Mapping | None = None) -> None:
     pass
 
 
@@ -53,7 +53,7 @@ def train_epoch(
     train_step: Callable,
     place: Callable,
     reporter: Reporter,
-    after_step: Callable[[], None] = _nothing,
+    after_step: Callable[..., None] = _nothing,
 ) -> tuple[float, float]:
     """Trains on every batch once.
 
@@ -64,7 +64,8 @@ def train_epoch(
         train_step: The compiled step.
         place: Puts a batch onto the devices.
         reporter: Told of every step.
-        after_step: Called between two steps; what it raises ends the epoch.
+        after_step: Called between two steps with the step's metrics, arrays on the
+            device; what it raises ends the epoch.
 
     Returns:
         The mean loss over the epoch's images, batches done before included, and images
@@ -87,7 +88,7 @@ def train_epoch(
             looked = time.perf_counter()
         else:
             reporter.advance()
-        after_step()
+        after_step(metrics)
     counts = np.asarray(jax.device_get(position.counts), np.float64)
     losses = np.asarray(jax.device_get(position.losses), np.float64)
     elapsed = time.perf_counter() - started
@@ -104,7 +105,7 @@ def evaluate(
     place: Callable,
     metrics: Iterable[str] = (),
     reporter: Reporter | None = None,
-    after_step: Callable[[], None] = _nothing,
+    after_step: Callable[..., None] = _nothing,
 ) -> dict[str, float]:
     """Returns the mean loss and metrics over every real row of the batches.
 
@@ -143,7 +144,8 @@ def run_epochs(
     place: Callable,
     metrics: Iterable[str],
     reporter: Reporter,
-    after_step: Callable[[], None] = _nothing,
+    before_epoch: Callable[[], None] = _nothing,
+    after_step: Callable[..., None] = _nothing,
 ) -> Iterator[Row]:
     """Trains and validates from a run's position to the phase's end; yields rows.
 
@@ -160,11 +162,14 @@ def run_epochs(
         place: Puts a batch onto the devices.
         metrics: Names of the eval step's metrics, in the order of the table.
         reporter: Told of everything.
-        after_step: Called between two steps; what it raises ends the run.
+        before_epoch: Called before each epoch; what it raises ends the run.
+        after_step: Called between two steps, of training with its metrics; what it
+            raises ends the run.
     """
     train, valid = data.train_loader, data.valid_loader
     position = running.position
     while position.epoch < epochs:
+        before_epoch()
         epoch = first_epoch + len(position.rows)
         running.began = time.perf_counter()
         reporter.begin(

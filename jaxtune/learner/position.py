@@ -24,6 +24,7 @@ class Position:
         counts: Real rows of each of these batches.
         seconds: Time spent on this epoch before the process that trains now began.
         progress: Steps and validations done, over all phases.
+        finished: Whether a callback has ended the run before its last epoch.
         rows: Figures of every finished epoch of the run.
     """
 
@@ -34,6 +35,7 @@ class Position:
     counts: list[Any] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
     progress: int = 0
+    finished: bool = False
     rows: list[Row] = dataclasses.field(default_factory=list)
 
     def add_step(self, loss: jax.Array, count: jax.Array) -> None:
@@ -69,6 +71,7 @@ class Position:
             "counts": [float(count) for count in counts],
             "seconds": self.seconds if seconds is None else seconds,
             "progress": self.progress,
+            "finished": self.finished,
             "rows": [row.as_json() for row in self.rows],
         }
 

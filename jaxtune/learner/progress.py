@@ -6,12 +6,15 @@ once, complete, and never again.
 
 from collections.abc import Sequence
 
+import jax
+from flax import nnx
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from jaxtune.learner.history import Row
+from jaxtune.train import FROZEN, split_module
 
 
 class Reporter:
@@ -97,3 +100,33 @@ class Reporter:
         for cells in self._rows:
             table.add_row(*cells)
         return table
+
+
+def describe_phase(
+    name: str, labels: nnx.State, module: nnx.Module, frozen: tuple[str, ...]
+) -> str:
+    """Returns the line that says what trains: groups, and how many parameters.
+
+    Args:
+        name: Of the phase.
+        labels: Group of each parameter, `FROZEN` for those that don't train.
+        module: The network.
+        frozen: Names of the frozen groups.
+    """
+    sizes = [leaf.size for leaf in jax.tree.leaves(split_module(module)[1])]
+    names = jax.tree.leaves(labels)
+    trained = sum(s for s, n in zip(sizes, names, strict=True) if n != FROZEN)
+    whole = ", ".join(dict.fromkeys(n for n in names if n not in {FROZEN, *frozen}))
+    if not frozen:
+        what = "all layer groups"
+    elif set(names) & set(frozen):
+        what = f"{whole}, and the norms of frozen groups"
+    else:
+        what = f"{whole} only"
+    return (
+        f"{name} · {what} · {_count(trained)} of {_count(sum(sizes))} parameters train"
+    )
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e6:.2f}M" if number >= 10_000 else f"{number:,}"

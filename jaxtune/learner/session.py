@@ -139,9 +139,9 @@ class Session:
                 meta={
                     **self._meta,
                     "run": {
+                        **position.as_json(seconds=running.seconds),
                         "train_step": int(running.state.step),
                         "finished": self._is_end(position),
-                        **position.as_json(seconds=running.seconds),
                     },
                 },
                 valid_loss=position.rows[-1].valid_loss if fresh else None,
@@ -196,7 +196,7 @@ class Session:
 
     def _is_end(self, position: Position) -> bool:
         last = len(self._phases)
-        return (
+        return position.finished or (
             position.phase == last and position.epoch == self._phases[last - 1].epochs
         )
 

@@ -5,9 +5,8 @@ running state does, and it goes back to the module whatever ends the run.
 """
 
 import copy
-import functools
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,17 +15,18 @@ import optax
 from flax import nnx
 
 from jaxtune.checkpoint import fingerprint
+from jaxtune.learner.callbacks import CallbackList, StopPhase, StopTraining
 from jaxtune.learner.devices import data_sharding, place_batch
 from jaxtune.learner.history import Row
 from jaxtune.learner.loop import Running, evaluate, run_epochs
 from jaxtune.learner.position import Position
 from jaxtune.learner.programs import Programs
-from jaxtune.learner.progress import Reporter
+from jaxtune.learner.progress import Reporter, describe_phase
 from jaxtune.learner.recipe import describe_groups, name_of
 from jaxtune.learner.session import Session
+from jaxtune.learner.snapshot import Snapshot
 from jaxtune.learner.stopping import StopRequested
 from jaxtune.train import (
-    FROZEN,
     Norms,
     Optimizer,
     Phase,
@@ -53,7 +53,8 @@ class Trainer:
         norms: What the norm layers of frozen groups do.
         programs: The compiled steps.
         boundary: How many of the first groups are frozen.
-        phase: Number of runs so far.
+        phase: Number of phases so far.
+        snapshots: The values at the beginning of each.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Trainer:
         self._running: Running | None = None
         self._opt_state = None
         self._step = 0
+        self.snapshots: list[Snapshot] = []
         self._rows, self._everywhere = data_sharding(*batch_sizes)
         enable_compilation_cache()
 
@@ -131,6 +133,7 @@ class Trainer:
         first_epoch: int,
         key: jax.Array,
         session: Session | None = None,
+        callbacks: CallbackList | None = None,
         verbose: bool = True,
     ) -> Iterator[Row]:
         """Trains some phases, one after the other; yields a row for each epoch.
@@ -148,13 +151,16 @@ class Trainer:
             RunStopped: If the process was asked to end; the run is saved then.
             KeyboardInterrupt: Likewise, with Ctrl-C.
         """
+        events = callbacks or CallbackList(None, None)
         position = Position() if session is None else copy.deepcopy(session.position)
         taken_up = position.phase
         if session is not None and verbose:
-            print(
-                *session.opening_lines(), sep="\n", end="\n" * bool(session.checkpoint)
-            )
+            for line in session.opening_lines():
+                print(line, flush=True)
+        events.tell("on_train_begin")
         for number, phase in enumerate(phases, start=1):
+            if position.finished and number > taken_up:
+                break
             self.phase += 1
             if phase.boundary is not None:
                 self.freeze_to(phase.boundary)
@@ -172,8 +178,11 @@ class Trainer:
                 key=key,
                 session=session,
                 restore=number == taken_up and session is not None,
+                events=events,
+                is_last=number == len(phases),
                 verbose=verbose,
             )
+        events.tell("on_train_end")
 
     def _run_phase(
         self,
@@ -185,44 +194,79 @@ class Trainer:
         key: jax.Array,
         session: Session | None,
         restore: bool,
+        events: CallbackList,
+        is_last: bool,
         verbose: bool,
     ) -> Iterator[Row]:
-        labels = self.labels()
-        tx = self._optimizer_for(labels, phase)
-        graphdef, state = self._begin(tx)
+        self._take_snapshot(phase)
+        train_step, state = self.begin(phase)
         if restore and session is not None and session.checkpoint is not None:
             state = jax.device_put(session.restore(state), self._everywhere)
         running = self._running = Running(state, position)
+
+        def begin_epoch() -> None:
+            rows = [row for row in position.rows if row.phase == self.phase]
+            events.set_phase(self.phase, self.frozen_groups, rows)
+            if not rows and not position.step:
+                events.tell("on_phase_begin", self.phase)
+            if not position.step:
+                events.tell("on_epoch_begin", position.epoch)
+
+        def after_step(logs: Mapping[str, jax.Array] | None = None) -> None:
+            if logs is not None and events:
+                events.tell("on_train_batch_end", position.step - 1, logs)
+            if session is not None:
+                session.after_step(running)
+
         try:
             with self._reporter(phase, verbose) as reporter:
                 yield from _finished(position, self.phase, reporter)
                 for row in run_epochs(
                     running,
-                    epochs=phase.epochs,
+                    epochs=position.epoch if position.finished else phase.epochs,
                     first_epoch=first_epoch,
                     phase=self.phase,
                     data=data,
                     key=key,
-                    train_step=self.programs.train_step(graphdef, tx, labels),
+                    train_step=train_step,
                     eval_step=self.programs.eval_step(self._eval_graphdef()),
-                    place=self._place,
+                    place=self.place,
                     metrics=tuple(self.programs.metrics),
                     reporter=reporter,
-                    after_step=functools.partial(_after_step, session, running),
+                    before_epoch=begin_epoch,
+                    after_step=after_step,
                 ):
                     if session is not None:
                         session.save(running)
                     yield row
+                    events.tell("on_epoch_end", row.epoch - 1, row.as_dict())
         except StopRequested as request:
             stopped = session.stopped(running, request)
             if request.signal == signal.SIGINT:
                 raise KeyboardInterrupt from None
             raise stopped from None
+        except (StopPhase, StopTraining) as request:
+            position.finished = is_last or isinstance(request, StopTraining)
+            what = "training" if position.finished else f"phase {self.phase}"
+            if verbose:
+                print(f"{what} ends early: {request}", flush=True)
+            if session is not None and position.finished:
+                # Another number: the checkpoint before doesn't say that it is the end.
+                position.progress += 1
+                session.save(running)
         finally:
             self._running = None
             self._sync(running.state)
             self._opt_state = running.state.opt_state
             self._step = int(running.state.step)
+        events.tell("on_phase_end", self.phase)
+
+    def _take_snapshot(self, phase: Phase) -> None:
+        _, params, model_state = split_module(self._module)
+        name = phase.name or f"phase {self.phase}"
+        self.snapshots.append(
+            Snapshot(self.phase, name, self.frozen_groups, params, model_state)
+        )
 
     def _reporter(self, phase: Phase, verbose: bool) -> Reporter:
         start_line = describe_phase(
@@ -261,7 +305,7 @@ class Trainer:
             *self._values(),
             loader.batches(),
             eval_step=self.programs.eval_step(self._eval_graphdef()),
-            place=self._place,
+            place=self.place,
             metrics=tuple(self.programs.metrics),
         )
 
@@ -282,10 +326,21 @@ class Trainer:
             clip_norm=self._clip_norm,
         )
 
-    def _begin(self, tx) -> tuple[nnx.GraphDef, TrainState]:
-        labels = group_labels(split_module(self._module)[1], self.groups)
-        view = training_view(self._module, labels, self.frozen_groups, norms=self.norms)
+    def begin(self, phase: Phase) -> tuple[Callable, TrainState]:
+        """Returns the compiled step and the state with which a phase begins.
+
+        Args:
+            phase: Its boundary is not looked at: what is frozen stays so.
+
+        Returns:
+            The step gives up its state; the one returned is a copy, so the module keeps
+            its arrays.
+        """
+        groups = group_labels(split_module(self._module)[1], self.groups)
+        view = training_view(self._module, groups, self.frozen_groups, norms=self.norms)
         graphdef, params, model_state = split_module(view)
+        labels = self.labels()
+        tx = self._optimizer_for(labels, phase)
         state = TrainState.create(params, model_state, tx)
         same = jax.tree.structure(self._opt_state) == jax.tree.structure(
             state.opt_state
@@ -294,8 +349,8 @@ class Trainer:
             kept = restart_schedule(self._opt_state, state.opt_state)
             state = state.replace(opt_state=kept)
         state = state.replace(step=jnp.asarray(self._step, jnp.int32))
-        # A copy: the steps give their state up, and the module keeps its arrays.
-        return graphdef, jax.device_put(jax.tree.map(jnp.copy, state), self._everywhere)
+        state = jax.device_put(jax.tree.map(jnp.copy, state), self._everywhere)
+        return self.programs.train_step(graphdef, tx, labels), state
 
     def _eval_graphdef(self) -> nnx.GraphDef:
         return nnx.graphdef(evaluating(self._module))
@@ -304,16 +359,12 @@ class Trainer:
         _, params, model_state = split_module(self.module)
         return jax.device_put((params, model_state), self._everywhere)
 
-    def _place(self, batch) -> dict[str, jax.Array]:
+    def place(self, batch) -> dict[str, jax.Array]:
+        """Puts a batch of numpy arrays onto the devices."""
         return place_batch(batch, self._rows)
 
     def _sync(self, state: TrainState) -> None:
         nnx.update(self._module, state.params, state.model_state)
-
-
-def _after_step(session: Session | None, running: Running) -> None:
-    if session is not None:
-        session.after_step(running)
 
 
 def _finished(position: Position, phase: int, reporter: Reporter) -> Iterator[Row]:
@@ -321,33 +372,3 @@ def _finished(position: Position, phase: int, reporter: Reporter) -> Iterator[Ro
         if row.phase == phase:
             reporter.add(row)
             yield row
-
-
-def describe_phase(
-    name: str, labels: nnx.State, module: nnx.Module, frozen: tuple[str, ...]
-) -> str:
-    """Returns the line that says what trains: groups, and how many parameters.
-
-    Args:
-        name: Of the phase.
-        labels: Group of each parameter, `FROZEN` for those that don't train.
-        module: The network.
-        frozen: Names of the frozen groups.
-    """
-    sizes = [leaf.size for leaf in jax.tree.leaves(split_module(module)[1])]
-    names = jax.tree.leaves(labels)
-    trained = sum(s for s, n in zip(sizes, names, strict=True) if n != FROZEN)
-    whole = ", ".join(dict.fromkeys(n for n in names if n not in {FROZEN, *frozen}))
-    if not frozen:
-        what = "all layer groups"
-    elif set(names) & set(frozen):
-        what = f"{whole}, and the norms of frozen groups"
-    else:
-        what = f"{whole} only"
-    return (
-        f"{name} · {what} · {_count(trained)} of {_count(sum(sizes))} parameters train"
-    )
-
-
-def _count(number: int) -> str:
-    return f"{number / 1e6:.2f}M" if number >= 10_000 else f"{number:,}"

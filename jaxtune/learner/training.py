@@ -5,13 +5,14 @@ is handed them, and nothing is decided on the way.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
 from jaxtune.checkpoint import RunFolder, checkpoint_numbers, environment
+from jaxtune.learner.callbacks import Callback, CallbackList
 from jaxtune.learner.history import History
 from jaxtune.learner.predictor import describe
 from jaxtune.learner.recipe import describe_data
@@ -20,14 +21,18 @@ from jaxtune.learner.trainer import Trainer
 from jaxtune.train import (
     Phase,
     Schedule,
+    boundary_index,
     check_epochs,
     constant,
     fine_tune_phases,
+    flat_cosine,
+    gradual_phases,
     one_cycle,
     resolve_rates,
 )
 
 Rates = float | slice | Sequence[float]
+Callbacks = Callback | Iterable | None
 
 
 class _LastRun(NamedTuple):
@@ -69,8 +74,7 @@ class Training:
         lr: Rates | None = None,
         *,
         wd: float | None = None,
-        run: str | os.PathLike | None = None,
-        save_every: float = 60.0,
+        **options,
     ) -> History:
         """Trains at constant rates and momentum 0.9; returns these epochs' history.
 
@@ -79,12 +83,11 @@ class Training:
             lr: Learning rate: a number, one for each group, or a slice; see
                 `resolve_rates`.
             wd: Weight decay, the learner's if None.
-            run: Folder to keep the run in, see `fine_tune`.
-            save_every: Seconds between checkpoints in it.
+            **options: callbacks, run and save_every, see `fine_tune`.
         """
         schedule = constant(self._total_steps(epochs))
         phase = self._phase(epochs, lr, schedule, wd=wd)
-        return self._train([phase], run, save_every)
+        return self.fit_phases([phase], **options)
 
     def fit_one_cycle(
         self,
@@ -97,8 +100,7 @@ class Training:
         wd: float | None = None,
         moms: tuple[float, float, float] | None = None,
         name: str | None = None,
-        run: str | os.PathLike | None = None,
-        save_every: float = 60.0,
+        **options,
     ) -> History:
         """Trains with the one-cycle schedule; returns these epochs' history.
 
@@ -111,8 +113,7 @@ class Training:
             wd: Weight decay, the learner's if None.
             moms: Momentum at start, peak and end, the learner's if None.
             name: What the start line calls the phase; its number if None.
-            run: Folder to keep the run in, see `fine_tune`.
-            save_every: Seconds between checkpoints in it.
+            **options: callbacks, run and save_every, see `fine_tune`.
 
         References:
             Smith and Topin, https://arxiv.org/abs/1708.07120.
@@ -126,7 +127,35 @@ class Training:
             momentums=moms or self.moms,
         )
         phase = self._phase(epochs, lr_max, schedule, wd=wd, name=name)
-        return self._train([phase], run, save_every)
+        return self.fit_phases([phase], **options)
+
+    def fit_flat_cos(
+        self,
+        epochs: int,
+        lr: Rates | None = None,
+        *,
+        div_final: float = 1e5,
+        pct_start: float = 0.75,
+        wd: float | None = None,
+        **options,
+    ) -> History:
+        """Trains flat at the peak rate, then down along a cosine.
+
+        Args:
+            epochs: Passes over the training data.
+            lr: Peak learning rate: a number, one for each group, or a slice.
+            div_final: The run ends at lr / div_final.
+            pct_start: Fraction of the run before the fall.
+            wd: Weight decay, the learner's if None.
+            **options: callbacks, run and save_every, see `fine_tune`.
+
+        References:
+            fastai 2.8.12, callback/schedule.py `fit_flat_cos`.
+        """
+        schedule = flat_cosine(
+            self._total_steps(epochs), pct_start=pct_start, div_final=div_final
+        )
+        return self.fit_phases([self._phase(epochs, lr, schedule, wd=wd)], **options)
 
     def fine_tune(
         self,
@@ -138,8 +167,10 @@ class Training:
         pct_start: float = 0.3,
         div: float = 5.0,
         div_final: float = 1e5,
+        unfreeze_to: int | str = 0,
         wd: float | None = None,
         moms: tuple[float, float, float] | None = None,
+        callbacks: Callbacks = None,
         run: str | os.PathLike | None = None,
         save_every: float = 60.0,
     ) -> History:
@@ -162,8 +193,11 @@ class Training:
             pct_start: Fraction of phase 2 spent rising; 0.99 in phase 1.
             div: Phase 2 starts at its peak rates / div.
             div_final: Both phases end at their peak rates / div_final.
+            unfreeze_to: Number or name of the first group that trains in phase 2, see
+                `freeze_to`; the groups before it stay frozen.
             wd: Weight decay, the learner's if None.
             moms: Momentum at start, peak and end, the learner's if None.
+            callbacks: One or several, see `Callback`.
             run: Folder to keep the run in; made if it isn't there. Nothing is kept if
                 None.
             save_every: Seconds between two checkpoints in it; 0 writes one after the
@@ -192,8 +226,69 @@ class Training:
             div_final=div_final,
             weight_decay=self.wd if wd is None else wd,
             momentums=moms or self.moms,
+            unfreeze_to=boundary_index(unfreeze_to, self.groups),
         )
-        return self._train(phases, run, save_every)
+        return self._train(phases, run, save_every, callbacks)
+
+    def gradual_unfreeze(
+        self,
+        epochs: int,
+        base_lr: float = 2e-3,
+        *,
+        epochs_each: int = 1,
+        decay: float = 2.6,
+        wd: float | None = None,
+        **options,
+    ) -> History:
+        """Trains the last group, then one group more in each phase; see ULMFiT.
+
+        Args:
+            epochs: Epochs of the last phase, in which everything trains.
+            base_lr: Peak rate of the last group.
+            epochs_each: Epochs of each phase before.
+            decay: Each group's rate is that of the next one divided by this.
+            wd: Weight decay, the learner's if None.
+            **options: callbacks, run and save_every, see `fine_tune`.
+
+        References:
+            Howard and Ruder, https://arxiv.org/abs/1801.06146, section 3.3.
+        """
+        phases = gradual_phases(
+            len(self.groups),
+            len(self.data.train_loader),
+            epochs,
+            base_lr,
+            epochs_each=epochs_each,
+            decay=decay,
+            weight_decay=self.wd if wd is None else wd,
+        )
+        return self.fit_phases(phases, **options)
+
+    def fit_phases(
+        self,
+        phases: Sequence[Phase],
+        *,
+        callbacks: Callbacks = None,
+        run: str | os.PathLike | None = None,
+        save_every: float = 60.0,
+    ) -> History:
+        """Trains phases of one's own, one after the other; returns the history.
+
+        Args:
+            phases: See `Phase`, `fine_tune_phases` and `gradual_phases`.
+            callbacks: One or several, see `Callback`.
+            run: Folder to keep the run in, see `fine_tune`.
+            save_every: Seconds between checkpoints in it.
+
+        Raises:
+            ValueError: If a phase has not one rate for each layer group, or a boundary
+                that isn't there.
+        """
+        for phase in phases:
+            check_epochs(phase.epochs, "epochs")
+            resolve_rates(phase.rates, len(self.groups))
+            boundary_index(phase.boundary or 0, self.groups)
+        return self._train(phases, run, save_every, callbacks)
 
     def _total_steps(self, epochs: int) -> int:
         check_epochs(epochs, "epochs")
@@ -222,9 +317,11 @@ class Training:
         phases: Sequence[Phase],
         run: str | os.PathLike | None,
         save_every: float,
+        callbacks: Callbacks,
     ) -> History:
+        events = CallbackList(callbacks, self)
         if run is None:
-            return self._collect(phases, None)
+            return self._collect(phases, None, events)
         if jax.process_count() > 1:
             raise NotImplementedError(
                 "run= keeps the run of one process; there are "
@@ -237,6 +334,7 @@ class Training:
             "data": describe_data(self.data),
             "network": self.network,
             "seed": self.seed,
+            "callbacks": events.describe(),
             **self._trainer.describe(),
             **before,
         }
@@ -250,11 +348,13 @@ class Training:
         )
         try:
             with session:
-                return self._collect(phases, session)
+                return self._collect(phases, session, events)
         finally:
             self._last_run = _LastRun(path, before, self._trainer.mark)
 
-    def _collect(self, phases: Sequence[Phase], session: Session | None) -> History:
+    def _collect(
+        self, phases: Sequence[Phase], session: Session | None, events: CallbackList
+    ) -> History:
         done = len(self.history)
         for row in self._trainer.run(
             self.data,
@@ -262,6 +362,7 @@ class Training:
             first_epoch=done,
             key=jax.random.key(self.seed),
             session=session,
+            callbacks=events,
             verbose=self.verbose,
         ):
             self.history.append(row)

@@ -11,6 +11,9 @@ from jaxtune.train.freezing import norm_paths as norm_paths
 from jaxtune.train.freezing import optimizer_labels as optimizer_labels
 from jaxtune.train.freezing import training_view as training_view
 from jaxtune.train.losses import cross_entropy as cross_entropy
+from jaxtune.train.lr_find import LRFind as LRFind
+from jaxtune.train.lr_find import lr_sweep as lr_sweep
+from jaxtune.train.lr_find import suggest_rates as suggest_rates
 from jaxtune.train.metrics import Metric as Metric
 from jaxtune.train.metrics import accuracy as accuracy
 from jaxtune.train.metrics import error_rate as error_rate
@@ -27,13 +30,16 @@ from jaxtune.train.optimizer import sgd as sgd
 from jaxtune.train.phases import Phase as Phase
 from jaxtune.train.phases import check_epochs as check_epochs
 from jaxtune.train.phases import fine_tune_phases as fine_tune_phases
+from jaxtune.train.phases import gradual_phases as gradual_phases
 from jaxtune.train.schedules import Curve as Curve
 from jaxtune.train.schedules import Schedule as Schedule
 from jaxtune.train.schedules import constant as constant
 from jaxtune.train.schedules import curve as curve
+from jaxtune.train.schedules import exponential as exponential
 from jaxtune.train.schedules import flat_cosine as flat_cosine
 from jaxtune.train.schedules import one_cycle as one_cycle
 from jaxtune.train.schedules import resolve_rates as resolve_rates
+from jaxtune.train.schedules import slanted_triangular as slanted_triangular
 from jaxtune.train.state import TrainState as TrainState
 from jaxtune.train.state import split_module as split_module
 from jaxtune.train.steps import Batch as Batch

@@ -5,13 +5,18 @@ plain data; whoever trains it, the learner or a loop of one's own, gets the same
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxtune.train.schedules import Schedule, one_cycle, resolve_rates
+from jaxtune.train.schedules import (
+    Schedule,
+    one_cycle,
+    resolve_rates,
+    slanted_triangular,
+)
 
 MOMENTUMS = (0.95, 0.85, 0.95)
 
@@ -64,6 +69,7 @@ def fine_tune_phases(
     div_final: float = 1e5,
     weight_decay: float = 0.01,
     momentums: tuple[float, float, float] = MOMENTUMS,
+    unfreeze_to: int = 0,
 ) -> tuple[Phase, ...]:
     """Returns fastai's `fine_tune`: the head alone, then everything.
 
@@ -84,6 +90,7 @@ def fine_tune_phases(
         div_final: Both phases end at their peak rates / div_final.
         weight_decay: Of everything but norms and biases.
         momentums: At a cycle's start, at its peak and at its end.
+        unfreeze_to: How many of the first groups stay frozen in phase 2.
 
     Raises:
         ValueError: If a number of epochs is not whole or too small, if there is one
@@ -127,7 +134,7 @@ def fine_tune_phases(
     phases.append(
         Phase(
             name="phase 2/2" if freeze_epochs else None,
-            boundary=0,
+            boundary=unfreeze_to,
             epochs=epochs,
             rates=resolve_rates(slice(half / lr_mult, half), num_groups),
             schedule=one_cycle(
@@ -140,6 +147,60 @@ def fine_tune_phases(
             weight_decay=weight_decay,
         )
     )
+    return tuple(phases)
+
+
+def gradual_phases(
+    num_groups: int,
+    steps_per_epoch: int,
+    epochs: int,
+    base_lr: float = 2e-3,
+    *,
+    epochs_each: int = 1,
+    decay: float = 2.6,
+    weight_decay: float = 0.01,
+    schedule: Callable[[int], Schedule] = slanted_triangular,
+) -> tuple[Phase, ...]:
+    """Returns gradual unfreezing: the last group alone, then one more in each phase.
+
+    Args:
+        num_groups: Number of layer groups.
+        steps_per_epoch: Updates in an epoch.
+        epochs: Epochs of the last phase, in which everything trains.
+        base_lr: Peak rate of the last group.
+        epochs_each: Epochs of each phase before.
+        decay: Each group's rate is that of the next one divided by this.
+        weight_decay: Of everything but norms and biases.
+        schedule: Makes a phase's schedule from its number of updates.
+
+    Raises:
+        ValueError: If a number of epochs is not whole or too small.
+
+    Example:
+        >>> phases = gradual_phases(3, 10, 4)
+        >>> [(phase.boundary, phase.epochs) for phase in phases]
+        [(2, 1), (1, 1), (0, 4)]
+
+    References:
+        Howard and Ruder, "ULMFiT", https://arxiv.org/abs/1801.06146, sections 3.2
+        (discriminative rates, slanted triangular schedule) and 3.3.
+    """
+    check_epochs(epochs, "epochs")
+    check_epochs(epochs_each, "epochs_each")
+    rates = tuple(base_lr / decay**distance for distance in reversed(range(num_groups)))
+    phases = []
+    for boundary in reversed(range(num_groups)):
+        count = epochs_each if boundary else epochs
+        phases.append(
+            Phase(
+                name=f"phase {num_groups - boundary}/{num_groups}",
+                boundary=boundary,
+                epochs=count,
+                rates=resolve_rates(rates, num_groups),
+                schedule=schedule(count * steps_per_epoch),
+                weight_decay=weight_decay,
+            )
+        )
     return tuple(phases)
 
 

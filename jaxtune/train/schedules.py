@@ -214,6 +214,73 @@ def constant(total_steps: int = 1, *, momentum: float = 0.9) -> Schedule:
     )
 
 
+def exponential(
+    total_steps: int, start: float, stop: float, *, momentum: float = 0.9
+) -> Schedule:
+    """Returns a schedule that goes from start to stop by a constant factor a step.
+
+    With a peak rate of 1 they are learning rates, as in a search for one (`lr_find`).
+
+    Args:
+        total_steps: Updates in the whole run.
+        start: Multiple of the peak rate at the start, above 0.
+        stop: Multiple at the end, above 0.
+        momentum: The constant momentum.
+
+    Raises:
+        ValueError: If a number is out of its range.
+
+    References:
+        fastai 2.8.12, callback/schedule.py `SchedExp`.
+    """
+    _check(total_steps, 0.5)
+    if start <= 0 or stop <= 0:
+        raise ValueError(f"start and stop must be above 0; received {start}, {stop}.")
+    return Schedule(
+        learning_rate=curve((1.0,), (start,), (stop,), kind=EXPONENTIAL),
+        momentum=curve((1.0,), (momentum,), (momentum,)),
+        total_steps=jnp.float32(total_steps),
+    )
+
+
+def slanted_triangular(
+    total_steps: int,
+    *,
+    cut_fraction: float = 0.1,
+    ratio: float = 32.0,
+    momentum: float = 0.9,
+) -> Schedule:
+    """Returns ULMFiT's schedule: a short straight rise, a long straight fall.
+
+    Args:
+        total_steps: Updates in the whole run.
+        cut_fraction: Fraction of the run spent rising, in (0, 1).
+        ratio: The run starts and ends at peak / ratio.
+        momentum: The constant momentum.
+
+    Raises:
+        ValueError: If a number is out of its range.
+
+    Example:
+        >>> schedule = slanted_triangular(100)
+        >>> [round(float(schedule(step)[0]), 5) for step in (0, 10, 55, 100)]
+        [0.03125, 1.0, 0.51562, 0.03125]
+
+    References:
+        Howard and Ruder, "ULMFiT", https://arxiv.org/abs/1801.06146, section 3.2.
+    """
+    _check(total_steps, cut_fraction)
+    if ratio < 1:
+        raise ValueError(f"ratio must be at least 1; received {ratio}.")
+    return Schedule(
+        learning_rate=curve(
+            (cut_fraction, 1.0), (1 / ratio, 1.0), (1.0, 1 / ratio), kind=LINEAR
+        ),
+        momentum=curve((1.0,), (momentum,), (momentum,)),
+        total_steps=jnp.float32(total_steps),
+    )
+
+
 def resolve_rates(
     rates: float | slice | Sequence[float], count: int
 ) -> tuple[float, ...]:

@@ -68,7 +68,7 @@ def test_an_epoch_that_is_taken_up_counts_what_was_done_before():
         train_step=step,
         place=lambda batch: batch,
         reporter=QUIET,
-        after_step=lambda: calls.append(position.step),
+        after_step=lambda logs: calls.append(position.step),
     )
     assert loss == pytest.approx((1 * 1 + 3 * 3) / 4)
     assert calls == [2] and position.progress == 2

@@ -6,8 +6,9 @@ from photos import tiny_resnet
 
 from jaxtune import error_rate, vision_learner
 from jaxtune.checkpoint import read_run
+from jaxtune.learner.callbacks import LambdaCallback
 from jaxtune.learner.trainer import Trainer
-from jaxtune.train import FROZEN
+from jaxtune.train import FROZEN, Phase, constant
 
 
 def learner(data, **options):
@@ -87,3 +88,46 @@ def test_a_run_of_several_processes_is_refused(data, tmp_path, monkeypatch):
     with pytest.raises(NotImplementedError, match="one process"):
         learner(data).fit(1, run=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_early_layers_can_stay_frozen(data):
+    model = learner(data)
+    conv = model.model[0].conv1.weight[...]
+    late = model.model[0].layer4[0].conv1.weight[...]
+    model.fine_tune(1, 1e-2, freeze_epochs=0, unfreeze_to="late")
+    assert model.frozen_groups == ("early",)
+    assert (model.model[0].conv1.weight[...] == conv).all()
+    assert not (model.model[0].layer4[0].conv1.weight[...] == late).all()
+
+
+def test_phases_of_ones_own_and_gradual_unfreezing(data):
+    model = learner(data)
+    seen = []
+    note = LambdaCallback(on_phase_begin=lambda phase: seen.append(model.frozen_groups))
+    model.gradual_unfreeze(1, 1e-3, callbacks=note)
+    assert seen == [("early", "late"), ("early",), ()]
+    assert model.history.history["phase"] == [1, 2, 3]
+    steps = len(data.train_loader)
+    own = Phase("head again", 2, 1, (0.0, 0.0, 1e-3), constant(steps), 0.0)
+    model.fit_phases([own])
+    assert model.frozen_groups == ("early", "late")
+    with pytest.raises(ValueError, match="2 learning rates for 3 layer groups"):
+        model.fit_phases([own, Phase(None, 0, 1, (1e-3, 1e-3), constant(steps), 0.0)])
+    with pytest.raises(ValueError, match="at least the last group must train"):
+        model.fit_phases([Phase(None, 3, 1, (1e-3,) * 3, constant(steps), 0.0)])
+    assert len(model.history) == 4
+
+
+def test_flat_then_cosine(data, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        Trainer,
+        "run",
+        lambda self, data, phases, **rest: iter(seen.append(phases) or ()),
+    )
+    model = learner(data)
+    model.fit_flat_cos(2, 1e-3, pct_start=0.5)
+    (phase,) = seen[0]
+    half = len(data.train_loader)
+    assert float(phase.schedule(half - 1)[0]) == 1.0
+    assert 0 < float(phase.schedule(2 * half - 1)[0]) < 0.1

@@ -2,7 +2,13 @@ import json
 
 import pytest
 
-from jaxtune.train import Phase, constant, fine_tune_phases, one_cycle
+from jaxtune.train import (
+    Phase,
+    constant,
+    fine_tune_phases,
+    gradual_phases,
+    one_cycle,
+)
 
 
 def test_fastais_two_phases():
@@ -56,3 +62,22 @@ def test_a_phase_as_json():
 def test_what_cannot_be_a_recipe(arguments, match):
     with pytest.raises(ValueError, match=match):
         fine_tune_phases(**{"num_groups": 3, "steps_per_epoch": 7, **arguments})
+
+
+def test_gradual_unfreezing_is_ulmfits():
+    phases = gradual_phases(3, 10, 4, 1e-2, epochs_each=2)
+    assert [phase.boundary for phase in phases] == [2, 1, 0]
+    assert [phase.epochs for phase in phases] == [2, 2, 4]
+    assert [int(phase.schedule.total_steps) for phase in phases] == [20, 20, 40]
+    for phase in phases:
+        assert phase.rates == pytest.approx((1e-2 / 2.6**2, 1e-2 / 2.6, 1e-2))
+        # Straight up for a tenth of the way, straight down after.
+        total = int(phase.schedule.total_steps)
+        rates = [float(phase.schedule(step)[0]) for step in range(total + 1)]
+        assert rates[0] == pytest.approx(1 / 32) == pytest.approx(rates[-1])
+        assert max(rates) == pytest.approx(1.0) == pytest.approx(rates[total // 10])
+
+
+def test_part_of_the_network_can_stay_frozen():
+    head, most = fine_tune_phases(3, 7, 2, unfreeze_to=1)
+    assert (head.boundary, most.boundary) == (2, 1)

@@ -1,0 +1,262 @@
+"""The layers of a network in the order of their calls, found by running it on shapes.
+
+A network in, a row for each layer out, and the multiplications of a training step by
+layer. The one rule of the file: nothing is computed and nothing compiled; what is
+counted is what JAX would compute.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxtune.models import call_module
+from jaxtune.train import FROZEN, split_module
+from jaxtune.transfer import dotted, evaluating
+
+_SCOPE = re.compile(r"jaxtune_layer_(\d+)_")
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One module of a network, without those inside it.
+
+    Attributes:
+        path: Its dotted path.
+        kind: Name of its class.
+        shape: Of its output, the batch first; None if it was never called, or returns
+            something else than an array.
+        parameters: Dotted paths of its own parameters to their numbers of elements.
+        statistics: Likewise of what it holds besides.
+    """
+
+    path: str
+    kind: str
+    shape: tuple[int, ...] | None
+    parameters: Mapping[str, int]
+    statistics: Mapping[str, int]
+
+    @property
+    def num_parameters(self) -> int:
+        """Elements of its own parameters."""
+        return sum(self.parameters.values())
+
+
+def network_layers(
+    module: nnx.Module, *, size: tuple[int, int], in_channels: int
+) -> list[Layer]:
+    """Returns the layers in the order of their first calls; the uncalled ones last.
+
+    A layer is a module that has no other inside it, or has arrays of its own.
+
+    Args:
+        module: The network; maps (1, h, w, in_channels) float32 to anything.
+        size: Height and width of the images, in pixels.
+        in_channels: Their channels.
+
+    Raises:
+        ValueError: If the network doesn't run on such images.
+    """
+    shapes: dict[str, Any] = {}
+
+    def note(path: str, output: Any) -> None:
+        shapes.setdefault(path, getattr(output, "shape", None))
+
+    graphdef, state = nnx.split(evaluating(module))
+    images = jax.ShapeDtypeStruct((1, *size, in_channels), jnp.float32)
+
+    def forward(state, images):
+        return call_module(_listened(nnx.merge(graphdef, state), note), images)
+
+    try:
+        jax.eval_shape(forward, state, images)
+    except Exception as error:
+        raise ValueError(
+            f"{type(module).__name__} doesn't run on images {images.shape}: {error}"
+        ) from error
+    found = {}
+    params, others = _own(module, nnx.Param), _own(module, nnx.Not(nnx.Param))
+    for path, node in _modules(module):
+        inside = any(isinstance(x, nnx.Module) and x is not node for x in _below(node))
+        if params[path] or others[path] or not inside:
+            found[path] = type(node).__name__
+    paths = [path for path in shapes if path in found]
+    paths += [path for path in found if path not in shapes and params[path]]
+    return [
+        Layer(path, found[path], shapes.get(path), params[path], others[path])
+        for path in paths
+    ]
+
+
+def multiplications(
+    module: nnx.Module,
+    labels: nnx.State,
+    *,
+    size: tuple[int, int],
+    in_channels: int,
+) -> dict[str, int]:
+    """Returns the floating-point operations of one image's training step, by layer.
+
+    Counted are convolutions and matrix products, forward and backward, two operations
+    for each multiplication with its addition; zeros that a stride puts between values
+    are left out. All else (norms, pooling, the optimizer) is small beside them. The
+    step is the one that `make_train_step` makes: what is labelled `FROZEN` is constant,
+    and no backward pass is made that nothing needs.
+
+    Args:
+        module: The network as it trains, see `training_view`.
+        labels: Group of each parameter, `FROZEN` for those that don't train.
+        size: Height and width of the images, in pixels.
+        in_channels: Their channels.
+
+    Returns:
+        Dotted path of each layer with such operations to their number.
+    """
+    graphdef, params, model_state = split_module(module)
+    names = [path for path, _ in _modules(module)]
+    leaves, treedef = jax.tree.flatten(params)
+    trains = [label != FROZEN for label in jax.tree.leaves(labels)]
+    images = jax.ShapeDtypeStruct((2, *size, in_channels), jnp.float32)
+
+    def loss(training, frozen, model_state, images):
+        chosen, kept = iter(training), iter(frozen)
+        tree = treedef.unflatten([next(chosen if t else kept) for t in trains])
+        network = _scoped(nnx.merge(graphdef, tree, model_state), names)
+        outputs = call_module(network, images, rngs=nnx.Rngs(0))
+        return sum(leaf.astype(jnp.float32).sum() for leaf in jax.tree.leaves(outputs))
+
+    training = [x for x, t in zip(leaves, trains, strict=True) if t]
+    frozen = [x for x, t in zip(leaves, trains, strict=True) if not t]
+    jaxpr = jax.make_jaxpr(jax.value_and_grad(loss))(
+        training, frozen, model_state, images
+    )
+    counts: Counter = Counter()
+    _count(jaxpr.jaxpr, "", 1, counts)
+    found: Counter = Counter()
+    for scope, number in counts.items():
+        inside = _SCOPE.findall(scope)
+        found[names[int(inside[-1])] if inside else ""] += number
+    return {name: number // images.shape[0] for name, number in found.items()}
+
+
+# Modules.
+
+
+def _modules(module: nnx.Module) -> list[tuple[str, nnx.Module]]:
+    """Every module below one by its dotted path, itself ("") included."""
+    return [
+        (dotted(path), node)
+        for path, node in nnx.iter_graph(module)
+        if isinstance(node, nnx.Module)
+        and not isinstance(node, nnx.List | nnx.Dict)
+    ]
+
+
+def _below(node: nnx.Module):
+    return (found for _, found in nnx.iter_graph(node))
+
+
+def _own(module: nnx.Module, kind: Any) -> dict[str, dict[str, int]]:
+    """For each module's path, its own leaves of a kind with their sizes."""
+    paths = [path for path, _ in _modules(module)]
+    own: dict[str, dict[str, int]] = {path: {} for path in paths}
+    leaves = jax.tree_util.tree_leaves_with_path(
+        nnx.as_pure(nnx.state(module, kind))
+    )
+    for path, leaf in leaves:
+        name = dotted(path)
+        holder = name.rpartition(".")[0]
+        while holder not in own:
+            holder = holder.rpartition(".")[0]
+        own[holder][name] = leaf.size
+    return own
+
+
+def _listened(module: nnx.Module, note: Callable[[str, Any], None]) -> nnx.Module:
+    for path, node in _modules(module):
+        _tap(node, functools.partial(_noted, note, path))
+    return module
+
+
+def _noted(note: Callable, path: str, call: Callable, *args, **kwargs):
+    try:
+        output = call(*args, **kwargs)
+    except Exception as error:
+        # A body that was cut out of another network ends by carrying its output out.
+        note(path, getattr(error, "value", None))
+        raise
+    note(path, output)
+    return output
+
+
+def _scoped(module: nnx.Module, names: list[str]) -> nnx.Module:
+    numbers = {name: i for i, name in enumerate(names)}
+    for path, node in _modules(module):
+        _tap(node, functools.partial(_named, f"jaxtune_layer_{numbers[path]}_"))
+    return module
+
+
+def _named(scope: str, call: Callable, *args, **kwargs):
+    with jax.named_scope(scope):
+        return call(*args, **kwargs)
+
+
+@functools.cache
+def _tapped_class(kind: type) -> type:
+    # One subclass for each class: Flax keeps a record of every class that there is.
+
+    @functools.wraps(kind.__call__)
+    def __call__(self, *args, **kwargs):
+        call = functools.partial(kind.__call__, self)
+        return self._around(call, *args, **kwargs)
+
+    names = {"__call__": __call__, "__module__": kind.__module__}
+    return type(kind.__name__, (kind,), names)
+
+
+def _tap(module: nnx.Module, around: Callable) -> None:
+    if callable(module):
+        object.__setattr__(module, "__class__", _tapped_class(type(module)))
+        object.__setattr__(module, "_around", around)
+
+
+# Operations.
+
+
+def _count(jaxpr: Any, outer: str, times: int, counts: Counter) -> None:
+    for equation in jaxpr.eqns:
+        scope = f"{outer}/{equation.source_info.name_stack}"
+        count = _OPERATIONS.get(equation.primitive.name)
+        if count is not None:
+            counts[scope] += times * count(equation)
+        repeated = times * equation.params.get("length", 1)
+        for value in equation.params.values():
+            for inner in value if isinstance(value, list | tuple) else (value,):
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    _count(inner, scope, repeated, counts)
+
+
+def _convolution(equation: Any) -> int:
+    kernel = equation.invars[1].aval.shape
+    numbers = equation.params["dimension_numbers"].rhs_spec
+    each = math.prod(kernel[i] for i in numbers[1:])
+    dilation = math.prod(equation.params["lhs_dilation"])
+    return 2 * math.prod(equation.outvars[0].aval.shape) * each // dilation
+
+
+def _product(equation: Any) -> int:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    left = equation.invars[0].aval.shape
+    each = math.prod(left[i] for i in contracted)
+    return 2 * math.prod(equation.outvars[0].aval.shape) * each
+
+
+_OPERATIONS = {"conv_general_dilated": _convolution, "dot_general": _product}
