@@ -21,6 +21,10 @@ from jaxtune.train import TrainState
 _LOOK_EVERY = 0.5
 
 
+class NonFiniteLossError(FloatingPointError):
+    """The loss or its gradient is no finite number; the last good values are kept."""
+
+
 @dataclasses.dataclass
 class Running:
     """A run under way; always the newest, whatever interrupts it.
@@ -70,11 +74,15 @@ def train_epoch(
     Returns:
         The mean loss over the epoch's images, batches done before included, and images
         per second (the first step, which may compile, left out where there are others).
+
+    Raises:
+        NonFiniteLossError: If a step came to no finite number; looked for twice a
+            second, and at the end.
     """
     position = running.position
     done = position.step
     started = looked = time.perf_counter()
-    untimed = 0
+    untimed, finite = 0, []
     for number, batch in enumerate(batches):
         if number == 1:
             # The first step may have compiled.
@@ -82,18 +90,35 @@ def train_epoch(
             started, untimed = time.perf_counter(), 1
         running.state, metrics = train_step(running.state, place(batch), key)
         position.add_step(metrics["loss"], metrics["count"])
+        finite.append((position.step, metrics.get("finite", True)))
         if time.perf_counter() - looked > _LOOK_EVERY:
             # The step before the last is done or nearly so: no queue is drained.
             reporter.advance(float(position.losses[-2 if position.step > 1 else -1]))
+            _check_finite(finite[:-1], position)
+            finite = finite[-1:]
             looked = time.perf_counter()
         else:
             reporter.advance()
         after_step(metrics)
+    _check_finite(finite, position)
     counts = np.asarray(jax.device_get(position.counts), np.float64)
     losses = np.asarray(jax.device_get(position.losses), np.float64)
     elapsed = time.perf_counter() - started
     mean = float((losses * counts).sum() / max(counts.sum(), 1.0))
     return mean, float(counts[done + untimed :].sum() / max(elapsed, 1e-9))
+
+
+def _check_finite(flags: list, position: Position) -> None:
+    for step, flag in jax.device_get(flags):
+        if not flag:
+            loss = float(position.losses[step - 1])
+            raise NonFiniteLossError(
+                f"step {step} of epoch {position.epoch + 1} in phase {position.phase} "
+                f"came to no finite number (loss {loss}). It changed no parameter and "
+                "no statistic: the learner holds the last good values. Try a lower "
+                "learning rate or clip_norm=1.0, and look at that batch's photos and "
+                "labels."
+            )
 
 
 def evaluate(

@@ -102,6 +102,8 @@ def group_optimizer(
 ) -> optax.GradientTransformation:
     """Returns `optax.multi_transform` with one scheduled optimizer for each group.
 
+    A step whose gradient is no finite number moves nothing, see `skip_nonfinite`.
+
     Rates, schedule and decay lie in the state that `init` makes, not in the code:
     another run's numbers are another state for the same compiled step. They may be
     traced arrays, so a state can be made inside `jax.vmap` or `jax.grad`.
@@ -141,9 +143,34 @@ def group_optimizer(
     }
     transforms[FROZEN] = optax.set_to_zero()
     tx = optax.multi_transform(transforms, labels)
-    if clip_norm is None:
-        return tx
-    return optax.chain(optax.clip_by_global_norm(clip_norm), tx)
+    if clip_norm is not None:
+        tx = optax.chain(optax.clip_by_global_norm(clip_norm), tx)
+    return skip_nonfinite(tx)
+
+
+def skip_nonfinite(
+    tx: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+    """Returns an optimizer that moves nothing where a gradient is no finite number.
+
+    All gradients count together. Parameters stay bit for bit; moments see a gradient of
+    0. It has no state of its own, and costs nothing that can be measured: the choice is
+    made where the update is computed anyway.
+
+    Args:
+        tx: The optimizer.
+    """
+
+    def update(updates, state, params=None):
+        finite = jnp.isfinite(optax.tree.norm(updates))
+
+        def chosen(tree):
+            return jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), tree)
+
+        moved, state = tx.update(chosen(updates), state, params)
+        return chosen(moved), state
+
+    return optax.GradientTransformation(tx.init, update)
 
 
 def _scheduled(

@@ -14,6 +14,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxtune.data import Mixing, check_mixing, mix
 from jaxtune.models import call_module
 from jaxtune.train.metrics import Metric
 from jaxtune.train.optimizer import FROZEN
@@ -66,6 +67,7 @@ def make_train_step(
     labels: nnx.State | None = None,
     prepare: Callable[[Batch, Array], Array] | None = None,
     apply: Apply = apply_module,
+    mixing: Mixing | None = None,
 ) -> TrainStep:
     """Returns a pure `train_step(state, batch, key) -> (state, metrics)`.
 
@@ -83,18 +85,27 @@ def make_train_step(
             The batch's `image` as it is if None.
         apply: The forward pass, a function of the form of `apply_module`: a
             rematerialised one, or your own.
+        mixing: `MixUp(...)` or `CutMix(...)` of what `prepare` returns; the loss is
+            then that of both images' labels, each by its image's weight.
 
     Returns:
         A function of a `TrainState`, a batch and a `jax.random` key. The key may be the
-        same for all steps of an epoch: dropout folds the step in, `prepare` what it
-        likes.
+        same for all steps of an epoch: dropout and mixing fold the step in, `prepare`
+        what it likes.
         Its metrics: `loss` (mean over real rows), `count` (real rows), `grad_norm`
-        (global norm over what trains), all float32 ().
+        (global norm over what trains), all float32 (), and `finite`, bool (): whether
+        loss and norm are numbers. Where they are not, statistics stay as they were, and
+        with `group_optimizer` parameters too.
+
+    Raises:
+        TypeError: If `mixing` is something else.
     """
+    check_mixing(mixing)
 
     def train_step(state: TrainState, batch: Batch, key: Array):
         augment_key, dropout_key = jax.random.split(key)
         images = batch["image"] if prepare is None else prepare(batch, augment_key)
+        images, row_losses = _mixed(images, batch, loss, mixing, key, state.step)
         weights = row_weights(batch)
         count = weights.sum()
         training, rebuild = _trainable(state.params, labels)
@@ -107,19 +118,28 @@ def make_train_step(
                 images,
                 key=jax.random.fold_in(dropout_key, state.step),
             )
-            losses = loss(logits, batch["label"])
+            losses = row_losses(logits)
             return (losses * weights).sum() / jnp.maximum(count, 1.0), model_state
 
         (value, model_state), grads = jax.value_and_grad(mean_loss, has_aux=True)(
             training
         )
         norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        model_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), model_state, state.model_state
+        )
         updates, opt_state = tx.update(
             _with_zeros(grads, state.params, labels), state.opt_state, state.params
         )
         params = optax.apply_updates(state.params, updates)
         state = TrainState(state.step + 1, params, model_state, opt_state)
-        return state, {"loss": value, "count": count, "grad_norm": norm}
+        return state, {
+            "loss": value,
+            "count": count,
+            "grad_norm": norm,
+            "finite": finite,
+        }
 
     return train_step
 
@@ -192,6 +212,21 @@ def row_weights(batch: Batch) -> Float[Array, "b"]:
     if mask is None:
         return jnp.ones(batch["label"].shape[:1], jnp.float32)
     return mask.astype(jnp.float32)
+
+
+def _mixed(images, batch, loss, mixing, key, step):
+    """Images as they are trained on, and what makes logits into a loss for each row."""
+    label = batch["label"]
+    if mixing is None:
+        return images, lambda logits: loss(logits, label)
+    # 0 and 1 are the two halves that `split` makes of a key.
+    mix_key = jax.random.fold_in(jax.random.fold_in(key, 2), step)
+    images, other, weight = mix(images, label, mix_key, mixing, mask=batch.get("mask"))
+
+    def row_losses(logits):
+        return weight * loss(logits, label) + (1 - weight) * loss(logits, other)
+
+    return images, row_losses
 
 
 def _trains(params: nnx.State, labels: nnx.State | None) -> list[bool]:

@@ -5,7 +5,12 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from jaxtune.learner.loop import Running, evaluate, train_epoch
+from jaxtune.learner.loop import (
+    NonFiniteLossError,
+    Running,
+    evaluate,
+    train_epoch,
+)
 from jaxtune.learner.position import Position
 from jaxtune.learner.progress import Reporter
 from jaxtune.train import TrainState
@@ -74,3 +79,23 @@ def test_an_epoch_that_is_taken_up_counts_what_was_done_before():
     assert calls == [2] and position.progress == 2
     # The one step took its time, and is not measured from its own end.
     assert 0 < speed <= 3 / 0.05
+
+
+def test_a_step_that_came_to_no_number_is_named():
+    def step(state, batch, key):
+        loss = jnp.float32(batch["rows"])
+        return state, {"loss": loss, "count": loss, "finite": jnp.isfinite(loss)}
+
+    batches = [{"rows": 1.0}, {"rows": float("nan")}, {"rows": 3.0}]
+    position = Position(phase=2, epoch=4)
+    with pytest.raises(
+        NonFiniteLossError, match=r"step 2 of epoch 5 in phase 2 .*loss nan"
+    ):
+        train_epoch(
+            Running(TrainState(0, EMPTY, EMPTY, ()), position),
+            batches,
+            jax.random.key(0),
+            train_step=step,
+            place=lambda batch: batch,
+            reporter=QUIET,
+        )

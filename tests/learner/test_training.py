@@ -1,14 +1,17 @@
 """What a call trains: its phases, rates and epochs."""
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from photos import tiny_resnet
 
 from jaxtune import error_rate, vision_learner
 from jaxtune.checkpoint import read_run
 from jaxtune.learner.callbacks import LambdaCallback
+from jaxtune.learner.loop import NonFiniteLossError
 from jaxtune.learner.trainer import Trainer
-from jaxtune.train import FROZEN, Phase, constant
+from jaxtune.train import FROZEN, Phase, constant, cross_entropy, split_module
 
 
 def learner(data, **options):
@@ -131,3 +134,16 @@ def test_flat_then_cosine(data, monkeypatch):
     half = len(data.train_loader)
     assert float(phase.schedule(half - 1)[0]) == 1.0
     assert 0 < float(phase.schedule(2 * half - 1)[0]) < 0.1
+
+
+def test_a_run_that_explodes_stops_and_keeps_the_last_good_values(data):
+    def nan(logits, label):
+        return cross_entropy(logits, label) * jnp.nan
+
+    model = learner(data, loss=nan)
+    before = [np.asarray(x) for x in jax.tree.leaves(split_module(model.model)[1:])]
+    with pytest.raises(NonFiniteLossError, match="step 1 of epoch 1 in phase 1"):
+        model.fit(1, 1e-2)
+    after = jax.tree.leaves(split_module(model.model)[1:])
+    assert all((a == b).all() for a, b in zip(before, after, strict=True))
+    assert len(model.history) == 0

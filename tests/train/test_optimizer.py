@@ -223,3 +223,19 @@ def test_adam_is_a_transformation_whose_state_does_not_depend_on_numbers():
         learning_rate=x, momentum=x, weight_decay=x, mask=lambda tree: True
     ).init(jnp.ones(3))
     jax.tree.map(np.testing.assert_array_equal, make(0.1), make(0.9))
+
+
+def test_a_gradient_that_is_no_number_moves_nothing():
+    params = nnx.State({"a": jnp.ones(2), "b": jnp.ones(3), "c": jnp.ones(1)})
+    labels = nnx.State({"a": FROZEN, "b": "one", "c": "two"})
+    rates = {"one": 0.1, "two": 0.1}
+    tx = group_optimizer(labels, rates, constant(10), clip_norm=1.0)
+    state = tx.init(params)
+    good = jax.tree.map(jnp.ones_like, params)
+    updates, state = tx.update(good, state, params)
+    assert float(updates["b"][0]) < 0
+    bad = nnx.State({"a": jnp.zeros(2), "b": jnp.ones(3), "c": jnp.array([jnp.nan])})
+    updates, state = tx.update(bad, state, params)
+    for leaf in jax.tree.leaves(updates):
+        assert (leaf == 0).all()
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
