@@ -6,7 +6,12 @@ from collections.abc import Callable, Iterable
 from flax import nnx
 
 from jaxtune.learner.learner import Learner
-from jaxtune.pretrained import IMAGENET_MEAN, IMAGENET_STD, Architecture
+from jaxtune.pretrained import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Architecture,
+    adapt_statistics,
+)
 from jaxtune.train import Metric
 from jaxtune.transfer import Groups, create_cnn_model, output_shape
 
@@ -36,6 +41,7 @@ def vision_learner(
     split_on: Callable | None = None,
     head: nnx.Module | None = None,
     normalize: bool = True,
+    channel_init: str = "zero",
     **options,
 ) -> Learner:
     """Returns a learner: a pretrained body, a fresh head, the body frozen.
@@ -55,6 +61,9 @@ def vision_learner(
             one if None.
         normalize: Whether images are normalised with the mean and deviation that the
             weights were trained with (ImageNet's where nothing is known).
+        channel_init: How published weights of three channels become those of the data's
+            number: "zero" (what is beyond the third begins at nothing, as in fastai) or
+            "repeat" (as in timm).
         **options: Of `Learner` (loss, norms, optimizer, lr, wd, moms, clip_norm, seed,
             verbose) and of `create_head` (hidden, dropout, concat_pool, first_bn,
             bn_final, lin_first, y_range, init).
@@ -77,6 +86,7 @@ def vision_learner(
         cut=cut,
         head=head,
         in_channels=data.in_channels,
+        channel_init=channel_init,
         rngs=nnx.Rngs(data.seed if seed is None else seed),
         **options,
     )
@@ -91,6 +101,11 @@ def vision_learner(
     if isinstance(arch, Architecture) and (pretrained or weights is not None):
         found = arch.resolve(weights)
         mean, std = found.mean, found.std
+    if len(mean) != data.in_channels:
+        mean, std = (
+            adapt_statistics(values, data.in_channels, channel_init=channel_init)
+            for values in (mean, std)
+        )
     learner = Learner(
         data,
         model,

@@ -17,6 +17,8 @@ from jaxtune.pretrained.architectures import resnext101_64x4d as resnext101_64x4
 from jaxtune.pretrained.architectures import wide_resnet50_2 as wide_resnet50_2
 from jaxtune.pretrained.architectures import wide_resnet101_2 as wide_resnet101_2
 from jaxtune.pretrained.cache import cache_dir as cache_dir
+from jaxtune.pretrained.channels import adapt_channels as adapt_channels
+from jaxtune.pretrained.channels import adapt_statistics as adapt_statistics
 from jaxtune.pretrained.convert import WeightsMismatchError as WeightsMismatchError
 from jaxtune.pretrained.convert import from_torch_layout as from_torch_layout
 from jaxtune.pretrained.convert import load_into as load_into

@@ -10,6 +10,7 @@ import os
 from flax import nnx
 
 from jaxtune.models import BasicBlock, Bottleneck, ResNet
+from jaxtune.pretrained.channels import adapt_channels, check_channel_init
 from jaxtune.pretrained.convert import load_into
 from jaxtune.pretrained.files import read_weights
 from jaxtune.pretrained.weights import Weights, resolve_weights
@@ -47,6 +48,7 @@ class Architecture:
         weights: str | os.PathLike | None = None,
         num_classes: int | None = None,
         in_channels: int = 3,
+        channel_init: str = "zero",
         stride_in_1x1: bool = False,
         rngs: nnx.Rngs | None = None,
     ) -> ResNet:
@@ -59,7 +61,8 @@ class Architecture:
                 ("timm/resnet50.a1_in1k") or the path of a .safetensors, .pth, .pt or
                 .npz file; implies `pretrained`.
             num_classes: Number of logits; that of the weights, or 1000, if None.
-            in_channels: Channels of the images.
+            in_channels: Channels of the images; published weights are adapted.
+            channel_init: How, see `adapt_channels`: "zero" or "repeat".
             stride_in_1x1: The paper's bottleneck ("v1") instead of "v1.5".
             rngs: Stream `params` draws random weights; `nnx.Rngs(0)` if None.
 
@@ -72,6 +75,7 @@ class Architecture:
             >>> resnet18(num_classes=10).fc.weight.shape
             (512, 10)
         """
+        check_channel_init(channel_init)
         options = dict(self.options) | {"in_channels": in_channels}
         if stride_in_1x1:
             options["stride_in_1x1"] = True
@@ -82,7 +86,13 @@ class Architecture:
         network = nnx.eval_shape(
             lambda: self._build(num_classes or found.num_classes, options, nnx.Rngs(0))
         )
-        load_into(network, read_weights(found.path), source=found.name)
+        tensors = dict(read_weights(found.path))
+        first = "conv1.0.weight" if options.get("deep_stem") else "conv1.weight"
+        if first in tensors:
+            tensors[first] = adapt_channels(
+                tensors[first], in_channels, channel_init=channel_init
+            )
+        load_into(network, tensors, source=found.name)
         return network
 
     def resolve(self, weights: str | os.PathLike | None = None) -> Weights:

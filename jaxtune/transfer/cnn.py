@@ -24,6 +24,7 @@ def create_cnn_model(
     cut: int | str | Callable | None = None,
     head: nnx.Module | None = None,
     in_channels: int = 3,
+    channel_init: str = "zero",
     rngs: nnx.Rngs | None = None,
     **head_options,
 ) -> Sequence:
@@ -39,6 +40,8 @@ def create_cnn_model(
         cut: Where the old classifier begins, see `create_body`.
         head: The head; `create_head` makes one if None.
         in_channels: Channels of the images.
+        channel_init: How published weights of three channels become those of another
+            number: "zero" or "repeat", see `adapt_channels`.
         rngs: Stream `params` draws the head (and an untrained body); `nnx.Rngs(0)` if
             None.
         **head_options: Arguments of `create_head`: hidden, dropout, concat_pool,
@@ -74,6 +77,7 @@ def create_cnn_model(
         "pretrained": pretrained,
         "weights": weights,
         "in_channels": in_channels,
+        "channel_init": channel_init,
         "rngs": rngs,
     }
     network = arch if isinstance(arch, nnx.Module) else _build(arch, options)

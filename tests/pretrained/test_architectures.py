@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -11,7 +13,9 @@ from jaxtune.pretrained import (
     IMAGENET_STD,
     WeightsMismatchError,
     resnet18,
+    resnet18d,
     resnet34,
+    to_torch_layout,
     write_weights,
 )
 from jaxtune.train import compile_step, make_predict_step, split_module
@@ -89,3 +93,32 @@ def test_a_file_of_ones_own(tmp_path):
     )
     with pytest.raises(WeightsMismatchError, match="layer1.2.conv1.weight"):
         resnet34(weights=path)
+
+
+def named(tree):
+    for path, value in jax.tree_util.tree_leaves_with_path(tree):
+        yield ".".join(str(key.key) for key in path), value
+
+
+@pytest.mark.parametrize("arch", [resnet18, resnet18d])
+def test_a_network_for_four_channels_begins_as_the_published_one(arch, tmp_path):
+    """What the fourth channel shows doesn't matter until something is learnt."""
+    whole = arch(num_classes=7)
+    tensors = {
+        name: np.ascontiguousarray(to_torch_layout(name, np.asarray(value)))
+        for tree in split_module(whole)[1:]
+        for name, value in named(tree)
+    }
+    path = tmp_path / "weights.safetensors"
+    write_weights(path, tensors)
+    four = arch(weights=path, num_classes=7, in_channels=4)
+    images = jax.random.normal(jax.random.key(0), (2, 64, 64, 4))
+    expected = evaluating(whole)(images[..., :3])
+    np.testing.assert_allclose(evaluating(four)(images), expected, atol=1e-5)
+    grey = arch(weights=path, num_classes=7, in_channels=1)
+    one = images[..., :1]
+    np.testing.assert_allclose(
+        evaluating(grey)(one),
+        evaluating(whole)(jnp.repeat(one, 3, axis=-1)),
+        atol=1e-4,
+    )
