@@ -1,6 +1,5 @@
 """Photos on disk to batches on the device: items, splits, decoding, augmentation."""
 
-from jaxtune.data.augment import Augmentation as Augmentation
 from jaxtune.data.augment import augment as augment
 from jaxtune.data.augment import normalize as normalize
 from jaxtune.data.augment import per_image_keys as per_image_keys
@@ -15,12 +14,18 @@ from jaxtune.data.items import Items as Items
 from jaxtune.data.items import find_images as find_images
 from jaxtune.data.items import folder_label as folder_label
 from jaxtune.data.items import is_image as is_image
-from jaxtune.data.items import label_items as label_items
 from jaxtune.data.items import parent_label as parent_label
 from jaxtune.data.items import regex_label as regex_label
+from jaxtune.data.labels import label_items as label_items
+from jaxtune.data.labels import label_kind as label_kind
 from jaxtune.data.loader import Batch as Batch
 from jaxtune.data.loader import Loader as Loader
 from jaxtune.data.loaders import ImageDataLoaders as ImageDataLoaders
+from jaxtune.data.mixing import CutMix as CutMix
+from jaxtune.data.mixing import Mixing as Mixing
+from jaxtune.data.mixing import MixUp as MixUp
+from jaxtune.data.mixing import check_mixing as check_mixing
+from jaxtune.data.mixing import mix as mix
 from jaxtune.data.prepare import Preparation as Preparation
 from jaxtune.data.prepare import as_size as as_size
 from jaxtune.data.prepare import prepare_image as prepare_image
@@ -28,7 +33,16 @@ from jaxtune.data.prepare import presize as presize
 from jaxtune.data.prepare import train_preparation as train_preparation
 from jaxtune.data.prepare import validation_preparation as validation_preparation
 from jaxtune.data.prepare import validation_presize as validation_presize
+from jaxtune.data.sampling import class_weights as class_weights
+from jaxtune.data.sampling import item_weights as item_weights
+from jaxtune.data.show import show_batch as show_batch
+from jaxtune.data.sources import source_items as source_items
 from jaxtune.data.splits import labelled_folder as labelled_folder
 from jaxtune.data.splits import split_folders as split_folders
 from jaxtune.data.splits import split_items as split_items
 from jaxtune.data.splits import stratified_split as stratified_split
+from jaxtune.data.tables import as_table as as_table
+from jaxtune.data.tables import read_csv as read_csv
+from jaxtune.data.tables import table_items as table_items
+from jaxtune.data.transforms import Augmentation as Augmentation
+from jaxtune.data.transforms import aug_transforms as aug_transforms

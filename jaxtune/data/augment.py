@@ -1,4 +1,4 @@
-"""Augmentation: random crops and flips, on the device, a different draw per image.
+"""Augmentation on the device: one resampling and new light, drawn for each image.
 
 `uint8` photos squashed to one size go in, with the aspect each had and one key each;
 floats in 0..1 of the final size come out. The one rule: what happens to an image
@@ -7,7 +7,6 @@ depends on its own key and aspect and on nothing else in the batch.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
@@ -16,47 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
+from jaxtune.data.lighting import draw_lighting, relight
+from jaxtune.data.transforms import Augmentation
+from jaxtune.data.warp import compose, draw_matrix, frame, resample
+
 # torchvision and fastai both give up after ten crops that do not fit.
 _ATTEMPTS = 10
-
-
-@dataclasses.dataclass(frozen=True)
-class Augmentation:
-    """What is drawn for each training image: a resized crop, and a flip.
-
-    Attributes:
-        min_scale: Smallest share of the photo's area that a crop keeps.
-        max_scale: Largest share.
-        ratio: Smallest and largest width / height of a crop, in the photo's own
-            geometry; drawn uniformly in the logarithm.
-        flip: Whether half of the images are mirrored left to right.
-
-    References:
-        Szegedy et al., "Going Deeper with Convolutions",
-        https://arxiv.org/abs/1409.4842, section 6; fastai 2.8.12, vision/augment.py
-        `RandomResizedCrop`, whose min_scale is 0.08; 0.35 suits a short fine-tuning.
-    """
-
-    min_scale: float | int = 0.35
-    max_scale: float | int = 1.0
-    ratio: Sequence[float | int] = (3 / 4, 4 / 3)
-    flip: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuses shares and ratios that no crop can have."""
-        if not 0 < self.min_scale <= self.max_scale <= 1:
-            raise ValueError(
-                "Augmentation needs 0 < min_scale <= max_scale <= 1 (shares of the"
-                f" photo's area); got min_scale={self.min_scale!r},"
-                f" max_scale={self.max_scale!r}."
-            )
-        if len(self.ratio) != 2 or not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ValueError(
-                "Augmentation needs ratio=(smallest, largest) width / height, both"
-                f" positive; got {self.ratio!r}."
-            )
-        # A list, as JSON gives it, could not be hashed, and jit needs a static value.
-        object.__setattr__(self, "ratio", tuple(self.ratio))
+# Folded into an image's key; far from the counters of the numbers drawn for its crop.
+_WARP, _LIGHT = 2**16, 2**17
 
 
 def per_image_keys(
@@ -70,27 +36,31 @@ def per_image_keys(
 
 
 def augment(
-    images: UInt8[Array | np.ndarray, "b h w 3"],
+    images: UInt8[Array | np.ndarray, "b h w c"],
     aspect: Float[Array | np.ndarray, " b"],
     keys: Key[Array, " b"],
     *,
     size: tuple[int, int],
     augmentation: Augmentation,
-) -> Float[Array, "b height width 3"]:
-    """Returns random resized crops of a batch, as floats in 0..1.
+) -> Float[Array, "b height width c"]:
+    """Returns a batch's images as they were drawn: crops, warped, in other light.
 
     The crop is drawn in the geometry that the photo had before it was squashed, as
     torchvision and fastai draw it: up to ten times an area and a ratio, the first that
     fits at a uniform place; if none fits, the centre, as wide as the ratios allow.
-    Resampling is bilinear with antialiasing, the flip is part of it. Pure: it can be
-    jitted and vmapped, `size` and `augmentation` being static.
+    Resampling is bilinear with antialiasing; flip, rotation, zoom and perspective are
+    part of it. Pure: it can be jitted and vmapped, `size` and `augmentation` being
+    static.
 
     Args:
-        images: Photos squashed to one size, 0..255.
+        images: Photos squashed to one size, 0..255, of any number of channels.
         aspect: Width / height of each photo before that.
         keys: A typed key per image; see `per_image_keys`.
         size: Height and width of the result in pixels.
         augmentation: What is drawn.
+
+    Returns:
+        Floats in 0..1.
 
     References:
         torchvision 0.2x, transforms/transforms.py `RandomResizedCrop.get_params`;
@@ -101,33 +71,68 @@ def augment(
     height, width = images.shape[1:3]
 
     def one(image, aspect, key):
-        (top, left, tall, wide), flip = draw(key, aspect, augmentation)
-        rows = _taps(top * height, tall * height, height, size[0], False)
-        columns = _taps(left * width, wide * width, width, size[1], flip)
-        return _resample(image, rows, columns)
+        crop, flip = draw(key, aspect, augmentation, shape=size[1] / size[0])
+        if augmentation.warps:
+            image = _warped(image, key, crop, flip)
+        else:
+            top, left, tall, wide = crop
+            # Rows and columns apart: twice as fast, and all that a crop needs.
+            rows = _taps(top * height, tall * height, height, size[0], False)
+            columns = _taps(left * width, wide * width, width, size[1], flip)
+            image = _resample(image, rows, columns)
+        if augmentation.max_lighting:
+            image = relight(image, *_light(key))
+        return image
+
+    def _warped(image, key, crop, flip):
+        moved = draw_matrix(jax.random.fold_in(key, _WARP), flip, size, augmentation)
+        return resample(
+            image,
+            compose(frame(crop), moved),
+            size=size,
+            pad_mode=augmentation.pad_mode,
+            shrink=1 / min(augmentation.min_zoom, 1),
+        )
+
+    def _light(key):
+        return draw_lighting(
+            jax.random.fold_in(key, _LIGHT),
+            max_lighting=augmentation.max_lighting,
+            p_lighting=augmentation.p_lighting,
+        )
 
     return jax.vmap(one)(images, jnp.asarray(aspect, jnp.float32), keys)
 
 
 def draw(
-    key: Key[Array, ""], aspect: Float[Array, ""], augmentation: Augmentation
+    key: Key[Array, ""],
+    aspect: Float[Array, ""],
+    augmentation: Augmentation,
+    *,
+    shape: float | int = 1.0,
 ) -> tuple[Float[Array, " 4"], Bool[Array, ""]]:
-    """Returns one crop, and whether it is mirrored.
+    """Returns one crop, and whether it is flipped.
 
     A crop is top, left, height and width, as fractions of the photo's sides.
 
     Args:
-        key: Typed key, used up here.
+        key: Typed key; what else is drawn for the image folds numbers into it.
         aspect: Width / height of the photo.
         augmentation: Bounds of area and ratio.
+        shape: Width / height of the result, for crops of that shape (`ratio` None).
     """
-    low, high = augmentation.ratio
     # All the numbers at once: every further key costs XLA a third of a second.
     numbers = jax.random.uniform(key, (2 * _ATTEMPTS + 3,))
     area, ratio, place = jnp.split(numbers[:-1], [_ATTEMPTS, 2 * _ATTEMPTS])
     flip = augmentation.flip & (numbers[-1] < 0.5)
     smallest, largest = augmentation.min_scale, augmentation.max_scale
     area = smallest + area * (largest - smallest)
+    if augmentation.ratio is None:
+        whole = jnp.stack([jnp.minimum(1.0, aspect / shape),
+                           jnp.minimum(1.0, shape / aspect)])  # fmt: skip
+        extent = whole * jnp.sqrt(area[0])
+        return jnp.concatenate([place * (1 - extent), extent]), flip
+    low, high = augmentation.ratio
     ratio = low * (high / low) ** ratio
     wide = jnp.sqrt(area * ratio / aspect)
     tall = jnp.sqrt(area / ratio * aspect)
@@ -169,10 +174,10 @@ def _taps(
 
 
 def _resample(
-    image: UInt8[Array, "h w 3"],
+    image: UInt8[Array, "h w c"],
     rows: tuple[Int[Array, "taps height"], Float[Array, "taps height"]],
     columns: tuple[Int[Array, "more_taps width"], Float[Array, "more_taps width"]],
-) -> Float[Array, "height width 3"]:
+) -> Float[Array, "height width c"]:
     lines = sum(
         image[pixel].astype(jnp.float32) * weight[:, None, None]
         for pixel, weight in zip(*rows, strict=True)
@@ -192,14 +197,14 @@ def training_images(
     augmentation: Augmentation | None,
     mean: Sequence[float | int] | None = None,
     std: Sequence[float | int] | None = None,
-) -> Float[Array, "b height width 3"]:
+) -> Float[Array, "b height width c"]:
     """Returns a training batch's images as the network takes them.
 
-    Each is cropped and mirrored by its own draw, then normalised. Pure, to be given to
-    `make_train_step` as `prepare`, everything after the star bound.
+    Each is cropped, warped and lit by its own draw, then normalised. Pure, to be given
+    to `make_train_step` as `prepare`, everything after the star bound.
 
     Args:
-        batch: Has `image`, uint8 (b, h, w, 3), and, to augment, `aspect`, float32 (b,),
+        batch: Has `image`, uint8 (b, h, w, c), and, to augment, `aspect`, float32 (b,),
             and `index`, int32 (b,): what a loader gives.
         key: Of the epoch; an image's draw depends on it and on its `index`.
         size: Height and width of the result in pixels.
@@ -221,11 +226,11 @@ def training_images(
 
 
 def validation_images(
-    images: UInt8[Array | np.ndarray, "*batch 3"],
+    images: UInt8[Array | np.ndarray, "*batch c"],
     *,
     mean: Sequence[float | int] | None = None,
     std: Sequence[float | int] | None = None,
-) -> Float[Array, "*batch 3"]:
+) -> Float[Array, "*batch c"]:
     """Returns images as the network takes them, nothing drawn.
 
     Args:
@@ -243,8 +248,8 @@ def _normalized(images, mean, std):
 
 
 def to_float(
-    images: UInt8[Array | np.ndarray, "*batch 3"],
-) -> Float[Array, "*batch 3"]:
+    images: UInt8[Array | np.ndarray, "*batch c"],
+) -> Float[Array, "*batch c"]:
     """Returns pixels of 0..255 as floats in 0..1, for validation and prediction."""
     return jnp.asarray(images).astype(jnp.float32) / 255
 

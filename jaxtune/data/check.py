@@ -29,6 +29,7 @@ def readable_items(
     """Returns both splits without the photos whose header cannot be read.
 
     Above 100,000 photos nothing is checked: a damaged one is met while it is decoded.
+    So are images that do not lie on disk.
 
     Args:
         train_items: Photos to train on.
@@ -43,7 +44,9 @@ def readable_items(
     """
     if len(train_items) + len(valid_items) > MOST_CHECKED:
         return train_items, valid_items
-    both = train_items.paths + valid_items.paths
+    if train_items.images is not None or valid_items.images is not None:
+        return train_items, valid_items
+    both = (*train_items.paths, *valid_items.paths)
     with ThreadPoolExecutor(max(workers or 8, 1), "jaxtune-check") as pool:
         problems = list(pool.map(_problem, both))
     bad = [problem for problem in problems if problem is not None]
@@ -76,6 +79,19 @@ def check_not_empty(train_items: Items, valid_items: Items) -> None:
                 f" {len(valid_items)} validate). A class needs two photos to have one"
                 " on each side."
             )
+
+
+def check_trained_classes(train_items: Items, valid_items: Items) -> None:
+    """Raises a ValueError if photos validate whose class has none to train on."""
+    if train_items.kind != "single":
+        return
+    numbers = train_items.counts()
+    lost = [n for n, count in valid_items.counts().items() if count and not numbers[n]]
+    if lost:
+        raise ValueError(
+            f"{len(lost)} classes have photos that validate and none that train:"
+            f" {listing(lost)}. Let some of theirs train, or leave these rows out."
+        )
 
 
 def _check_no_class_lost(before: Items, after: Items) -> None:

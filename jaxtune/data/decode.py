@@ -1,9 +1,10 @@
 """Decoding: any picture a user has becomes `uint8` RGB, upright, on white.
 
 A path, bytes, a file object, a PIL image or an array goes in; a `numpy` array of shape
-(height, width, 3) comes out. The one rule: a picture that cannot be read is an
-`ImageError` that names it, and nothing here changes the state of the process (Pillow's
-warnings and limits are avoided or obeyed, never switched).
+(height, width, 3) comes out, or of as many channels as are asked for. The one rule: a
+picture that cannot be read is an `ImageError` that names it, and nothing here changes
+the state of the process (Pillow's warnings and limits are avoided or obeyed, never
+switched).
 """
 
 from __future__ import annotations
@@ -27,6 +28,15 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from jaxtune.data.fit import PadMode, Resize, fit
+from jaxtune.data.pixels import (
+    ImageError,
+    array_planes,
+    image_from_array,
+    image_from_numbers,
+    join_planes,
+)
+
 # How far above the wanted size a picture is first brought down by whole factors (by the
 # JPEG decoder, then by box averaging) before the exact resampling. At 2 a photo of 12
 # megapixels takes half the time, and its pixels change by less than half a grey level
@@ -44,11 +54,7 @@ _TRANSPOSITIONS = {
 }
 
 
-class ImageError(ValueError):
-    """A picture that cannot be read; the message names it and says what is wrong."""
-
-
-def load_image(source: Any) -> UInt8[np.ndarray, "h w 3"]:
+def load_image(source: Any, *, channels: int = 3) -> UInt8[np.ndarray, "h w c"]:
     """Returns a picture at its own size, as RGB.
 
     Pictures are turned upright by their EXIF orientation. Transparent ones are laid
@@ -59,16 +65,21 @@ def load_image(source: Any) -> UInt8[np.ndarray, "h w 3"]:
         source: A path, bytes, a binary file object, a PIL image, or an array: `uint8`
             or `uint16` at full range, `bool`, or floats in 0..1, of shape (h, w),
             (h, w, 1), (h, w, 3) or (h, w, 4).
+        channels: 3 for RGB; 1 for grey, 4 for RGB and opacity. An array must have the
+            channels that are asked for, unless that is 3, and may have any number.
 
     Raises:
         FileNotFoundError: If the path does not exist.
         ImageError: If the picture is empty, damaged, cut short, of an unknown format,
-            or too large to be decoded safely.
+            too large to be decoded safely, or has not the channels asked for.
         TypeError: If the source is none of the above.
     """
     with _naming(source):
+        if channels != 3 and _is_array(source):
+            return join_planes(array_planes(np.asarray(source), channels))
         image, orientation = _open(source)
-        return np.array(_turn(_to_rgb(image), orientation))
+        planes = _planes(image, channels)
+        return join_planes([_turn(plane, orientation) for plane in planes])
 
 
 def load_resized(
@@ -76,38 +87,71 @@ def load_resized(
     size: tuple[int, int],
     *,
     resample: Image.Resampling = Image.Resampling.BILINEAR,
-) -> tuple[UInt8[np.ndarray, "h w 3"], float]:
-    """Returns a picture squashed to `size`, and the aspect (width / height) it had.
+    resize: Resize = "squish",
+    pad_mode: PadMode = "reflection",
+    channels: int = 3,
+) -> tuple[UInt8[np.ndarray, "h w c"], float]:
+    """Returns a picture resized to `size`, and the aspect (width / height) it had.
 
-    Resampling is Pillow's, antialiased. The whole picture is kept: nothing is cropped,
-    so its shape changes unless `size` has the picture's own aspect.
+    Resampling is Pillow's, antialiased. "squish" keeps the whole picture, so its shape
+    changes unless `size` has the picture's own aspect; "crop" keeps its centre; "pad"
+    keeps all of it and fills up at its sides. Of a JPEG that the decoder has brought
+    down by a whole factor, the edges of "crop" and "pad" are rounded to its pixels,
+    which are at most half as large as those wanted.
 
     Args:
         source: As for `load_image`.
         size: Height and width to give it, in pixels.
         resample: Pillow's filter.
+        resize: "crop", "squish" or "pad".
+        pad_mode: What "pad" fills up with: "reflection", "border" or "zeros".
+        channels: As for `load_image`.
 
     Raises:
         FileNotFoundError: If the path does not exist.
         ImageError: As for `load_image`.
         TypeError: If the source is none of those that `load_image` takes.
     """
-    height, width = size
+    options = {
+        "resize": resize,
+        "pad_mode": pad_mode,
+        "resample": resample,
+        "reducing_gap": REDUCING_GAP,
+    }
     with _naming(source):
+        if channels != 3 and _is_array(source):
+            planes = array_planes(np.asarray(source), channels)
+            aspect = planes[0].width / planes[0].height
+            return join_planes([fit(p, size, **options) for p in planes]), aspect
         image, orientation = _open(source)
-        # A picture lying on its side is resized lying and turned when it is small.
         lying = orientation >= 5
-        target = (height, width) if lying else (width, height)
-        aspect = image.width / image.height
         if isinstance(image, JpegImagePlugin.JpegImageFile) and image is not source:
-            image.draft(None, tuple(int(REDUCING_GAP * side) for side in target))
-        if image.format == "TIFF":
-            image.load()  # Pillow turns a TIFF while it loads it.
             aspect = image.width / image.height
-        rgb = _to_rgb(image)
-        if rgb.size != target:
-            rgb = rgb.resize(target, resample, reducing_gap=REDUCING_GAP)
-        return np.array(_turn(rgb, orientation)), 1 / aspect if lying else aspect
+            image.draft(None, _draft_size(image, size[::-1] if lying else size, resize))
+        else:
+            if image.format == "TIFF":
+                image.load()  # Pillow turns a TIFF while it loads it.
+            aspect = image.width / image.height
+        planes = _planes(image, channels)
+        if resize == "squish":
+            # A picture lying on its side is resized lying and turned when it is small.
+            lain = size[::-1] if lying else size
+            planes = [_turn(fit(p, lain, **options), orientation) for p in planes]
+        else:
+            planes = [fit(_turn(p, orientation), size, **options) for p in planes]
+        return join_planes(planes), 1 / aspect if lying else aspect
+
+
+def _draft_size(
+    image: Image.Image, size: tuple[int, int], resize: Resize
+) -> tuple[int, int]:
+    """Returns the width and height below which the JPEG decoder must not go."""
+    height, width = size
+    if resize != "squish":
+        choose = min if resize == "crop" else max
+        factor = choose(image.height / height, image.width / width)
+        height, width = image.height / factor, image.width / factor
+    return int(REDUCING_GAP * width), int(REDUCING_GAP * height)
 
 
 def check_image(path: str | os.PathLike[str]) -> None:
@@ -176,12 +220,17 @@ def _open(source: Any) -> tuple[Image.Image, int]:
         return source, _orientation(exif)
     if hasattr(source, "read"):
         return _open_file(io.BytesIO(source.read()))
-    if hasattr(source, "__array__"):
-        return _from_array(np.asarray(source)), 1
+    if _is_array(source):
+        return image_from_array(np.asarray(source)), 1
     raise TypeError(
         "A picture is a path, bytes, a binary file object, a PIL image or an array;"
         f" got {type(source).__name__}: {source!r:.80}"
     )
+
+
+def _is_array(source: Any) -> bool:
+    other = isinstance(source, Image.Image | str | bytes | os.PathLike)
+    return hasattr(source, "__array__") and not other and not hasattr(source, "read")
 
 
 def _open_file(
@@ -301,70 +350,40 @@ def _turn(image: Image.Image, orientation: int) -> Image.Image:
     return image
 
 
+def _planes(image: Image.Image, channels: int) -> list[Image.Image]:
+    """Returns an image as images of one or three bands, `channels` bands in all."""
+    if channels == 3:
+        return [_to_rgb(image)]
+    if channels == 1:
+        return [_to_rgb(image).convert("L")]
+    if channels == 4:
+        image.load()
+        return list((_to_rgba(image) or _to_rgb(image).convert("RGBA")).split())
+    raise ImageError(
+        f"a picture has 1 (grey), 3 (RGB) or 4 (RGBA) channels, and {channels} are"
+        f" wanted. Pass an array of shape (h, w, {channels})."
+    )
+
+
+def _to_rgba(image: Image.Image) -> Image.Image | None:
+    """Returns a decoded image that may be transparent as RGBA; None for others."""
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or (
+        "transparency" in image.info and image.mode in ("1", "L", "P", "RGB")
+    ):
+        mode = {"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)
+        return image.convert(mode).convert("RGBA")
+    return None
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Returns the decoded image as 8-bit RGB, laid over white where transparent."""
     image.load()
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode == "F" or image.mode.startswith("I"):
-        return _from_numbers(image).convert("RGB")
-    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or (
-        "transparency" in image.info and image.mode in ("1", "L", "P", "RGB")
-    ):
-        mode = {"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)
-        rgba = image.convert(mode).convert("RGBA")
+        return image_from_numbers(image).convert("RGB")
+    rgba = _to_rgba(image)
+    if rgba is not None:
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
-
-
-def _from_numbers(image: Image.Image) -> Image.Image:
-    """Converts greys stored as 16-bit or 32-bit integers, or as floats."""
-    values = np.asarray(image)
-    if image.mode != "F":
-        if values.min() < 0 or values.max() > 65535:
-            raise ImageError(
-                f"its pixels are integers from {values.min()} to {values.max()}, and"
-                " only 0 to 65535 has a known scale. Store it with 8 or 16 bits."
-            )
-        transparent = image.info.get("transparency")
-        if transparent is not None:
-            values = np.where(values == transparent, 65535, values)
-        return _from_array(values.astype(np.uint16))
-    if not np.isfinite(values).all() or values.min() < 0 or values.max() > 255:
-        raise ImageError(
-            f"its pixels are floats from {values.min()} to {values.max()}, and only"
-            " 0..1 or 0..255 has a known scale. Store it with 8 or 16 bits."
-        )
-    return _from_array(values if values.max() <= 1 else values / np.float32(255))
-
-
-def _from_array(array: np.ndarray) -> Image.Image:
-    """Converts an array of (h, w) or (h, w, 1 | 3 | 4) to an image."""
-    channels = array.shape[2] if array.ndim == 3 else 1
-    if array.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in array.shape:
-        raise ImageError(
-            "an array must have shape (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), none"
-            f" of them 0; got {array.shape}. Channels come last; pass one picture at a"
-            " time."
-        )
-    if array.dtype == np.uint16:
-        array = (array.astype(np.uint32) + 128) // 257
-    elif array.dtype == bool:
-        array = array * 255
-    elif np.issubdtype(array.dtype, np.floating):
-        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
-            raise ImageError(
-                f"an array of floats must lie in 0..1; got {array.min()} to"
-                f" {array.max()}. Divide by 255, or pass uint8."
-            )
-        array = np.round(np.asarray(array, np.float32) * 255)
-    elif array.dtype != np.uint8:
-        raise ImageError(
-            "an array must be uint8, uint16, bool or floats in 0..1; got"
-            f" {array.dtype}. Convert it with array.astype('uint8') if it holds 0..255."
-        )
-    array = np.ascontiguousarray(array.astype(np.uint8))
-    if channels == 1:
-        return Image.fromarray(array.reshape(array.shape[:2]))
-    return Image.fromarray(array)

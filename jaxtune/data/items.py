@@ -1,24 +1,29 @@
 """Items: which photos there are, and what each is called.
 
-A folder goes in; paths, labels and class names come out. The one rule: everything is
-sorted, so that nothing depends on the order in which a file system lists its files.
+A folder goes in; paths come out, and beside them labels and class names. The one rule:
+what is found is sorted, so that nothing depends on the order in which a file system
+lists its files.
 """
 
 from __future__ import annotations
 
-import collections
 import dataclasses
+import math
 import os
 import re
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
+from typing import Any, Literal, Protocol, SupportsIndex, get_args
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Float, Float32, Int32
 
 IMAGE_EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 )
+
+
+Kind = Literal["single", "multi", "regression"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,31 +31,135 @@ class Items:
     """The photos of one split, with their labels.
 
     Attributes:
-        paths: Where each photo lies.
-        labels: The class of each photo, as a position in `classes`.
-        classes: Names of the classes, the same for every split.
+        paths: Where each photo lies; for images that are in memory, how errors name
+            them.
+        labels: Of each photo. Single label: int32 (n,), the class as a position in
+            `classes`. Multi-label: float32 (n, classes), 1 for each class the photo
+            has, else 0. Regression: float32 (n,) or (n, k), the numbers.
+        classes: Names of the classes, the same for every split; none for regression.
+        kind: "single", "multi" or "regression".
+        images: Images by position, for those that do not lie on disk.
+        weights: How often training draws each photo, relative to the others; all alike
+            if None.
     """
 
-    paths: tuple[Path, ...]
-    labels: Int32[np.ndarray, " n"]
+    paths: tuple[Path, ...] | Names
+    labels: Int32[np.ndarray, " n"] | Float32[np.ndarray, n * outputs]
     classes: tuple[str, ...]
+    kind: Kind = "single"
+    images: Images | None = None
+    weights: Float[np.ndarray, " n"] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses labels that are not those of the kind."""
+        check_kind(self.kind)
+        wanted = {
+            "single": (np.int32, (len(self),)),
+            "multi": (np.float32, (len(self), len(self.classes))),
+            "regression": (np.float32, (len(self), *self.labels.shape[1:])),
+        }[self.kind]
+        if (self.labels.dtype, self.labels.shape) != wanted:
+            raise ValueError(
+                f"{len(self)} {self.kind} labels of {len(self.classes)} classes are"
+                f" {np.dtype(wanted[0])} {wanted[1]}; got {self.labels.dtype}"
+                f" {self.labels.shape}. label_items makes them."
+            )
 
     def __len__(self) -> int:
         """Returns how many photos there are."""
         return len(self.paths)
 
+    @property
+    def num_outputs(self) -> int:
+        """How many numbers a network gives: one a class, or those to be predicted."""
+        if self.kind == "regression":
+            return math.prod(self.labels.shape[1:])
+        return len(self.classes)
+
     def counts(self) -> dict[str, int]:
-        """Returns how many photos each class has, in the order of `classes`."""
-        numbers = np.bincount(self.labels, minlength=len(self.classes))
-        return dict(zip(self.classes, numbers.tolist(), strict=True))
+        """Returns how many photos each class has, in the order of `classes`.
+
+        With several labels a photo counts for each; for regression there is no class.
+        """
+        if self.kind == "single":
+            numbers = np.bincount(self.labels, minlength=len(self.classes)).tolist()
+        else:
+            numbers = [int(self.labels[:, n].sum()) for n in range(len(self.classes))]
+        return dict(zip(self.classes, numbers, strict=True))
+
+    def photo(self, position: SupportsIndex) -> Any:
+        """Returns a photo as `load_image` takes it: a path, or the image itself."""
+        return self.paths[position] if self.images is None else self.images[position]
+
+    def label_text(self, label: Any) -> str:
+        """Returns one photo's label in words: its class, its classes, or its numbers.
+
+        Args:
+            label: A row of `labels`.
+
+        Example:
+            >>> two = np.ones((1, 2), np.float32)
+            >>> items = Items((Path("a.jpg"),), two, ("cat", "dog"), "multi")
+            >>> items.label_text(items.labels[0])
+            'cat;dog'
+        """
+        if self.kind == "single":
+            return self.classes[int(label)]
+        if self.kind == "multi":
+            return ";".join(self.classes[n] for n in np.flatnonzero(label))
+        return ", ".join(f"{number:.4g}" for number in np.ravel(label))
 
     def take(self, positions: Sequence[int] | np.ndarray) -> Items:
         """Returns the items at these positions, in this order."""
         positions = np.asarray(positions, np.int64)
-        return Items(
-            tuple(self.paths[position] for position in positions),
-            self.labels[positions],
-            self.classes,
+        if isinstance(self.paths, tuple):
+            paths = tuple(self.paths[position] for position in positions.tolist())
+        else:
+            paths = self.paths.take(positions)
+        return dataclasses.replace(
+            self,
+            paths=paths,
+            labels=self.labels[positions],
+            images=None if self.images is None else self.images.take(positions),
+            weights=None if self.weights is None else self.weights[positions],
+        )
+
+
+class Names(Protocol):
+    """Names of images, as paths that are made when they are asked for."""
+
+    def __len__(self) -> int:
+        """Returns how many there are."""
+
+    def __getitem__(self, position: SupportsIndex) -> Path:
+        """Returns one of them."""
+
+    def texts(self) -> list[str]:
+        """Returns all of them, with slashes."""
+
+    def take(self, positions: np.ndarray) -> Names:
+        """Returns the names at these positions, in this order."""
+
+
+class Images(Protocol):
+    """Images by position, which can be told to keep some of them only."""
+
+    @property
+    def channels(self) -> int:
+        """How many channels each image has."""
+
+    def __getitem__(self, position: SupportsIndex) -> Any:
+        """Returns one image, as `load_image` takes it."""
+
+    def take(self, positions: np.ndarray) -> Images:
+        """Returns the images at these positions, in this order."""
+
+
+def check_kind(kind: str | None) -> None:
+    """Raises a ValueError unless it is a kind of label, or None."""
+    if kind not in (None, *get_args(Kind)):
+        raise ValueError(
+            f"kind is 'single', 'multi' or 'regression' (of labels); got {kind!r}."
         )
 
 
@@ -203,58 +312,6 @@ def regex_label(pattern: str | re.Pattern[str]) -> Callable[[str], str | None]:
         return match.group(1) if match else None
 
     return label
-
-
-def label_items(
-    paths: Sequence[Path],
-    labels: Iterable[Hashable],
-    *,
-    classes: Sequence[str] | None = None,
-) -> Items:
-    """Returns paths with their labels; classes are sorted by name unless given.
-
-    Args:
-        paths: Photos, in the order the items are to have.
-        labels: One for each path: a string, or anything that `str` names. None means
-            that the photo has no label.
-        classes: Names of the classes in the order of their numbers. Useful to go on
-            with a model that already has its classes.
-
-    Raises:
-        ValueError: If a photo has no label or one that is not among `classes`, if
-            numbers differ, or if a class is named twice.
-    """
-    labels = list(labels)
-    if len(paths) != len(labels):
-        raise ValueError(f"{len(paths)} paths were given with {len(labels)} labels.")
-    missing = [path for path, name in zip(paths, labels, strict=True) if name is None]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} of {len(paths)} photos get no label: {listing(missing)}."
-            " Correct the pattern or the function, or move these files away."
-        )
-    names = [str(name) for name in labels]
-    if classes is None:
-        classes = _sorted_names(labels)
-    if len(set(classes)) < len(classes):
-        raise ValueError(f"classes must differ from each other; got {tuple(classes)}.")
-    positions = {name: position for position, name in enumerate(classes)}
-    unknown = collections.Counter(name for name in names if name not in positions)
-    if unknown:
-        raise ValueError(
-            f"The photos have labels that are not among the classes: "
-            f"{dict(sorted(unknown.items()))} (label: photos). The classes are"
-            f" {tuple(classes)}. Name every class, or move these photos away."
-        )
-    numbers = np.array([positions[name] for name in names], np.int32)
-    return Items(tuple(paths), numbers, tuple(classes))
-
-
-def _sorted_names(labels: Sequence[Hashable]) -> tuple[str, ...]:
-    unique = set(labels)
-    if all(type(name) is int or isinstance(name, np.integer) for name in unique):
-        return tuple(str(name) for name in sorted(unique))  # 2 comes before 10
-    return tuple(sorted({str(name) for name in unique}))
 
 
 def listing(things: Sequence[object], most: int = 10) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtune.data.decode import ImageError
 from jaxtune.data.items import Items
 from jaxtune.data.prepare import Preparation
+from jaxtune.data.sampling import earlier_copies, weighted_order
 
 Batch = dict[str, np.ndarray]
 OnError = Literal["raise", "skip"]
@@ -49,14 +50,21 @@ class Loader:
 
     A batch is a dict of numpy arrays with b rows:
 
-    - `image`: uint8 (b, height, width, 3);
-    - `label`: int32 (b,), the class;
+    - `image`: uint8 (b, height, width, channels);
+    - `label`: as in `items`: int32 (b,), the class; for several labels float32
+      (b, classes), 0 or 1; for numbers to be predicted float32 (b,) or (b, k);
     - `mask`: bool (b,), True where the row is a real photo;
     - `index`: int32 (b,), position of the photo in `items`, -1 in padding;
     - `aspect`: float32 (b,), width / height the photo had, 1 in padding.
 
     With `shuffle` (training) an incomplete last batch is dropped, as in fastai. Without
     it (validation) the last batch is filled up with zero rows whose `mask` is False.
+
+    If `items` have weights and the order is shuffled, an epoch draws as many photos as
+    there are, with replacement, in proportion to the weights. `index` then is the
+    position plus the number of photos for each time the photo came before in the epoch,
+    so that each copy is augmented by a draw of its own; modulo `num_items` it is the
+    position.
 
     Decoded photos are kept in memory, once they have been needed, if all of them
     together fit in `cache_bytes`.
@@ -118,7 +126,7 @@ class Loader:
         self.seed = seed
         self.workers = default_workers() if workers is None else workers
         self.on_error = on_error
-        self.image_shape = (*preparation.crop, 3)
+        self.image_shape = (*preparation.crop, preparation.channels)
         self.cache_bytes = cache_bytes
         fits = len(items) * int(np.prod(self.image_shape)) <= cache_bytes
         self._cache = _Cache(len(items), self.image_shape) if fits else None
@@ -156,9 +164,18 @@ class Loader:
         """Returns the positions of the items in the order an epoch visits them."""
         if not self.shuffle:
             return np.arange(self.num_items)
+        if self.items.weights is not None:
+            return weighted_order(self.items.weights, seed=self.seed, epoch=epoch)
         # NumPy promises that RandomState's numbers never change; grain's own shuffle
         # leaves short lists in order far too often (10 items: 7 times in 1000).
         return np.random.RandomState([self.seed, epoch]).permutation(self.num_items)
+
+    def _indices(self, epoch: int) -> np.ndarray:
+        order = self.order(epoch)
+        if not self.shuffle or self.items.weights is None:
+            return order
+        most = (2**31 - 1) // self.num_items  # an index is an int32
+        return order + self.num_items * (earlier_copies(order) % most)
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """Returns the batches of an epoch, from the batch numbered `start` on.
@@ -186,10 +203,10 @@ class Loader:
         threads = self.workers > 0
         pool = ThreadPoolExecutor(self.workers, "jaxtune-decode") if threads else None
         dataset = (
-            grain.MapDataset.source(self.order(epoch))
+            grain.MapDataset.source(self._indices(epoch))
             .batch(self.batch_size, drop_remainder=self.shuffle)
             .slice(slice(start, None))
-            .map(lambda positions: self._assemble(positions, pool))
+            .map(lambda indices: self._assemble(indices, pool))
         )
         # Two grain threads put batches together; the pool below them decodes photos,
         # so that even the first batch uses every processor.
@@ -209,19 +226,21 @@ class Loader:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def _assemble(
-        self, positions: np.ndarray, pool: Executor | None
+        self, indices: np.ndarray, pool: Executor | None
     ) -> tuple[Batch, list[_Unreadable]]:
         rows = self.batch_size
+        positions = indices % self.num_items
+        labels = self.items.labels
         batch: Batch = {
             "image": np.zeros((rows, *self.image_shape), np.uint8),
-            "label": np.zeros(rows, np.int32),
+            "label": np.zeros((rows, *labels.shape[1:]), labels.dtype),
             "mask": np.zeros(rows, bool),
             "index": np.full(rows, -1, np.int32),
             "aspect": np.ones(rows, np.float32),
         }
         real = len(positions)
-        batch["label"][:real] = self.items.labels[positions]
-        batch["index"][:real] = positions
+        batch["label"][:real] = labels[positions]
+        batch["index"][:real] = indices
         batch["mask"][:real] = True
         if self._cache is not None and self._cache.filled[positions].all():
             np.take(self._cache.images, positions, axis=0, out=batch["image"][:real])
@@ -250,10 +269,20 @@ class Loader:
         cache = self._cache
         if cache is not None and cache.filled[position]:
             return cache.images[position], float(cache.aspects[position])
-        image, aspect = self.preparation(self.items.paths[position])
+        image, aspect = self._prepared(position)
         if cache is not None:
             cache.put(position, image, aspect)
         return image, aspect
+
+    def _prepared(self, position: int) -> tuple[np.ndarray, float]:
+        photo = self.items.photo(position)
+        if self.items.images is None:
+            return self.preparation(photo)
+        try:
+            return self.preparation(photo)
+        except ImageError as error:  # which names an array by its shape alone
+            name = self.items.paths[position].as_posix()
+            raise ImageError(f"In {name}: {error}") from None
 
     def _report(self, unreadable: list[_Unreadable]) -> None:
         """Raises or warns in the caller's thread, where it can be seen and caught."""

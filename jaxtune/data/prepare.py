@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from jaxtune.data.decode import load_resized
+from jaxtune.data.fit import PadMode, Resize, check_resize
 
 # fastai's `RandomResizedCrop(val_xtra=0.14)`.
 VALIDATION_MARGIN = 0.14
@@ -80,33 +81,50 @@ def validation_presize(size: int | tuple[int, int]) -> tuple[int, int]:
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
-    """Squashes a whole photo to `squash`, then takes the centre of size `crop`.
+    """Resizes a photo to `squash`, then takes the centre of size `crop`.
 
     Attributes:
-        squash: Height and width the whole photo is resized to, in pixels.
+        squash: Height and width the photo is resized to, in pixels.
         crop: Height and width kept from its centre, in pixels; at most `squash`.
         resample: Pillow's filter for the resize.
+        resize: How a photo of another shape is resized: "squish" keeps all of it and
+            changes its shape, "crop" keeps its centre, "pad" keeps all and fills up.
+        pad_mode: What "pad" fills up with: "reflection", "border" or "zeros".
+        channels: Of the result; see `load_image`.
     """
 
     squash: tuple[int, int]
     crop: tuple[int, int]
     resample: Image.Resampling = Image.Resampling.BILINEAR
+    resize: Resize = "squish"
+    pad_mode: PadMode = "reflection"
+    channels: int = 3
 
     def __post_init__(self) -> None:
-        """Refuses a crop larger than what it is cut from."""
+        """Refuses a crop larger than what it is cut from, and unknown methods."""
         if self.crop[0] > self.squash[0] or self.crop[1] > self.squash[1]:
             raise ValueError(
                 f"A crop of {self.crop} does not fit in photos of {self.squash}."
             )
+        check_resize(self.resize, self.pad_mode)
+        if self.channels < 1:
+            raise ValueError(f"channels must be at least 1; got {self.channels}.")
 
-    def __call__(self, source: Any) -> tuple[UInt8[np.ndarray, "h w 3"], float]:
+    def __call__(self, source: Any) -> tuple[UInt8[np.ndarray, "h w c"], float]:
         """Returns the prepared pixels and the photo's own aspect, width / height.
 
         Raises:
             FileNotFoundError: If the path does not exist.
             jaxtune.data.ImageError: If the picture cannot be read.
         """
-        image, aspect = load_resized(source, self.squash, resample=self.resample)
+        image, aspect = load_resized(
+            source,
+            self.squash,
+            resample=self.resample,
+            resize=self.resize,
+            pad_mode=self.pad_mode,
+            channels=self.channels,
+        )
         height, width = self.crop
         top = (self.squash[0] - height) // 2
         left = (self.squash[1] - width) // 2
@@ -114,28 +132,80 @@ class Preparation:
 
 
 def train_preparation(
-    size: int | tuple[int, int], min_scale: float | int
+    size: int | tuple[int, int],
+    min_scale: float | int,
+    *,
+    squash: int | tuple[int, int] | None = None,
+    channels: int = 3,
 ) -> Preparation:
-    """Returns the preparation of photos that are cropped at random on the device."""
-    squash = presize(size, min_scale)
+    """Returns the preparation of photos that are cropped at random on the device.
+
+    Args:
+        size: Height and width of what the network sees, in pixels.
+        min_scale: Smallest share of the photo's area a crop keeps, in (0, 1].
+        squash: Height and width the whole photo is squashed to on the host; that of
+            `presize` if None.
+        channels: Of the photos.
+
+    Raises:
+        ValueError: If `squash` is smaller than `size`.
+    """
+    size = as_size(size)
+    squash = presize(size, min_scale) if squash is None else as_size(squash)
+    if squash[0] < size[0] or squash[1] < size[1]:
+        raise ValueError(
+            f"presize={squash} is smaller than size={size}: photos would be enlarged"
+            f" on the device. {presize(size, min_scale)} keeps a pixel for each one"
+            " wanted in the smallest crop."
+        )
     # The device resamples once more. A second bilinear filter would make training
     # photos a fifth blurrier than validation's; Lanczos keeps what the size can hold.
-    return Preparation(squash=squash, crop=squash, resample=Image.Resampling.LANCZOS)
+    lanczos = Image.Resampling.LANCZOS
+    return Preparation(squash, crop=squash, resample=lanczos, channels=channels)
 
 
-def validation_preparation(size: int | tuple[int, int]) -> Preparation:
-    """Returns the preparation of photos for validation and prediction."""
-    return Preparation(squash=validation_presize(size), crop=as_size(size))
+def validation_preparation(
+    size: int | tuple[int, int],
+    *,
+    resize: Resize | None = None,
+    pad_mode: PadMode = "reflection",
+    channels: int = 3,
+) -> Preparation:
+    """Returns the preparation of photos for validation and prediction.
+
+    Args:
+        size: Height and width of the result in pixels.
+        resize: "crop", "squish" or "pad", as in fastai's `Resize`; if None, the whole
+            photo is squished to 14% more (`validation_presize`) and its centre kept,
+            as in fastai's `RandomResizedCrop`.
+        pad_mode: What "pad" fills up with: "reflection", "border" or "zeros".
+        channels: Of the photos.
+    """
+    size = as_size(size)
+    check_resize(resize, pad_mode)
+    if resize is None:
+        return Preparation(validation_presize(size), crop=size, channels=channels)
+    return Preparation(
+        size, crop=size, resize=resize, pad_mode=pad_mode, channels=channels
+    )
 
 
 def prepare_image(
-    source: Any, size: int | tuple[int, int]
-) -> UInt8[np.ndarray, "h w 3"]:
+    source: Any,
+    size: int | tuple[int, int],
+    *,
+    resize: Resize | None = None,
+    pad_mode: PadMode = "reflection",
+    channels: int = 3,
+) -> UInt8[np.ndarray, "h w c"]:
     """Returns a picture exactly as validation sees it, for prediction.
 
     Args:
         source: A path, bytes, a file object, a PIL image or an array; see `load_image`.
         size: Height and width of the result in pixels; an int means a square.
+        resize: As for `validation_preparation`, like those that follow.
+        pad_mode: What "pad" fills up with.
+        channels: Of the result.
 
     Raises:
         FileNotFoundError: If the path does not exist.
@@ -145,5 +215,7 @@ def prepare_image(
         >>> prepare_image(np.zeros((480, 640, 3), np.uint8), 224).shape
         (224, 224, 3)
     """
-    image, _ = validation_preparation(size)(source)
-    return np.ascontiguousarray(image)
+    preparation = validation_preparation(
+        size, resize=resize, pad_mode=pad_mode, channels=channels
+    )
+    return np.ascontiguousarray(preparation(source)[0])

@@ -22,9 +22,9 @@ from jaxtune.data.items import (
     existing_folder,
     find_images,
     folder_label,
-    label_items,
     listing,
 )
+from jaxtune.data.labels import label_items
 
 # Other names people give to the folder of validation photos.
 _VALID_NAMES = ("valid", "val", "validation", "test")
@@ -95,8 +95,13 @@ def split_items(
     valid_pct: float | int,
     seed: int = 0,
     root: str | os.PathLike[str] | None = None,
+    stratify: bool = True,
 ) -> tuple[Items, Items]:
-    """Returns the items that train and those that validate; see `stratified_split`.
+    """Returns the items that train and those that validate.
+
+    With a single label each class is split alone, see `stratified_split`. Labels of
+    other kinds, or `stratify=False`, are split as if all were of one class: those with
+    the smallest hash of (seed, name) validate.
 
     Args:
         items: All the photos.
@@ -104,15 +109,34 @@ def split_items(
         seed: Another seed gives another split.
         root: Photos are identified by their path below it, so that the whole folder
             can be moved without changing the split; by their whole path if None.
+        stratify: Whether to split each class alone.
     """
-    names = [
-        Path(path if root is None else os.path.relpath(path, root)).as_posix()
-        for path in items.paths
-    ]
-    train, valid = stratified_split(
-        items.labels, valid_pct=valid_pct, seed=seed, names=names
-    )
+    labels = items.labels
+    if not stratify or items.kind != "single":
+        labels = np.zeros(len(items), np.int32)
+    names = _names(items.paths, root)
+    train, valid = stratified_split(labels, valid_pct=valid_pct, seed=seed, names=names)
     return items.take(train), items.take(valid)
+
+
+def _names(paths: Sequence[Path], root: str | os.PathLike[str] | None) -> list[str]:
+    """Returns paths below `root`, with slashes."""
+    if not isinstance(paths, tuple):
+        return paths.texts()
+    if root is None:
+        return [path.as_posix() for path in paths]
+    below = Path(root).as_posix().rstrip("/") + "/"
+    below = "" if below == "./" else below
+    names = []
+    for path in paths:
+        name = path.as_posix()
+        plain = ".." not in name and (bool(below) or not path.is_absolute())
+        if plain and name.startswith(below):
+            names.append(name[len(below) :])
+        else:
+            # Ten times slower: it asks for the working directory each time.
+            names.append(Path(os.path.relpath(path, root)).as_posix())
+    return names
 
 
 def split_folders(
@@ -123,6 +147,7 @@ def split_folders(
     valid_pct: float | int | None = None,
     classes: Sequence[str] | None = None,
     seed: int = 0,
+    stratify: bool = True,
 ) -> tuple[Items, Items]:
     """Returns training and validation photos from a folder of class folders.
 
@@ -134,6 +159,7 @@ def split_folders(
         valid_pct: Share of each class to set aside.
         classes: Names of the classes in the order of their numbers.
         seed: Of the split, with `valid_pct`.
+        stratify: Whether to split each class alone, with `valid_pct`.
 
     Raises:
         FileNotFoundError: If a folder is missing; the message says what to type.
@@ -145,7 +171,9 @@ def split_folders(
         check_valid_pct(valid_pct)
         _refuse_split_folders(root, train, valid)
         items = labelled_folder(root, classes=classes)
-        return split_items(items, valid_pct=valid_pct, seed=seed, root=root)
+        return split_items(
+            items, valid_pct=valid_pct, seed=seed, root=root, stratify=stratify
+        )
     _check_folders(root, train, valid)
     train_items = labelled_folder(root / train, classes=classes)
     known = train_items.classes

@@ -65,8 +65,8 @@ class Callback:
 
         Args:
             batch: Number of the batch in its epoch.
-            logs: `loss`, `count` and `grad_norm`, arrays on the device: to look at one
-                is to wait for it.
+            logs: `loss`, `count`, `grad_norm` and `finite`, arrays on the device: to
+                look at one is to wait for it.
         """
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:

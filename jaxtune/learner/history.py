@@ -1,12 +1,23 @@
 """What happened, epoch by epoch, over all phases.
 
-Rows in, a table, a dict or text out. The one rule of the file: a row says which phase
-it is of, and no phase ever overwrites another's.
+Rows in, a table, a dict, a file or a plot out. The one rule of the file: a row says
+which phase it is of, and no phase ever overwrites another's.
 """
 
+import csv
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+import io
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import jax
+import numpy as np
+
+from jaxtune.learner.tables import Column, Table, Tabular
+from jaxtune.plots import Line, Panel, line_plot
+from jaxtune.train import Phase
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,19 +74,93 @@ def format_cell(name: str, value: float) -> str:
     return f"{value:.6f}"
 
 
-class History:
+@jax.jit
+def _multiples(schedule: Any, steps: Any) -> Any:
+    return jax.vmap(lambda step: schedule(step)[0])(steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseRecord:
+    """A phase as it was begun.
+
+    Attributes:
+        number: As in the rows.
+        phase: Its rates and schedule.
+        groups: Names of the layer groups, one for each of the phase's rates.
+        frozen: Names of those in which nothing trains.
+        steps_per_epoch: Updates in an epoch.
+    """
+
+    number: int
+    phase: Phase
+    groups: tuple[str, ...]
+    frozen: tuple[str, ...]
+    steps_per_epoch: int
+
+    def learning_rates(self, epochs: int | None = None) -> dict[str, np.ndarray]:
+        """Returns the learning rate of each group that trains, update by update.
+
+        Args:
+            epochs: How many epochs of it, float32 (epochs * steps_per_epoch,) each; all
+                of the phase's if None.
+        """
+        count = (self.phase.epochs if epochs is None else epochs) * self.steps_per_epoch
+        multiples = np.asarray(_multiples(self.phase.schedule, np.arange(count)))
+        return {
+            group: multiples * np.float32(rate)
+            for group, rate in zip(self.groups, self.phase.rates, strict=True)
+            if group not in self.frozen
+        }
+
+
+class History(Tabular):
     """The epochs of one call or of a whole learner, oldest first.
 
-    `history` is Keras's dict of lists, iteration gives `Row`s, `print` the table.
+    `history` is Keras's dict of lists, iteration gives `Row`s, a slice is a history
+    again, `print` shows the table.
+
+    Attributes:
+        rows: The epochs.
+        phases: What is known of the phases, by number.
+        step_losses: Mean loss of each training batch, by (phase, epoch), where it was
+            handed over.
     """
 
     def __init__(self, rows: Iterable[Row] = ()):
         """Takes the rows there are so far."""
         self.rows: list[Row] = list(rows)
+        self.phases: dict[int, PhaseRecord] = {}
+        self.step_losses: dict[tuple[int, int], tuple[float, ...]] = {}
 
-    def append(self, row: Row) -> None:
-        """Adds an epoch."""
+    def append(self, row: Row, step_losses: Iterable[float] = ()) -> None:
+        """Adds an epoch, and the mean loss of each of its training batches if given."""
         self.rows.append(row)
+        losses = tuple(float(loss) for loss in step_losses)
+        if losses:
+            self.step_losses[row.phase, row.epoch] = losses
+
+    def add_phase(
+        self,
+        number: int,
+        phase: Phase,
+        *,
+        groups: Iterable[str],
+        frozen: Collection[str] = (),
+        steps_per_epoch: int,
+    ) -> None:
+        """Says what a phase is like, for the plot of its rates; again: replaces it.
+
+        Args:
+            number: As in the rows.
+            phase: Its rates and schedule.
+            groups: Names of the layer groups, one for each of the phase's rates.
+            frozen: Names of those in which nothing trains.
+            steps_per_epoch: Updates in an epoch.
+        """
+        record = PhaseRecord(
+            number, phase, tuple(groups), tuple(frozen), steps_per_epoch
+        )
+        self.phases[number] = record
 
     @property
     def history(self) -> dict[str, list[float]]:
@@ -92,27 +177,155 @@ class History:
         """Goes through the epochs."""
         return iter(self.rows)
 
-    def __getitem__(self, index: int) -> Row:
-        """Returns one epoch's row."""
-        return self.rows[index]
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> "History": ...
+    def __getitem__(self, index):
+        """Returns one epoch's row; for a slice, a history of some epochs."""
+        if not isinstance(index, slice):
+            return self.rows[index]
+        part = History(self.rows[index])
+        numbers = {row.phase for row in part.rows}
+        part.phases = {n: self.phases[n] for n in self.phases if n in numbers}
+        keys = {(row.phase, row.epoch) for row in part.rows}
+        part.step_losses = {
+            k: self.step_losses[k] for k in self.step_losses if k in keys
+        }
+        return part
+
+    def truncate(self, epochs: int) -> None:
+        """Forgets all epochs after the first so many, and their phases."""
+        kept = self[:epochs]
+        self.rows[:] = kept.rows
+        self.phases, self.step_losses = kept.phases, kept.step_losses
+
+    def table(self) -> Table:
+        """Returns the epochs as cells under the names of the columns."""
+        names = list(self.history)
+        cells = [
+            [
+                format_cell(name, row.as_dict()[name]) if name in row.as_dict() else ""
+                for name in names
+            ]
+            for row in self.rows
+        ]
+        return Table([Column(name) for name in names], cells, rules=False)
 
     def __str__(self) -> str:
         """Returns the table as plain text."""
-        if not self.rows:
-            return "no epoch yet"
-        names = list(self.history)
-        lines = [
-            [format_cell(name, row.as_dict()[name]) if name in row.as_dict() else ""
-             for name in names]
-            for row in self.rows
-        ]  # fmt: skip
-        widths = [
-            max(len(cell) for cell in column)
-            for column in zip(names, *lines, strict=True)
-        ]
-        return "\n".join(
-            "  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True))
-            for line in [names, *lines]
-        )
+        return self.table().text() if self.rows else "no epoch yet"
 
     __repr__ = __str__
+
+    def to_csv(self, path: str | os.PathLike) -> Path:
+        """Writes the table as CSV, wholly or not at all; returns the path.
+
+        Figures are written in full, as Python's `repr` gives them; a metric that an
+        epoch has not is left empty. A file that is there already is replaced.
+
+        Args:
+            path: The file; its folder must be there.
+
+        Raises:
+            FileNotFoundError: If the folder isn't there.
+        """
+        path = Path(path).expanduser()
+        text = io.StringIO(newline="")
+        names = list(self.history)
+        writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row.as_dict() for row in self.rows)
+        if not path.parent.is_dir():
+            raise FileNotFoundError(
+                f"can't write {path}: there is no folder {path.parent}. Make it first."
+            )
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        try:
+            part.write_text(text.getvalue(), encoding="utf-8")
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+        return path
+
+    def plot(self) -> "matplotlib.figure.Figure":
+        """Returns a figure of losses, of each metric and of each group's rates.
+
+        All stand over epochs, counted through the phases, which are marked; rates and,
+        where they are known, batches' losses have a value for each step. A group has
+        no curve where it is frozen.
+
+        Raises:
+            ImportError: If matplotlib is not there.
+            ValueError: If there is no epoch yet.
+        """
+        if not self.rows:
+            raise ValueError("there is no epoch to plot yet; train first.")
+        spans = self._spans()
+        marks = [(begin, end, f"phase {number}") for number, begin, end in spans]
+        common = {
+            "x_label": "epoch",
+            "x_limits": (0, len(self.rows) * 1.02),
+            "whole_x": True,
+            "spans": marks if len(marks) > 1 else (),
+        }
+        panels = [Panel(self._loss_lines(), "loss", **common)]
+        columns = self.history
+        for name in dict.fromkeys(name for row in self.rows for name in row.metrics):
+            line = Line(*self._over_epochs(columns[name]), color=1, style="dotted")
+            panels.append(Panel([line], name, **common))
+        rates = self._rate_lines(spans)
+        if rates:
+            # The end of a cycle is next to nothing, and would fill the panel.
+            lowest = min(np.nanmax(line.y) for line in rates) / 30
+            shown = {"log_y": True, "y_limits": (lowest, None)} if lowest > 0 else {}
+            panels.append(Panel(rates, "learning rate", **shown, **common))
+        return line_plot(panels)
+
+    def _spans(self) -> list[tuple[int, float, float]]:
+        """Number, begin and end of each phase, in epochs from 0 on."""
+        spans: list[tuple[int, float, float]] = []
+        for i, row in enumerate(self.rows):
+            if spans and spans[-1][0] == row.phase:
+                spans[-1] = (row.phase, spans[-1][1], i + 1.0)
+            else:
+                spans.append((row.phase, float(i), i + 1.0))
+        return spans
+
+    def _over_epochs(self, values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+        return np.arange(1, len(values) + 1), np.asarray(values, np.float64)
+
+    def _loss_lines(self) -> list[Line]:
+        columns = self.history
+        steps = [
+            (i + (np.arange(len(losses)) + 1) / len(losses), np.asarray(losses))
+            for i, row in enumerate(self.rows)
+            if (losses := self.step_losses.get((row.phase, row.epoch)))
+        ]
+        lines = []
+        if steps:
+            x, y = (np.concatenate(parts) for parts in zip(*steps, strict=True))
+            lines.append(Line(x, y, "train, each batch", 0, "faint"))
+        for color, name in enumerate(("train", "valid")):
+            x, y = self._over_epochs(columns[f"{name}_loss"])
+            lines.append(Line(x, y, name, color, "dotted"))
+        return lines
+
+    def _rate_lines(self, spans: Sequence[tuple[int, float, float]]) -> list[Line]:
+        """One line for each group, with a gap where it is frozen."""
+        parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+        groups = dict.fromkeys(g for r in self.phases.values() for g in r.groups)
+        for number, begin, end in spans:
+            if number not in self.phases:
+                continue
+            record = self.phases[number]
+            for group, y in record.learning_rates(round(end - begin)).items():
+                x = begin + np.arange(len(y)) / record.steps_per_epoch
+                # NaN at the end: two phases are two curves.
+                pair = (np.append(x, end), np.append(y, np.nan))
+                parts.setdefault(group, []).append(pair)
+        return [
+            Line(*(np.concatenate(p) for p in zip(*parts[g], strict=True)), g, color)
+            for color, g in enumerate(groups)
+            if g in parts
+        ]

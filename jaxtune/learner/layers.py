@@ -154,8 +154,7 @@ def _modules(module: nnx.Module) -> list[tuple[str, nnx.Module]]:
     return [
         (dotted(path), node)
         for path, node in nnx.iter_graph(module)
-        if isinstance(node, nnx.Module)
-        and not isinstance(node, nnx.List | nnx.Dict)
+        if isinstance(node, nnx.Module) and not isinstance(node, nnx.List | nnx.Dict)
     ]
 
 
@@ -167,9 +166,7 @@ def _own(module: nnx.Module, kind: Any) -> dict[str, dict[str, int]]:
     """For each module's path, its own leaves of a kind with their sizes."""
     paths = [path for path, _ in _modules(module)]
     own: dict[str, dict[str, int]] = {path: {} for path in paths}
-    leaves = jax.tree_util.tree_leaves_with_path(
-        nnx.as_pure(nnx.state(module, kind))
-    )
+    leaves = jax.tree_util.tree_leaves_with_path(nnx.as_pure(nnx.state(module, kind)))
     for path, leaf in leaves:
         name = dotted(path)
         holder = name.rpartition(".")[0]

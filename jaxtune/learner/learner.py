@@ -4,17 +4,18 @@ The one rule of the file: `Learner` only holds state and calls public pure funct
 whatever it does can be done without it.
 """
 
-import os
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
 from flax import nnx
 
-from jaxtune.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from jaxtune.data import Mixing
 from jaxtune.learner.finder import Finder
 from jaxtune.learner.history import History
-from jaxtune.learner.predictor import Prediction, predict_images
+from jaxtune.learner.inspection import Inspection
+from jaxtune.learner.predictor import Prediction, Reading, predict_images
 from jaxtune.learner.programs import Programs
+from jaxtune.learner.results import Results
+from jaxtune.learner.storage import Storage
 from jaxtune.learner.trainer import Trainer
 from jaxtune.learner.training import Training
 from jaxtune.train import (
@@ -22,14 +23,14 @@ from jaxtune.train import (
     Norms,
     Optimizer,
     adam,
-    cross_entropy,
+    default_activation,
+    default_loss,
     named_metrics,
-    split_module,
 )
 from jaxtune.transfer import Groups, default_groups, split_groups
 
 
-class Learner(Training, Finder):
+class Learner(Training, Finder, Storage, Inspection, Results):
     """A network with its data, its layer groups and the phase it is in.
 
     Between two fits the modules hold the values: `learner.model` can be looked at,
@@ -51,7 +52,7 @@ class Learner(Training, Finder):
         model: nnx.Module,
         *,
         metrics: Metric | Iterable[Metric] | None = None,
-        loss: Callable = cross_entropy,
+        loss: Callable | None = None,
         groups: Groups | None = None,
         split_on: Callable | None = None,
         norms: Norms = "frozen",
@@ -60,6 +61,7 @@ class Learner(Training, Finder):
         wd: float = 0.01,
         moms: tuple[float, float, float] = (0.95, 0.85, 0.95),
         clip_norm: float | None = None,
+        mixing: Mixing | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         seed: int | None = None,
@@ -72,7 +74,9 @@ class Learner(Training, Finder):
             data: `ImageDataLoaders`.
             model: Two children, body and head, see `create_cnn_model`.
             metrics: One or several functions (logits, label) -> a value for each row.
-            loss: A function of the same form, which training minimises.
+            loss: A function of the same form, which training minimises; if None,
+                `cross_entropy` for classes, `binary_cross_entropy` for several labels
+                each, `mse` for numbers.
             groups: Layer groups by pattern; found from the body if None.
             split_on: Layer groups by a fastai splitter instead.
             norms: What the norm layers of frozen groups do: "frozen" (nothing moves; it
@@ -83,6 +87,7 @@ class Learner(Training, Finder):
             wd: Weight decay, not applied to norms and biases.
             moms: Momentum at a cycle's start, at its peak and at its end.
             clip_norm: Largest global norm of the gradients of what trains.
+            mixing: `MixUp()` or `CutMix()` of training batches.
             mean: Of each channel, for images in 0..1; no normalisation if None.
             std: Of each channel.
             seed: Decides dropout and augmentation; the data's seed if None.
@@ -109,7 +114,9 @@ class Learner(Training, Finder):
         programs = Programs(
             size=data.size,
             augmentation=data.augmentation,
-            loss=loss,
+            loss=default_loss(data.kind) if loss is None else loss,
+            activation=default_activation(data.kind),
+            mixing=mixing,
             metrics=named_metrics(metrics),
             mean=mean,
             std=std,
@@ -131,11 +138,6 @@ class Learner(Training, Finder):
     def model(self) -> nnx.Module:
         """The network with its newest values: `model[0]` the body, `[1]` the head."""
         return self._trainer.module
-
-    @property
-    def groups(self) -> dict:
-        """Layer groups, first to last: name to pattern or paths."""
-        return self._trainer.groups
 
     @property
     def norms(self) -> Norms:
@@ -200,10 +202,10 @@ class Learner(Training, Finder):
         """Says what is on an image, or on each of a list of images.
 
         Args:
-            item: A path, bytes, a PIL image or an array (h, w, 3); or a list of them.
+            item: A path, bytes, a PIL image or an array (h, w, c); or a list of them.
 
         Returns:
-            Label, index and probabilities; a list of them for a list.
+            See `Prediction`; a list of them for a list.
 
         Raises:
             jaxtune.data.ImageError: If an image can't be read; it is named.
@@ -212,40 +214,7 @@ class Learner(Training, Finder):
         found = predict_images(
             self._trainer.predict_step(),
             item if many else [item],
-            classes=self.data.classes,
-            size=self.data.size,
+            reading=Reading.of(self.data),
             batch_size=self.data.batch_size,
         )
         return found if many else found[0]
-
-    def restore_values(self, path: str | os.PathLike) -> None:
-        """Takes parameters and statistics from a checkpoint; nothing else changes.
-
-        Args:
-            path: The folder of a checkpoint, or of a run, whose latest is taken.
-
-        Raises:
-            jaxtune.CheckpointMismatchError: If it is of another network; both sides are
-                listed.
-        """
-        _, params, model_state = split_module(self.model)
-        values = load_checkpoint(
-            find_checkpoint(path), params=params, model_state=model_state
-        )
-        nnx.update(self.model, *values)
-
-    def save(self, path: str | os.PathLike) -> Path:
-        """Writes the network, its classes and its preparation, wholly or not at all.
-
-        `load_predictor(path)` gives it back for predictions; plain Orbax opens it too.
-
-        Args:
-            path: Folder to make.
-
-        Raises:
-            FileExistsError: If there is something at the path already.
-        """
-        _, params, model_state = split_module(self.model)
-        return save_checkpoint(
-            path, params=params, model_state=model_state, meta=self._meta()
-        )

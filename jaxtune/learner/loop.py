@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtune.learner.history import Row
 from jaxtune.learner.position import Position
 from jaxtune.learner.progress import Reporter
-from jaxtune.train import TrainState
+from jaxtune.train import Metric, TrainState, finish_metrics
 
 #: Seconds between two looks at the running loss; each look waits for the device.
 _LOOK_EVERY = 0.5
@@ -128,14 +128,15 @@ def evaluate(
     *,
     eval_step: Callable,
     place: Callable,
-    metrics: Iterable[str] = (),
+    metrics: Mapping[str, Metric] | None = None,
     reporter: Reporter | None = None,
     after_step: Callable[..., None] = _nothing,
 ) -> dict[str, float]:
     """Returns the mean loss and metrics over every real row of the batches.
 
-    The loss comes first, then the metrics in the order of their names in `metrics`: a
-    compiled step gives its dict back sorted.
+    The loss comes first, then the metrics in their order in `metrics`: a compiled step
+    gives its dict back sorted. A metric that wants to is finished, see
+    `finish_metrics`.
 
     Raises:
         ValueError: If there is no row at all.
@@ -153,7 +154,9 @@ def evaluate(
     count = sums.pop("count", 0.0)
     if not count:
         raise ValueError("there is no readable photo to validate on.")
-    return {name: sums[name] / count for name in ("loss", *metrics)}
+    metrics = metrics or {}
+    means = {name: sums[name] / count for name in ("loss", *metrics)}
+    return finish_metrics(means, metrics)
 
 
 def run_epochs(
@@ -167,7 +170,7 @@ def run_epochs(
     train_step: Callable,
     eval_step: Callable,
     place: Callable,
-    metrics: Iterable[str],
+    metrics: Mapping[str, Metric],
     reporter: Reporter,
     before_epoch: Callable[[], None] = _nothing,
     after_step: Callable[..., None] = _nothing,
@@ -185,7 +188,7 @@ def run_epochs(
         train_step: The compiled step.
         eval_step: The compiled step.
         place: Puts a batch onto the devices.
-        metrics: Names of the eval step's metrics, in the order of the table.
+        metrics: The eval step's metrics by name, in the order of the table.
         reporter: Told of everything.
         before_epoch: Called before each epoch; what it raises ends the run.
         after_step: Called between two steps, of training with its metrics; what it

@@ -37,6 +37,7 @@ class Position:
     progress: int = 0
     finished: bool = False
     rows: list[Row] = dataclasses.field(default_factory=list)
+    _finished_losses: list[Any] = dataclasses.field(default_factory=list, repr=False)
 
     def add_step(self, loss: jax.Array, count: jax.Array) -> None:
         """Moves on by one batch."""
@@ -50,7 +51,13 @@ class Position:
         self.rows.append(row)
         self.epoch += 1
         self.progress += 1
+        self._finished_losses = self.losses
         self.step, self.losses, self.counts, self.seconds = 0, [], [], 0.0
+
+    def take_losses(self) -> list[float]:
+        """Returns the losses of the steps of the epoch that was finished last."""
+        losses, self._finished_losses = self._finished_losses, []
+        return [float(loss) for loss in jax.device_get(losses)]
 
     def begin_phase(self, phase: int) -> None:
         """Moves on to the beginning of a phase."""
@@ -78,6 +85,6 @@ class Position:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Position":
         """Returns the position that `as_json` described."""
-        fields = {field.name for field in dataclasses.fields(cls)}
+        fields = {f.name for f in dataclasses.fields(cls) if f.name[0] != "_"}
         known = {name: x for name, x in value.items() if name in fields}
         return cls(**{**known, "rows": [Row(**row) for row in value["rows"]]})

@@ -3,9 +3,10 @@
 The one rule of the file: an image is prepared exactly as validation prepares it.
 """
 
+import dataclasses
 import os
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ from jaxtune.checkpoint import find_checkpoint, load_checkpoint, load_meta
 from jaxtune.data import prepare_image
 from jaxtune.learner.programs import Programs
 from jaxtune.pretrained import ARCHITECTURES
-from jaxtune.train import cross_entropy, split_module
+from jaxtune.train import cross_entropy, default_activation, split_module
 from jaxtune.transfer import create_cnn_model, evaluating
 
 
@@ -23,22 +24,83 @@ class Prediction(NamedTuple):
     """What a network says of one image.
 
     Attributes:
-        label: Name of the most probable class.
-        index: Its position in `classes`.
-        probabilities: Of every class, float32 (num_classes,).
+        label: Name of the most probable class; of several labels each, a tuple of the
+            names above one half; of numbers, the number or an array of them.
+        index: Position of the class in `classes`; of several labels, bool (classes,);
+            of numbers, None.
+        probabilities: Of every class, float32 (num_classes,); of numbers, themselves.
     """
 
-    label: str
-    index: int
+    label: Any
+    index: Any
     probabilities: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How images are prepared for a network, and its answers read.
+
+    Attributes:
+        classes: Name of each class; none for numbers.
+        kind: Of the labels: "single", "multi" or "regression".
+        size: Height and width of the network's images, in pixels.
+        resize: See `jaxtune.data.prepare_image`, like those that follow.
+        pad_mode: What "pad" fills up with.
+        in_channels: Channels of an image.
+    """
+
+    classes: tuple[str, ...]
+    size: tuple[int, int]
+    kind: str = "single"
+    resize: str | None = None
+    pad_mode: str = "reflection"
+    in_channels: int = 3
+
+    @classmethod
+    def of(cls, source: Any) -> "Reading":
+        """Returns it from data, or from what a checkpoint says (a dict)."""
+        if not isinstance(source, Mapping):
+            source = {f.name: getattr(source, f.name) for f in dataclasses.fields(cls)}
+        known = {
+            f.name: source[f.name] for f in dataclasses.fields(cls) if f.name in source
+        }
+        height, width = known["size"]
+        return cls(
+            **{
+                **known,
+                "classes": tuple(known["classes"]),
+                "size": (int(height), int(width)),
+            }
+        )
+
+    def prepare(self, item: Any) -> np.ndarray:
+        """Returns an image exactly as validation sees it, uint8 (h, w, c)."""
+        return prepare_image(
+            item,
+            self.size,
+            resize=self.resize,
+            pad_mode=self.pad_mode,
+            channels=self.in_channels,
+        )
+
+    def answer(self, outputs: np.ndarray) -> Prediction:
+        """Returns the prediction that a row of outputs, activated, stands for."""
+        if self.kind == "regression":
+            label = float(outputs[0]) if len(outputs) == 1 else outputs
+            return Prediction(label, None, outputs)
+        if self.kind == "multi":
+            above = outputs > 0.5
+            names = (n for n, yes in zip(self.classes, above, strict=True) if yes)
+            return Prediction(tuple(names), above, outputs)
+        index = int(outputs.argmax())
+        return Prediction(self.classes[index], index, outputs)
 
 
 def predict_images(
     predict_step: Callable,
     items: Sequence,
     *,
-    classes: Sequence[str],
-    size: tuple[int, int],
+    reading: Reading,
     batch_size: int,
 ) -> list[Prediction]:
     """Returns one prediction for each image.
@@ -47,10 +109,9 @@ def predict_images(
     compiled programs at the most.
 
     Args:
-        predict_step: uint8 images (b, h, w, 3) -> probabilities (b, c).
+        predict_step: uint8 images (b, h, w, c) -> activated outputs (b, k).
         items: Paths, bytes, PIL images or arrays.
-        classes: Name of each class.
-        size: Height and width of the network's images, in pixels.
+        reading: How images are prepared and answers read.
         batch_size: Images in a batch.
 
     Raises:
@@ -59,11 +120,11 @@ def predict_images(
     size_of_batch = 1 if len(items) == 1 else batch_size
     answers: list[np.ndarray] = []
     for start in range(0, len(items), size_of_batch):
-        images = [prepare_image(i, size) for i in items[start : start + size_of_batch]]
+        images = [reading.prepare(i) for i in items[start : start + size_of_batch]]
         padding = [np.zeros_like(images[0])] * (size_of_batch - len(images))
-        probabilities = np.asarray(predict_step(np.stack(images + padding)))
-        answers += list(probabilities[: len(images)])
-    return [Prediction(classes[int(p.argmax())], int(p.argmax()), p) for p in answers]
+        outputs = np.asarray(predict_step(np.stack(images + padding)))
+        answers += list(outputs[: len(images)])
+    return [reading.answer(outputs) for outputs in answers]
 
 
 class Predictor:
@@ -79,13 +140,13 @@ class Predictor:
         """Takes a network and the description that was saved with it."""
         self.module = evaluating(module)
         self.meta = meta
-        self.classes = tuple(meta["classes"])
-        height, width = meta["size"]
-        self._size = (int(height), int(width))
+        self._reading = Reading.of(meta)
+        self.classes = self._reading.classes
         self._batch_size = batch_size
         programs = Programs(
-            size=self._size,
+            size=self._reading.size,
             augmentation=None,
+            activation=default_activation(self._reading.kind),
             loss=cross_entropy,
             metrics={},
             mean=meta["mean"],
@@ -101,8 +162,7 @@ class Predictor:
         found = predict_images(
             self._step,
             item if many else [item],
-            classes=self.classes,
-            size=self._size,
+            reading=self._reading,
             batch_size=self._batch_size,
         )
         return found if many else found[0]
@@ -154,7 +214,7 @@ def _build(meta: dict) -> nnx.Module:
     return nnx.eval_shape(
         lambda: create_cnn_model(
             ARCHITECTURES[recipe["arch"]],
-            len(meta["classes"]),
+            meta.get("num_outputs", len(meta["classes"])),
             pretrained=False,
             cut=recipe["cut"],
             in_channels=recipe["in_channels"],
@@ -166,18 +226,24 @@ def _build(meta: dict) -> nnx.Module:
 def describe(
     *,
     network: dict | None,
-    classes: Sequence[str],
-    size: tuple[int, int],
+    data: Any,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
 ) -> dict:
-    """Returns the description that a checkpoint holds, all of it plain JSON."""
+    """Returns the description that a checkpoint holds, all of it plain JSON.
+
+    Args:
+        network: How the network was built, or None.
+        data: `ImageDataLoaders`: classes, kind of labels, preparation.
+        mean: Of each channel, for images in 0..1, or None.
+        std: Of each channel, or None.
+    """
     return {
         "format": "jaxtune/1",
         "jax": jax.__version__,
         "network": network,
-        "classes": list(classes),
-        "size": list(size),
+        **dataclasses.asdict(Reading.of(data)),
+        "num_outputs": data.num_outputs,
         "mean": None if mean is None else [float(x) for x in mean],
         "std": None if std is None else [float(x) for x in std],
     }

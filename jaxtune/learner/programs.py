@@ -11,7 +11,12 @@ import jax
 import optax
 from flax import nnx
 
-from jaxtune.data import Augmentation, training_images, validation_images
+from jaxtune.data import (
+    Augmentation,
+    Mixing,
+    training_images,
+    validation_images,
+)
 from jaxtune.learner.recipe import name_of
 from jaxtune.train import (
     Metric,
@@ -34,6 +39,8 @@ class Programs:
         metrics: Mapping[str, Metric],
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
+        activation: Callable = jax.nn.softmax,
+        mixing: Mixing | None = None,
     ):
         """Takes what every program has in common; nothing is compiled yet.
 
@@ -44,8 +51,12 @@ class Programs:
             metrics: By name, functions of the same form.
             mean: Of each channel, for images in 0..1; no normalisation if None.
             std: Of each channel.
+            activation: logits (b, c) -> predictions (b, c).
+            mixing: `MixUp` or `CutMix` of training batches, or None.
         """
         self.metrics = dict(metrics)
+        self._activation = activation
+        self._mixing = mixing
         self._size = size
         self._augmentation = augmentation
         self._loss = loss
@@ -61,6 +72,7 @@ class Programs:
         """Returns what of the programs, augmentation aside, decides a run's numbers."""
         return {
             "loss": name_of(self._loss),
+            "mixing": None if self._mixing is None else repr(self._mixing),
             "metrics": [name_of(metric) for metric in self.metrics.values()],
             "mean": None if self.mean is None else [float(x) for x in self.mean],
             "std": None if self.std is None else [float(x) for x in self.std],
@@ -80,7 +92,12 @@ class Programs:
         return self._made(
             ("train", graphdef, tuple(jax.tree.leaves(labels))),
             lambda: make_train_step(
-                graphdef, tx, loss=self._loss, labels=labels, prepare=self._augmented
+                graphdef,
+                tx,
+                loss=self._loss,
+                labels=labels,
+                prepare=self._augmented,
+                mixing=self._mixing,
             ),
             donate=True,
         )
@@ -101,7 +118,9 @@ class Programs:
         """Returns the compiled predict step of a network in eval mode."""
         return self._made(
             ("predict", graphdef),
-            lambda: make_predict_step(graphdef, prepare=self._plain),
+            lambda: make_predict_step(
+                graphdef, activation=self._activation, prepare=self._plain
+            ),
         )
 
     def _made(self, key: tuple, make: Callable, *, donate: bool = False) -> Callable:

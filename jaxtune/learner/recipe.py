@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxtune.checkpoint import fingerprint_text
+from jaxtune.checkpoint import fingerprint, fingerprint_text
 from jaxtune.transfer import Groups
 
 
@@ -27,8 +27,10 @@ def describe_data(data) -> dict[str, Any]:
     """
     splits = {"train": data.train_loader, "valid": data.valid_loader}
     described: dict[str, Any] = {
+        "kind": data.kind,
         "classes": list(data.classes),
         "size": list(data.size),
+        "channels": data.in_channels,
         "seed": data.seed,
         "augmentation": None
         if data.augmentation is None
@@ -39,17 +41,22 @@ def describe_data(data) -> dict[str, Any]:
             "photos": loader.num_items,
             "batch_size": loader.batch_size,
             "on_error": loader.on_error,
-            "names_and_labels": _items_fingerprint(loader.items),
+            "preparation": dataclasses.asdict(loader.preparation),
+            "items": _items_fingerprint(loader.items),
         }
     return described
 
 
 def _items_fingerprint(items) -> str:
+    rest = {"labels": np.asarray(items.labels)}
+    if items.weights is not None:
+        rest["weights"] = np.asarray(items.weights)
+    if isinstance(items.images, np.ndarray):
+        rest["images"] = items.images
     paths = [os.path.abspath(path) for path in items.paths]
-    common = os.path.commonpath(paths) if len(paths) > 1 else os.path.dirname(paths[0])
+    common = os.path.commonpath([os.path.dirname(path) for path in paths] or ["/"])
     names = (os.path.relpath(path, common).replace(os.sep, "/") for path in paths)
-    labels = np.asarray(items.labels).tolist()
-    return fingerprint_text(f"{n}\t{x}" for n, x in zip(names, labels, strict=True))
+    return fingerprint_text([*names, fingerprint(rest)])
 
 
 def describe_groups(groups: Groups) -> dict[str, str | list[str]]:

@@ -34,6 +34,7 @@ class Session:
     Attributes:
         position: Where the run stands when this process takes it up.
         checkpoint: What it is taken up from; None at the run's beginning.
+        place: The learner's phase and what is frozen in it, as JSON.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Session:
         self._name = name
         self._signals = StopSignals()
         self.checkpoint: Path | None = folder.latest
+        self.place: dict[str, Any] = {}
         self._saved: int | None = None
         self.position = Position()
         if self.checkpoint is not None:
@@ -138,6 +140,7 @@ class Session:
                 opt_state=running.state.opt_state,
                 meta={
                     **self._meta,
+                    "learner": {**self.place, "step": int(running.state.step)},
                     "run": {
                         **position.as_json(seconds=running.seconds),
                         "train_step": int(running.state.step),

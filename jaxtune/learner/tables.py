@@ -113,7 +113,7 @@ class Table:
                 self._pad(part[i] if i < len(part) else "", width, column)
                 for part, width, column in zip(parts, widths, self.columns, strict=True)
             ]
-            lines.append(gap.join(padded))
+            lines.append(gap.join(padded).rstrip())
         return lines
 
     @staticmethod

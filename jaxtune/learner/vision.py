@@ -24,6 +24,7 @@ _LEARNER_OPTIONS = (
     "wd",
     "moms",
     "clip_norm",
+    "mixing",
     "seed",
     "verbose",
 )
@@ -64,8 +65,8 @@ def vision_learner(
         channel_init: How published weights of three channels become those of the data's
             number: "zero" (what is beyond the third begins at nothing, as in fastai) or
             "repeat" (as in timm).
-        **options: Of `Learner` (loss, norms, optimizer, lr, wd, moms, clip_norm, seed,
-            verbose) and of `create_head` (hidden, dropout, concat_pool, first_bn,
+        **options: Of `Learner` (loss, norms, optimizer, lr, wd, moms, clip_norm, mixing,
+            seed, verbose) and of `create_head` (hidden, dropout, concat_pool, first_bn,
             bn_final, lin_first, y_range, init).
 
     Raises:

@@ -1,21 +1,253 @@
 """Losses, one value for each example.
 
-Logits and labels in, a loss per row out. The one rule of the file: nothing is averaged
-here; the step does that, so that padded rows never count.
+Logits and labels in, a loss per row out, in float32. The one rule of the file: nothing
+is averaged over rows here; the step does that, so that padded rows never count.
+
+Keywords are given with `functools.partial(cross_entropy, label_smoothing=0.1)`, whose
+values a run's recipe can read.
 """
 
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
+
+#: Kinds of labels: a class number, 0s and 1s of several classes, values.
+KINDS = ("single", "multi", "regression")
 
 
 def cross_entropy(
-    logits: Float[Array, "b c"], label: Int[Array, "b"]
+    logits: Float[Array, "b c"],
+    label: Int[Array, "b"],
+    *,
+    label_smoothing: float | int = 0.0,
+    class_weights: Sequence[float | int] | Float[Array | np.ndarray, "c"] | None = None,
 ) -> Float[Array, "b"]:
     """Returns softmax cross-entropy in nats for each row, computed in float32.
+
+    Args:
+        logits: Before the softmax.
+        label: Class numbers.
+        label_smoothing: Share of the label that is spread over all classes alike; 0.1
+            in fastai's `LabelSmoothingCrossEntropy`.
+        class_weights: A factor for each class's rows, see `weighted_cross_entropy`;
+            as in fastai the spread share has none.
+
+    Raises:
+        ValueError: If there are not as many weights as classes.
 
     References:
         `torch.nn.CrossEntropyLoss`, fastai `CrossEntropyLossFlat`.
     """
     logits = logits.astype(jnp.float32)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    if class_weights is not None:
+        losses = losses * _weights_of(label, class_weights, logits.shape[-1])
+    if label_smoothing:
+        spread = -jax.nn.log_softmax(logits).mean(axis=-1)
+        losses = label_smoothing * spread + (1 - label_smoothing) * losses
+    return losses
+
+
+def weighted_cross_entropy(
+    class_weights: Sequence[float | int] | Float[np.ndarray | Array, " c"],
+    *,
+    label_smoothing: float | int = 0.0,
+) -> Callable[[Float[Array, "b c"], Int[Array, "b"]], Float[Array, "b"]]:
+    """Returns a cross-entropy in which some classes count more than others.
+
+    A row's loss is multiplied by its class's weight, and rows are averaged. PyTorch
+    divides by the sum of the batch's weights instead of the number of rows. With
+    weights whose mean over the photos is 1 (such as balanced ones, photos / (classes x
+    photos of the class)) the two are the same over an epoch; here a photo counts the
+    same in whatever batch it comes, and padding, devices and sums over batches change
+    nothing. For PyTorch's very number divide by the mean weight of the batch's labels.
+
+    Args:
+        class_weights: Of each class, in the order of the class numbers; 0 or more.
+        label_smoothing: As for `cross_entropy`.
+
+    Raises:
+        ValueError: If weights are negative, not finite, or all 0.
+
+    References:
+        `torch.nn.CrossEntropyLoss(weight=...)`.
+
+    Example:
+        >>> loss = weighted_cross_entropy([1.0, 3.0])
+        >>> loss(jnp.zeros((2, 2)), jnp.asarray([0, 1])).round(2).tolist()
+        [0.6899999976158142, 2.0799999237060547]
+    """
+    weights = tuple(float(weight) for weight in class_weights)
+    if not all(0 <= w < float("inf") for w in weights) or not any(weights):
+        raise ValueError(
+            "class_weights needs one finite number of at least 0 for each class, and"
+            f" one above 0; got {weights}."
+        )
+    options = {"class_weights": weights}
+    if label_smoothing:
+        options["label_smoothing"] = label_smoothing
+    return functools.partial(cross_entropy, **options)
+
+
+def focal(
+    logits: Float[Array, "b c"],
+    label: Int[Array, "b"],
+    *,
+    gamma: float | int = 2.0,
+    class_weights: Sequence[float | int] | Float[Array | np.ndarray, "c"] | None = None,
+) -> Float[Array, "b"]:
+    """Returns the focal loss of each row: (1 - p)^gamma (-log p).
+
+    p is the probability of the row's own class: rows already right count little.
+
+    Args:
+        logits: Before the softmax.
+        label: Class numbers.
+        gamma: How little; 0 is `cross_entropy`.
+        class_weights: A factor for each class's rows, the paper's alpha. fastai lets it
+            into p too, which then is no probability; here it is a factor alone.
+
+    References:
+        Lin et al., "Focal Loss for Dense Object Detection",
+        https://arxiv.org/abs/1708.02002, equation 5; fastai 2.8.12, losses.py
+        `FocalLoss`.
+    """
+    losses = cross_entropy(logits, label)
+    # At 0 a power less than 1 has no derivative.
+    rest = jnp.maximum(-jnp.expm1(-losses), 1e-7)
+    losses = rest**gamma * losses
+    if class_weights is not None:
+        losses = losses * _weights_of(label, class_weights, logits.shape[-1])
+    return losses
+
+
+def binary_cross_entropy(
+    logits: Float[Array, "b c"],
+    label: Num[Array, "b c"],
+    *,
+    pos_weight: Sequence[float | int] | Float[Array | np.ndarray, "c"] | None = None,
+) -> Float[Array, "b"]:
+    """Returns each row's sigmoid cross-entropy, the mean over its classes.
+
+    Args:
+        logits: Before the sigmoid, one for each class by itself.
+        label: 1 for each class the image has, else 0; values between are allowed.
+        pos_weight: A factor for each class's 1s: zeros / ones of the class counts both
+            sides alike. All 1 if None.
+
+    Raises:
+        ValueError: If there are not as many weights as classes.
+
+    References:
+        `torch.nn.BCEWithLogitsLoss`, fastai `BCEWithLogitsLossFlat`.
+    """
+    logits, label = logits.astype(jnp.float32), label.astype(jnp.float32)
+    positive = label * jax.nn.softplus(-logits)
+    if pos_weight is not None:
+        positive = positive * _per_class(pos_weight, logits.shape[-1], "pos_weight")
+    return (positive + (1 - label) * jax.nn.softplus(logits)).mean(axis=-1)
+
+
+def mse(outputs: Float[Array, "b *k"], target: Num[Array, "b *n"]) -> Float[Array, "b"]:
+    """Returns the squared error of each row, the mean over its outputs.
+
+    Args:
+        outputs: What the network says, (b,) or (b, k).
+        target: As many values; (b,) and (b, 1) are the same.
+
+    Raises:
+        ValueError: If there are not as many values as outputs.
+
+    References:
+        `torch.nn.MSELoss`, fastai `MSELossFlat`.
+    """
+    return (_difference(outputs, target) ** 2).mean(axis=-1)
+
+
+def l1(outputs: Float[Array, "b *k"], target: Num[Array, "b *n"]) -> Float[Array, "b"]:
+    """Returns the absolute error of each row, the mean over its outputs.
+
+    Args:
+        outputs: What the network says, (b,) or (b, k).
+        target: As many values; (b,) and (b, 1) are the same.
+
+    Raises:
+        ValueError: If there are not as many values as outputs.
+
+    References:
+        `torch.nn.L1Loss`, fastai `L1LossFlat`.
+    """
+    return jnp.abs(_difference(outputs, target)).mean(axis=-1)
+
+
+def identity(outputs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Returns what it is given: the activation of regression."""
+    return outputs
+
+
+def default_loss(kind: str) -> Callable[[Array, Array], Float[Array, "b"]]:
+    """Returns the loss for a kind of labels.
+
+    Args:
+        kind: "single" (`cross_entropy`), "multi" (`binary_cross_entropy`) or
+            "regression" (`mse`).
+
+    Raises:
+        ValueError: If it is another.
+
+    References:
+        fastai 2.8.12, vision/data.py, the `loss_func` of each block.
+    """
+    return _of_kind(kind, (cross_entropy, binary_cross_entropy, mse))
+
+
+def default_activation(kind: str) -> Callable[[Array], Array]:
+    """Returns what makes outputs into predictions for a kind of labels.
+
+    Args:
+        kind: "single" (softmax), "multi" (sigmoid) or "regression" (`identity`).
+
+    Raises:
+        ValueError: If it is another.
+    """
+    return _of_kind(kind, (jax.nn.softmax, jax.nn.sigmoid, identity))
+
+
+def _of_kind(kind, functions):
+    if kind not in KINDS:
+        raise ValueError(f"labels are {', '.join(map(repr, KINDS))}; got {kind!r}.")
+    return functions[KINDS.index(kind)]
+
+
+def _weights_of(label, class_weights, classes):
+    return _per_class(class_weights, classes, "class_weights")[label]
+
+
+def _per_class(weights, classes, name):
+    weights = jnp.asarray(weights, jnp.float32)
+    # An index too large takes the last one: a wrong number would go unnoticed.
+    if weights.shape != (classes,):
+        raise ValueError(
+            f"{name} needs one number for each of the {classes} classes; got shape"
+            f" {weights.shape}."
+        )
+    return weights
+
+
+def _difference(outputs, target):
+    rows = outputs.shape[0]
+    shapes = outputs.shape, target.shape
+    outputs, target = (x.astype(jnp.float32).reshape(rows, -1)
+                       for x in (outputs, target))  # fmt: skip
+    # Broadcasting (b, 1) against (b, k) would train on nonsense.
+    if outputs.shape != target.shape:
+        raise ValueError(
+            "the network needs one output for each value of the target; outputs are"
+            f" {shapes[0]}, targets {shapes[1]}."
+        )
+    return outputs - target

@@ -1,4 +1,7 @@
-"""The crops are those of torchvision and fastai, the pixels those of Pillow."""
+"""Crops are those of torchvision and fastai, pixels those of Pillow.
+
+Rotation, zoom and perspective: see the tests of `warp`; light: those of `lighting`.
+"""
 
 import json
 import os
@@ -17,6 +20,7 @@ from PIL import Image
 import jaxtune
 from jaxtune.data import (
     Augmentation,
+    aug_transforms,
     normalize,
     per_image_keys,
     to_float,
@@ -25,6 +29,8 @@ from jaxtune.data import (
 )
 from jaxtune.data import augment as plain_augment
 from jaxtune.data.augment import draw as draw_one
+from jaxtune.data.lighting import draw_lighting, relight
+from jaxtune.data.warp import compose, draw_matrix, frame, resample
 
 STILL = Augmentation(min_scale=1, flip=False)
 
@@ -35,6 +41,13 @@ draw_many = jax.jit(jax.vmap(draw_one, in_axes=(0, None, None)), static_argnums=
 
 def noise(*shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def smooth(height, width, channels):
+    """Pixels without an edge, of which any decent filter gives the same."""
+    y, x = np.mgrid[:height, :width] + 0.5
+    waves = [np.sin(x / 9 + k) * np.cos(y / 7 - k) for k in range(channels)]
+    return (np.stack(waves, -1) * 90 + 128).round().astype(np.uint8)
 
 
 def keys(number, seed=0):
@@ -180,7 +193,8 @@ def test_half_are_mirrored():
     assert (np.asarray(result)[mirrored][:, :, 0] == 0).all()
 
 
-def test_an_image_depends_on_its_own_key_alone():
+@pytest.mark.parametrize("augmentation", [Augmentation(), aug_transforms()])
+def test_an_image_depends_on_its_own_key_alone(augmentation):
     images, aspect = noise(6, 20, 20, 3), np.linspace(0.6, 1.6, 6, dtype=np.float32)
     index = np.array([3, 1, 4, 15, 9, 2], np.int32)
     key = jax.random.key(7)
@@ -192,7 +206,7 @@ def test_an_image_depends_on_its_own_key_alone():
                 aspect[rows],
                 per_image_keys(key, index[rows]),
                 size=(12, 12),
-                augmentation=Augmentation(),
+                augmentation=augmentation,
             )
         )
 
@@ -206,7 +220,7 @@ def test_an_image_depends_on_its_own_key_alone():
         aspect,
         per_image_keys(jax.random.key(8), index),
         size=(12, 12),
-        augmentation=Augmentation(),
+        augmentation=augmentation,
     )
     assert all((a != b).any() for a, b in zip(whole, np.asarray(other), strict=True))
 
@@ -243,24 +257,115 @@ def test_a_crop_of_a_squashed_photo_keeps_the_photos_geometry():
     np.testing.assert_allclose(wide * 2, tall, rtol=1e-5)
 
 
+EVERYTHING = aug_transforms(mult=1.5, min_scale=0.5, max_zoom=1.3)
+
+
 @pytest.mark.parametrize(
-    "wrong",
+    ("augmentation", "size", "channels"),
     [
-        {"min_scale": 0},
-        {"min_scale": 0.5, "max_scale": 0.4},
-        {"max_scale": 1.5},
-        {"ratio": (2, 1)},
-        {"ratio": (0, 1)},
+        (EVERYTHING, (24, 24), 3),
+        (aug_transforms(flip_vert=True, min_scale=0.4, ratio=(3 / 4, 4 / 3)),
+         (16, 24), 1),
+        (Augmentation(max_rotate=30, max_lighting=0.3, pad_mode="zeros"), (24, 16), 13),
+    ],
+)  # fmt: skip
+def test_all_of_it_is_one_resampling_then_light(augmentation, size, channels):
+    """Crop, matrix and light are drawn apart and put together by hand."""
+    images = noise(3, 40, 32, channels)
+    aspect = np.array([0.8, 1.0, 1.7], np.float32)
+    got = augment(images, aspect, keys(3), size=size, augmentation=augmentation)
+    assert got.shape == (3, *size, channels) and got.dtype == jnp.float32
+
+    @jax.jit
+    def by_hand(image, aspect, key):
+        crop, flip = draw_one(key, aspect, augmentation, shape=size[1] / size[0])
+        moved = draw_matrix(jax.random.fold_in(key, 2**16), flip, size, augmentation)
+        seen = resample(
+            image,
+            compose(frame(crop), moved),
+            size=size,
+            pad_mode=augmentation.pad_mode,
+        )
+        light = draw_lighting(
+            jax.random.fold_in(key, 2**17),
+            max_lighting=augmentation.max_lighting,
+            p_lighting=augmentation.p_lighting,
+        )
+        return relight(seen, *light)
+
+    for i in range(3):
+        wanted = by_hand(images[i], jnp.float32(aspect[i]), keys(3)[i])
+        np.testing.assert_allclose(got[i], wanted, atol=1e-4)
+
+
+def test_a_little_of_each_is_nearly_the_crop_alone():
+    """The general way and the quick one agree where there is nothing to turn."""
+    images = smooth(40, 40, 3)[None].repeat(6, 0)
+    aspect = np.linspace(0.6, 1.6, 6, dtype=np.float32)
+    plain, turned = (
+        augment(images, aspect, keys(6), size=(24, 24), augmentation=augmentation)
+        for augmentation in (
+            Augmentation(),
+            Augmentation(max_rotate=1e-4, max_warp=1e-6, max_zoom=1 + 1e-6),
+        )
+    )
+    # Also the same crop and flip: what else is drawn moves neither. At the crop's
+    # edge the quick way looks no further, the general one does.
+    inner = np.s_[:, 2:-2, 2:-2]
+    assert np.abs(np.asarray(plain) - np.asarray(turned))[inner].max() < 0.02
+    assert len({np.asarray(image).tobytes() for image in turned}) == 6
+
+
+def test_light_alone_leaves_every_pixel_in_its_place():
+    images, aspect = noise(4, 20, 20, 4), np.ones(4, np.float32)
+    plain, lit = (
+        np.asarray(
+            augment(images, aspect, keys(4), size=(12, 12), augmentation=augmentation)
+        )
+        for augmentation in (
+            Augmentation(),
+            Augmentation(max_lighting=0.2, p_lighting=1),
+        )
+    )
+    for before, after in zip(plain, lit, strict=True):
+        order = np.argsort(before.ravel())
+        assert (np.diff(after.ravel()[order]) > -1e-6).all()
+        assert np.abs(after - before).max() > 0.005
+
+
+@pytest.mark.parametrize("aspect", [0.5, 1.0, 1.6])
+@pytest.mark.parametrize("shape", [1.0, 1.5])
+def test_without_a_ratio_crops_have_the_results_shape(aspect, shape):
+    augmentation = Augmentation(min_scale=0.25, ratio=None)
+    draw = jax.jit(
+        jax.vmap(lambda k: draw_one(k, jnp.float32(aspect), augmentation, shape=shape))
+    )
+    top, left, tall, wide = np.asarray(draw(keys(4000))[0]).T
+    np.testing.assert_allclose(wide / tall * aspect, shape, rtol=1e-5)
+    # The largest has the photo's width or height; shares are of it.
+    share = np.maximum(tall, wide) ** 2
+    assert 0.2499 <= share.min() and share.max() <= 1
+    assert share.mean() == pytest.approx(0.625, abs=0.015)
+    for start, extent in ((top, tall), (left, wide)):
+        place = start / (1 - extent)
+        assert start.min() >= 0 and (start + extent).max() <= 1 + 1e-6
+        assert place.mean() == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "still",
+    [
+        Augmentation(min_scale=1, ratio=None, flip=False),
+        aug_transforms(do_flip=False, p_affine=0, p_lighting=0),
     ],
 )
-def test_impossible_augmentations_are_refused(wrong):
-    with pytest.raises(ValueError, match="Augmentation needs.*got"):
-        Augmentation(**wrong)
-
-
-def test_augmentations_are_values():
-    assert Augmentation(ratio=[0.5, 2.0]) == Augmentation(ratio=(0.5, 2.0))
-    assert len({Augmentation(), Augmentation(), STILL}) == 2
+def test_the_whole_photo_in_the_results_shape_is_the_plain_resize(still):
+    images = noise(2, 30, 20, 3)
+    aspect = np.full(2, 1.5, np.float32)
+    got = augment(images, aspect, keys(2), size=(16, 24), augmentation=still)
+    for image, one in zip(images, got, strict=True):
+        wanted = Image.fromarray(image).resize((24, 16), Image.Resampling.BILINEAR)
+        assert np.abs(np.asarray(one) * 255 - np.asarray(wanted)).max() <= 1.1
 
 
 def test_to_float_and_normalize():
@@ -323,7 +428,8 @@ import hashlib, json, sys
 sys.path[:0] = {path!r}
 import jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtune.data import ImageDataLoaders, per_image_keys, training_images
+from jaxtune.data import (
+    ImageDataLoaders, aug_transforms, per_image_keys, training_images)
 from jaxtune.data.augment import draw
 
 def bits(*arrays):
@@ -336,10 +442,12 @@ assert data.train_loader.workers == {workers}
 mesh = Mesh(np.asarray(jax.devices()), ("data",))
 rows = NamedSharding(mesh, PartitionSpec("data"))
 crops = jax.jit(jax.vmap(draw, in_axes=(0, 0, None)), static_argnums=2)
-images = jax.jit(lambda batch, key: training_images(
-    batch, key, size=data.size, augmentation=data.augmentation,
-    mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)))
-found = {{"batches": [], "draws": [], "pixels": [], "devices": set()}}
+def made(augmentation):
+    return jax.jit(lambda batch, key: training_images(
+        batch, key, size=data.size, augmentation=augmentation,
+        mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)))
+images, warped = made(data.augmentation), made(aug_transforms())
+found = {{"batches": [], "draws": [], "pixels": [], "warped": [], "devices": set()}}
 for epoch in range(2):
     key = jax.random.fold_in(jax.random.key(0), epoch)
     for batch in data.train_loader.batches(epoch):
@@ -350,6 +458,7 @@ for epoch in range(2):
         pixels = images(batch, key)
         found["devices"].add(len(pixels.sharding.device_set))
         found["pixels"].append(bits(pixels))
+        found["warped"].append(bits(warped(batch, key)))
 print(json.dumps(found, default=list))
 """
 
@@ -384,5 +493,5 @@ def test_other_devices_and_workers_same_batches_draws_and_pixels(tmp_path):
     for devices in found:
         assert found[devices].pop("devices") == [devices]
     assert found[1] == found[2] == found[4]
-    for name in ("batches", "draws", "pixels"):
+    for name in ("batches", "draws", "pixels", "warped"):
         assert len(set(found[1][name])) == 6, name

@@ -1,11 +1,13 @@
 """What is wrong with the photos is said before training, all of it at once."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxtune.data import ImageError, label_items
-from jaxtune.data.check import check_not_empty, readable_items
+from jaxtune.data import ImageError, label_items, source_items
+from jaxtune.data.check import check_not_empty, check_trained_classes, readable_items
 
 
 def write(root, number, bad=()):
@@ -78,3 +80,20 @@ def test_empty_splits(tmp_path):
     items = write(tmp_path / "train", 2)
     with pytest.raises(ValueError, match=r"for training \(0 train, 2 validate\)"):
         check_not_empty(items.take([]), items)
+
+
+def test_images_in_memory_are_not_opened():
+    images = np.zeros((4, 5, 5, 3), np.uint8)
+    items = source_items((images, list("abab")))
+    assert readable_items(items, items) == (items, items)
+
+
+def test_classes_that_only_validate():
+    def labelled(labels, **options):
+        return label_items([Path(n) for n in labels], labels, **options)
+
+    classes = ("a", "b", "c")
+    train = labelled(["a", "b"], classes=classes)
+    check_trained_classes(train, labelled(["a"], classes=classes))
+    with pytest.raises(ValueError, match="1 classes have photos that validate.*: c"):
+        check_trained_classes(train, labelled(["c", "a"], classes=classes))

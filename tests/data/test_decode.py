@@ -487,3 +487,46 @@ def test_a_tiff_with_too_many_entries_does_not_fail():
     info[270] = "a description"
     data = encode(Image.fromarray(scene()), "TIFF", tiffinfo=info)
     near(load_image(data), scene(), 0)
+
+
+def test_photos_of_one_and_four_channels(tmp_path):
+    rgba = np.random.default_rng(0).integers(0, 256, (6, 8, 4), np.uint8)
+    path = tmp_path / "a.png"
+    Image.fromarray(rgba).save(path)
+    np.testing.assert_array_equal(load_image(path, channels=4), rgba)
+    grey = load_image(path, channels=1)
+    assert grey.shape == (6, 8, 1)
+    over_white = Image.fromarray(load_image(path)).convert("L")
+    np.testing.assert_array_equal(grey[..., 0], np.asarray(over_white))
+    opaque = load_image(Image.fromarray(rgba[..., :3]), channels=4)
+    np.testing.assert_array_equal(opaque[..., :3], rgba[..., :3])
+    assert (opaque[..., 3] == 255).all()
+    with pytest.raises(ImageError, match=r"a.png'.*1 \(grey\).*13 are.*\(h, w, 13\)"):
+        load_image(path, channels=13)
+
+
+def test_arrays_of_any_number_of_channels():
+    array = np.random.default_rng(0).integers(0, 256, (6, 8, 13), np.uint8)
+    np.testing.assert_array_equal(load_image(array, channels=13), array)
+    resized, aspect = load_resized(array, (3, 4), channels=13)
+    assert resized.shape == (3, 4, 13) and aspect == 8 / 6
+    for channel in (0, 7, 12):
+        alone, _ = load_resized(array[..., channel], (3, 4))
+        np.testing.assert_array_equal(resized[..., channel], alone[..., 0])
+
+
+@pytest.mark.parametrize("resize", ["crop", "squish", "pad"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_large_jpegs_are_fitted_as_their_whole_pixels_are(resize, orientation):
+    y, x = np.mgrid[:900, :700] / 200
+    waves = np.stack([np.sin(x), np.cos(y), np.sin(x + y)], -1)
+    picture = Image.fromarray(np.uint8(127 + 120 * waves))
+    exif = picture.getexif()
+    exif[0x0112] = orientation
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=95, exif=exif)
+    fitted, aspect = load_resized(stream.getvalue(), (40, 64), resize=resize)
+    upright = load_image(stream.getvalue())  # decoded at full size
+    whole, wanted = load_resized(upright, (40, 64), resize=resize)
+    assert fitted.shape == (40, 64, 3) and aspect == pytest.approx(wanted)
+    assert np.abs(fitted.astype(int) - whole).mean() < 2

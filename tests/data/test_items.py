@@ -1,14 +1,14 @@
 """Finding photos and naming them, whatever the file system does."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from jaxtune.data import Items, find_images, is_image, label_items, parent_label
+from jaxtune.data import Items, find_images, is_image, parent_label
 from jaxtune.data.items import (
+    check_kind,
     class_folders,
     folder_label,
     listing,
@@ -89,51 +89,58 @@ def test_patterns_that_label_nothing(pattern, message):
         regex_label(pattern)
 
 
-def test_classes_are_sorted_and_numbered():
-    paths = [Path(name) for name in "cab"]
-    items = label_items(paths, ["wolf", "cat", "wolf"])
-    assert items.classes == ("cat", "wolf")
-    assert items.labels.tolist() == [1, 0, 1] and items.labels.dtype == np.int32
-    assert items.paths == tuple(paths) and len(items) == 3
-    assert items.counts() == {"cat": 1, "wolf": 2}
-    assert items.take([2, 1]).paths == (Path("b"), Path("a"))
-    assert len(items.take([])) == 0
+def items_of(kind, labels, classes=()):
+    paths = tuple(Path(f"{n}.jpg") for n in range(len(labels)))
+    return Items(paths, labels, classes, kind)
 
 
-def test_labels_that_are_not_strings():
-    paths = [Path("a"), Path("b"), Path("c")]
-    assert label_items(paths, [10, 2, 10]).classes == ("2", "10")
-    assert label_items(paths, [True, False, True]).classes == ("False", "True")
+def test_what_a_network_gives_for_each_kind():
+    two = ("cat", "dog")
+    single = items_of("single", np.array([1, 1, 0], np.int32), two)
+    multi = items_of("multi", np.array([[1, 1], [0, 1]], np.float32), two)
+    one = items_of("regression", np.array([0.5, 2, 1], np.float32))
+    point = items_of("regression", np.zeros((4, 3), np.float32))
+    assert [i.num_outputs for i in (single, multi, one, point)] == [2, 2, 1, 3]
+    assert single.counts() == {"cat": 1, "dog": 2}
+    assert multi.counts() == {"cat": 1, "dog": 2}
+    assert one.counts() == point.counts() == {}
+    assert single.label_text(single.labels[0]) == "dog"
+    assert [multi.label_text(row) for row in multi.labels] == ["cat;dog", "dog"]
+    assert one.label_text(one.labels[0]) == "0.5"
+    assert point.label_text(point.labels[0]) == "0, 0, 0"
 
 
-def test_given_classes_keep_their_order():
-    paths = [Path("a"), Path("b")]
-    items = label_items(paths, ["x", "y"], classes=("y", "z", "x"))
-    assert items.labels.tolist() == [2, 0]
-    assert items.counts() == {"y": 1, "z": 0, "x": 1}
-    with pytest.raises(ValueError, match=r"not among the classes: \{'y': 1\}"):
-        label_items(paths, ["x", "y"], classes=("x",))
-    with pytest.raises(ValueError, match="differ from each other"):
-        label_items(paths, ["x", "x"], classes=("x", "x"))
+def test_taking_keeps_kind_and_weights():
+    items = items_of("multi", np.eye(3, dtype=np.float32), ("a", "b", "c"))
+    items = dataclasses.replace(items, weights=np.array([1.0, 2, 3]))
+    kept = items.take([2, 0])
+    assert kept.kind == "multi" and kept.classes == items.classes
+    assert kept.labels.tolist() == [[0, 0, 1], [1, 0, 0]]
+    assert kept.weights.tolist() == [3, 1]
+    assert [kept.photo(n) for n in range(2)] == [Path("2.jpg"), Path("0.jpg")]
 
 
-def test_photos_without_a_label_are_named():
-    paths = [Path(f"{n}.jpg") for n in range(15)]
-    with pytest.raises(ValueError, match=r"15 of 15.*0.jpg.*9.jpg and 5 more"):
-        label_items(paths, [None] * 15)
-    with pytest.raises(ValueError, match="15 paths were given with 1 labels"):
-        label_items(paths, ["x"])
+@pytest.mark.parametrize(
+    ("kind", "labels"),
+    [
+        ("single", np.zeros(2, np.float32)),
+        ("single", np.zeros(3, np.int32)),
+        ("multi", np.zeros((2, 5), np.float32)),
+        ("regression", np.zeros(2, np.int32)),
+    ],
+)
+def test_labels_of_another_kind_or_number(kind, labels):
+    paths = (Path("0.jpg"), Path("1.jpg"))
+    with pytest.raises(ValueError, match="2 .* labels of 1 classes.*label_items"):
+        Items(paths, labels, ("a",), kind)
 
 
-@given(st.lists(st.text(min_size=1), min_size=1))
-def test_every_label_comes_back_from_its_number(names):
-    items = label_items([Path(str(n)) for n in range(len(names))], names)
-    assert [items.classes[label] for label in items.labels] == names
-    assert list(items.classes) == sorted(set(names))
-    assert sum(items.counts().values()) == len(names)
+def test_kinds_have_three_names():
+    check_kind(None)
+    with pytest.raises(ValueError, match="'single', 'multi' or 'regression'.*'many'"):
+        check_kind("many")
 
 
 def test_listing():
     assert listing([1, 2]) == "1, 2"
     assert listing(range(12)).endswith("9 and 2 more")
-    assert isinstance(label_items([], []), Items)

@@ -1,5 +1,6 @@
 """Batches are a pure function of seed, epoch and number, and count each photo once."""
 
+import dataclasses
 import itertools
 import threading
 import time
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxtune.data import ImageError, Loader, Preparation, label_items
+from jaxtune.data import ImageError, Loader, Preparation, label_items, source_items
 from jaxtune.data.loader import check_loader_arguments
 
 PREPARATION = Preparation((10, 10), (8, 8))
@@ -304,3 +305,59 @@ def test_no_warning_of_grain_reaches_the_user(items):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(list(loader(items))) == 6
+
+
+def test_labels_of_every_kind(items):
+    names = [["a"] * (n % 2) + ["b"] * (n % 3 > 0) for n in range(23)]
+    for labels, shape in (
+        (names, (4, 2)),
+        ([n / 2 for n in range(23)], (4,)),
+        ([(n / 2, n) for n in range(23)], (4, 2)),
+    ):
+        kind = label_items(items.paths, labels)
+        last = list(loader(kind))[-1]
+        assert last["label"].shape == shape and last["label"].dtype == np.float32
+        np.testing.assert_array_equal(last["label"][:3], kind.labels[20:])
+        assert not last["label"][3:].any()
+
+
+def weighted(items):
+    weights = np.arange(23, dtype=np.float64) ** 2
+    return dataclasses.replace(items, weights=weights)
+
+
+def test_weighted_photos_are_drawn_again_each_with_its_own_index(items):
+    train = loader(weighted(items), shuffle=True, seed=7)
+    index = np.concatenate([batch["index"] for batch in train.batches(3)])
+    assert index.tolist() == train._indices(3)[:20].tolist()
+    np.testing.assert_array_equal(index % 23, train.order(3)[:20])
+    assert len(set(index.tolist())) == 20 > len(set((index % 23).tolist()))
+    for batch in train.batches(3):
+        for row, place in enumerate(batch["index"] % 23):
+            image, _ = PREPARATION(items.paths[place])
+            np.testing.assert_array_equal(batch["image"][row], image)
+            assert batch["label"][row] == items.labels[place]
+    plain = loader(weighted(items), seed=7)
+    assert plain.order(3).tolist() == list(range(23))
+
+
+def test_weighted_batches_do_not_depend_on_workers_or_where_one_starts(items):
+    whole = list(loader(weighted(items), shuffle=True, workers=0).batches(2))
+    same(loader(weighted(items), shuffle=True, cache_bytes=0).batches(2), whole)
+    same(loader(weighted(items), shuffle=True).batches(2, 3), whole[3:])
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 2**20])
+def test_images_of_any_number_of_channels(cache_bytes):
+    images = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 5), np.uint8)
+    items = source_items((images, list("abcabcabc")))
+    five = Loader(
+        items,
+        Preparation((8, 8), (8, 8), channels=5),
+        batch_size=4,
+        cache_bytes=cache_bytes,
+    )
+    for _ in range(2):
+        found = np.concatenate([batch["image"] for batch in five])
+        np.testing.assert_array_equal(found[:9], images)
+    assert five.cached_bytes == (images.nbytes if cache_bytes else 0)

@@ -13,6 +13,7 @@ from jaxtune.data import (
     label_items,
     per_image_keys,
     prepare_image,
+    source_items,
 )
 
 
@@ -258,3 +259,40 @@ def test_real_photos(photos):
     # A crop keeps the colours of its photo, more or less.
     ours, theirs = views.mean((1, 2, 3)), batch["image"].mean((1, 2, 3)) / 255
     assert np.corrcoef(ours, theirs)[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("resize", ["crop", "squish", "pad"])
+def test_resize_is_for_validation_and_prediction(split_root, resize):
+    options = {**SMALL, "size": (16, 24), "resize": resize, "pad_mode": "border"}
+    data = ImageDataLoaders.from_folder(split_root, presize=(40, 48), **options)
+    assert next(iter(data.train))["image"].shape == (4, 40, 48, 3)
+    plain = ImageDataLoaders.from_folder(split_root, augmentation=None, **options)
+    for loader, items in (
+        (data.valid, data.valid_items),
+        (plain.train, plain.train_items),
+    ):
+        batch = next(iter(loader))
+        for row, index in enumerate(batch["index"]):
+            photo = items.paths[index]
+            wanted = prepare_image(photo, (16, 24), resize=resize, pad_mode="border")
+            np.testing.assert_array_equal(batch["image"][row], wanted)
+            np.testing.assert_array_equal(data.prepare_image(photo), wanted)
+
+
+def test_splits_that_do_not_belong_together(split_root):
+    data = ImageDataLoaders.from_folder(split_root, **SMALL)
+    paths = data.valid_items.paths
+    numbers = label_items(paths, [0.5] * len(paths))
+    pairs = label_items(paths, [(0.5, 1.0)] * len(paths))
+    with pytest.raises(
+        ValueError, match="same kind; train has 'single', valid has 're"
+    ):
+        ImageDataLoaders(data.train_items, numbers)
+    with pytest.raises(ValueError, match="as many numbers.*train has 1, valid has 2"):
+        ImageDataLoaders(numbers, pairs)
+    with pytest.raises(ValueError, match="presize=.* is smaller than size"):
+        ImageDataLoaders(data.train_items, data.valid_items, size=32, presize=16)
+    images = np.zeros((2, 9, 9, 3), np.uint8)
+    memory = source_items((images, ["cat", "dog"]))
+    with pytest.raises(ValueError, match="photos on disk, or both images in memory"):
+        ImageDataLoaders(data.train_items, memory)

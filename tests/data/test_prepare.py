@@ -110,3 +110,34 @@ def test_sizes_that_are_not_square():
     photo = np.zeros((90, 150, 3), np.uint8)
     assert prepare_image(photo, (48, 64)).shape == (48, 64, 3)
     assert train_preparation((48, 64), 0.25)(photo)[0].shape == (96, 128, 3)
+
+
+def test_resize_methods():
+    photo = np.random.default_rng(0).integers(0, 256, (90, 150, 3), np.uint8)
+    padded = np.pad(photo, ((30, 30), (0, 0), (0, 0)))
+    wanted = {
+        "crop": Image.fromarray(photo[:, 30:120]),
+        "squish": Image.fromarray(photo),
+        "pad": Image.fromarray(padded),
+    }
+    for resize, picture in wanted.items():
+        bilinear = picture.resize((32, 32), Image.Resampling.BILINEAR, reducing_gap=2)
+        ours = prepare_image(photo, 32, resize=resize, pad_mode="zeros")
+        np.testing.assert_array_equal(ours, np.asarray(bilinear))
+
+
+def test_channels_of_a_preparation():
+    photo = np.random.default_rng(0).integers(0, 256, (40, 40, 13), np.uint8)
+    for resize in (None, "crop", "squish", "pad"):
+        prepared = prepare_image(photo, (16, 24), resize=resize, channels=13)
+        assert prepared.shape == (16, 24, 13)
+    first = prepare_image(photo[..., 0], 16, channels=1)
+    np.testing.assert_array_equal(first, prepare_image(photo, 16, channels=13)[..., :1])
+    with pytest.raises(ValueError, match="channels must be at least 1"):
+        prepare_image(photo, 16, channels=0)
+
+
+def test_presizing():
+    assert train_preparation(16, 0.35, squash=(40, 24)).squash == (40, 24)
+    with pytest.raises(ValueError, match="presize=.16, 16. is smaller.*.56, 56. keeps"):
+        train_preparation(32, 0.35, squash=16)

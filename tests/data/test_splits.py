@@ -172,3 +172,41 @@ def test_real_folders(photos):
     assert valid.counts() == {"ants": 70, "bees": 83}
     with pytest.raises(FileNotFoundError, match="valid='val'"):
         split_folders(photos / "hymenoptera")
+
+
+def test_labels_that_have_no_strata_are_split_as_one_class():
+    paths = [Path(f"{n}.jpg") for n in range(40)]
+    single = label_items(paths, ["a"] * 20 + ["b"] * 20)
+    _, stratified = split_items(single, valid_pct=0.25, seed=3)
+    assert stratified.counts() == {"a": 5, "b": 5}
+    _, plain = split_items(single, valid_pct=0.25, seed=3, stratify=False)
+    assert len(plain) == 10 and plain.paths != stratified.paths
+    for labels in ([n / 2 for n in range(40)], [["a"]] * 20 + [["b"]] * 20):
+        _, valid = split_items(label_items(paths, labels), valid_pct=0.25, seed=3)
+        assert valid.paths == plain.paths
+
+
+def test_names_below_the_root_however_it_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sides = set()
+    for root, folder in (
+        (".", Path()),
+        (tmp_path, tmp_path),
+        (f"{tmp_path}/", tmp_path),
+        (tmp_path / "x" / "..", tmp_path / "x" / ".."),
+        (tmp_path, Path()),
+    ):
+        items = label_items([folder / f"a/{n}.jpg" for n in range(30)], ["x"] * 30)
+        _, valid = split_items(items, valid_pct=0.2, root=root)
+        sides.add(tuple(path.name for path in valid.paths))
+    assert len(sides) == 1
+
+
+def test_folders_without_strata(tmp_path):
+    make(tmp_path, *(f"{name}/{n}.jpg" for name in ("a", "b") for n in range(10)))
+    loose = [
+        split_folders(tmp_path, valid_pct=0.3, seed=seed, stratify=False)[1].counts()
+        for seed in range(5)
+    ]
+    assert all(sum(counts.values()) == 6 for counts in loose)
+    assert any(counts["a"] != 3 for counts in loose)

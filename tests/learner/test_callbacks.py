@@ -51,7 +51,7 @@ class Diary(Callback):
         self.pages.append(f"epoch {epoch} begin after {len(self.rows)}")
 
     def on_train_batch_end(self, batch, logs):
-        assert sorted(logs) == ["count", "grad_norm", "loss"]
+        assert sorted(logs) == ["count", "finite", "grad_norm", "loss"]
         self.pages.append(batch)
 
     def on_epoch_end(self, epoch, logs):

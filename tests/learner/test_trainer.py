@@ -1,56 +1,38 @@
 import jax
 import pytest
-from flax import nnx
-from photos import tiny_resnet
+import runs
+from photos import make_photos
 
-from jaxtune.learner.programs import Programs
-from jaxtune.learner.trainer import Trainer, describe_phase
-from jaxtune.train import FROZEN, adam, cross_entropy
-from jaxtune.transfer import create_cnn_model, default_groups
+from jaxtune.learner.trainer import Trainer
+from jaxtune.train import Phase, constant
 
 
 @pytest.fixture(scope="module")
-def net():
-    return create_cnn_model(tiny_resnet, 3, hidden=(8,), rngs=nnx.Rngs(0))
+def learner(tmp_path_factory):
+    root = make_photos(tmp_path_factory.mktemp("photos"), train=32)
+    return runs.make_learner(root, verbose=False)
 
 
-def make(net, **options):
-    programs = Programs(
-        size=(32, 32), augmentation=None, loss=cross_entropy, metrics={}, mean=None,
-        std=None,
-    )  # fmt: skip
-    settings = {"groups": default_groups(net), "norms": "frozen"} | options
-    return Trainer(
-        net,
-        settings.pop("groups"),
-        optimizer=adam,
-        clip_norm=None,
-        programs=programs,
-        batch_sizes=(8,),
-        **settings,
+def test_phases_are_run_one_after_the_other(learner):
+    trainer = learner._trainer
+    assert isinstance(trainer, Trainer)
+    phases = [
+        Phase("head", 1, 1, (0.0, 1e-2), constant(12), 0.0),
+        Phase("whole", 0, 2, (1e-3, 1e-2), constant(24), 0.0),
+    ]
+    rows = trainer.run(
+        learner.data, phases, first_epoch=0, key=jax.random.key(0), verbose=False
     )
+    assert next(rows).phase == 1 and trainer.frozen_groups == ("body",)
+    assert [(row.phase, row.epoch) for row in rows] == [(2, 1), (2, 2)]
+    assert trainer.frozen_groups == () and trainer.phase == 2
 
 
-def test_labels_follow_the_boundary(net):
-    trainer = make(net)
-    assert FROZEN not in jax.tree.leaves(trainer.labels())
-    trainer.freeze_to("head")
-    assert set(jax.tree.leaves(trainer.labels())) == {FROZEN, "head"}
-    assert trainer.frozen_groups == ("early", "late")
-
-
-def test_the_description_of_a_phase(net):
-    trainer = make(net)
-    say = lambda: describe_phase(  # noqa: E731
-        "phase 1", trainer.labels(), net, trainer.frozen_groups
-    )
-    assert "all layer groups" in say()
-    trainer.freeze_to(1)
-    assert "late, head only" in say()
-    trainer.norms = "train"
-    assert "late, head, and the norms of frozen groups" in say()
-
-
-def test_groups_are_checked_at_once(net):
-    with pytest.raises(ValueError, match="in no group"):
-        make(net, groups={"head": "head"})
+def test_a_snapshot_is_taken_before_each_phase(learner):
+    first, second = learner._trainer.snapshots
+    assert (first.phase, first.name, first.frozen) == (1, "head", ("body",))
+    assert (second.phase, second.name, second.frozen) == (2, "whole", ())
+    conv = first.params["body"]["conv1"]["weight"]
+    # Frozen in the first phase, moved in the second; what was noted stays.
+    assert (conv == second.params["body"]["conv1"]["weight"]).all()
+    assert not (conv == learner.model[0].conv1.weight[...]).all()

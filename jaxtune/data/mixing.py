@@ -1,0 +1,146 @@
+"""MixUp and CutMix: each image of a batch gets a part of another one.
+
+A batch as the network takes it and a key go in; mixed images come out, with the other
+image's label and how much each image weighs. The one rule: real rows mix with real rows
+only, and what is drawn depends on the key alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key, Num
+
+
+@dataclasses.dataclass(frozen=True)
+class MixUp:
+    """Each image is blended with another of the batch, by a weight of its own.
+
+    Attributes:
+        alpha: Of the Beta(alpha, alpha) a weight is drawn from; the smaller, the nearer
+            weights are to 1. The larger of weight and 1 - weight is the image's own.
+
+    References:
+        Zhang et al., "mixup: Beyond Empirical Risk Minimization",
+        https://arxiv.org/abs/1710.09412; fastai 2.8.12, callback/mixup.py `MixUp`.
+    """
+
+    alpha: float | int = 0.4
+
+    def __post_init__(self) -> None:
+        """Refuses what is no parameter of a Beta distribution."""
+        _check_alpha(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class CutMix:
+    """A box, the same for the whole batch, is cut out and filled from other images.
+
+    Attributes:
+        alpha: Of the Beta(alpha, alpha) that the share of the area outside the box is
+            drawn from, before the box is cut off at the image's edges.
+
+    References:
+        Yun et al., "CutMix", https://arxiv.org/abs/1905.04899; fastai 2.8.12,
+        callback/mixup.py `CutMix`.
+    """
+
+    alpha: float | int = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuses what is no parameter of a Beta distribution."""
+        _check_alpha(self)
+
+
+Mixing = MixUp | CutMix
+
+
+def mix(
+    images: Float[Array, "b h w c"],
+    labels: Num[Array, "b ..."],
+    key: Key[Array, ""],
+    mixing: Mixing,
+    *,
+    mask: Bool[Array, " b"] | None = None,
+) -> tuple[Float[Array, "b h w c"], Num[Array, "b ..."], Float[Array, " b"]]:
+    """Returns mixed images, the labels of what was mixed in, and each image's weight.
+
+    The loss of a row is then `weight * loss(logits, label) + (1 - weight) *
+    loss(logits, mixed_label)`, for labels of any kind. Partners are a permutation of
+    the real rows, so an image may be its own. Pure: it can be jitted and vmapped,
+    `mixing` being static.
+
+    Args:
+        images: As the network takes them.
+        labels: Of each image: class numbers, 0s and 1s, or values.
+        key: Typed key, used up here.
+        mixing: `MixUp(...)` or `CutMix(...)`.
+        mask: True for real rows; padding mixes with padding. All real if None.
+
+    Raises:
+        TypeError: If `mixing` is neither.
+
+    Example:
+        >>> images, labels = jnp.ones((2, 4, 4, 3)), jnp.asarray([3, 1])
+        >>> mixed = mix(images, labels, jax.random.key(0), MixUp())
+        >>> [part.shape for part in mixed]
+        [(2, 4, 4, 3), (2,), (2,)]
+    """
+    check_mixing(mixing)
+    rows = images.shape[0]
+    order_key, *keys = jax.random.split(key, 4)
+    partner = _partners(order_key, jnp.ones(rows, bool) if mask is None else mask)
+    others = images[partner]
+    if isinstance(mixing, MixUp):
+        share = jax.random.beta(keys[0], mixing.alpha, mixing.alpha, (rows,))
+        weight = jnp.maximum(share, 1 - share)
+        spread = weight[:, None, None, None].astype(images.dtype)
+        images = others + spread * (images - others)
+    else:
+        inside, outside = _box(keys, mixing.alpha, images.shape[1:3])
+        images = jnp.where(inside[..., None], others, images)
+        weight = jnp.broadcast_to(outside, (rows,))
+    return images, labels[partner], weight
+
+
+def check_mixing(mixing: Mixing | None) -> None:
+    """Refuses what is no mixing.
+
+    Raises:
+        TypeError: If it is neither a MixUp, nor a CutMix, nor None.
+    """
+    if mixing is not None and not isinstance(mixing, Mixing):
+        raise TypeError(f"mixing is MixUp(...), CutMix(...) or None; got {mixing!r}.")
+
+
+def _check_alpha(mixing) -> None:
+    if not 0 < mixing.alpha < float("inf"):
+        raise ValueError(
+            f"{type(mixing).__name__} needs a finite alpha above 0, the parameter of a"
+            f" Beta distribution; got {mixing.alpha!r}."
+        )
+
+
+def _partners(key, real):
+    """A permutation of the rows which keeps real ones and padding apart."""
+    padding = (~real).astype(jnp.int32)
+    order = jax.random.permutation(key, real.shape[0])
+    shuffled = order[jnp.argsort(padding[order], stable=True)]
+    rows = jnp.argsort(padding, stable=True)
+    return jnp.zeros_like(rows).at[rows].set(shuffled)
+
+
+def _box(keys, alpha, size):
+    """Whether each pixel is in the box, and the share of pixels that are not."""
+    share = jax.random.beta(keys[0], alpha, alpha)
+    inside = []
+    for side, key in zip(size, keys[1:], strict=True):
+        half = jnp.round(side * jnp.sqrt(1 - share)).astype(jnp.int32) // 2
+        middle = jax.random.randint(key, (), 0, side)
+        place = jnp.arange(side)
+        # Cut off at the edges, for there are no pixels beyond them.
+        inside.append((place >= middle - half) & (place < middle + half))
+    inside = inside[0][:, None] & inside[1]
+    return inside, 1 - inside.mean(dtype=jnp.float32)

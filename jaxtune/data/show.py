@@ -1,0 +1,97 @@
+"""Showing: the first photos of a batch under their labels, as the network gets them.
+
+Loaders go in; a figure comes out. The one rule: what is shown is what training sees,
+drawn by the same keys, so that a picture of a batch proves something.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxtune.data.augment import training_images
+from jaxtune.data.loader import Batch, Loader
+
+
+def show_batch(
+    data: Any,
+    *,
+    max_n: int = 9,
+    split: str = "train",
+    epoch: int = 0,
+    augment: bool = True,
+    columns: int | None = None,
+) -> matplotlib.figure.Figure:
+    """Returns a figure of the first photos of an epoch under their labels.
+
+    Training photos are cropped, turned and lit by the draws of that epoch, those which
+    training itself makes (with the seed of the data). Of several labels all are named;
+    of more than three channels the first three are shown, of two the first.
+
+    Args:
+        data: `ImageDataLoaders`; or a `Loader`, whose photos are shown as they leave
+            the host.
+        max_n: How many at most.
+        split: "train" or "valid", of the loaders.
+        epoch: Counted from 0; each has its own order and draws.
+        augment: Whether training photos are augmented; if not, they are shown as they
+            leave the host.
+        columns: How many stand in a row.
+
+    Raises:
+        ImportError: If matplotlib is not there.
+        ValueError: If `split` is neither, or `max_n` less than 1.
+    """
+    from jaxtune.plots import image_grid
+
+    if max_n < 1:
+        raise ValueError(f"max_n must be 1 or more; got {max_n}.")
+    if split not in ("train", "valid"):
+        raise ValueError(f"split is 'train' or 'valid'; got {split!r}.")
+    whole = not isinstance(data, Loader)
+    loader = getattr(data, f"{split}_loader") if whole else data
+    rows = first_rows(loader, max_n, epoch=epoch)
+    images = rows["image"]
+    if whole and split == "train" and augment and data.augmentation is not None:
+        images = augmented_rows(data, rows, epoch=epoch)
+    titles = [loader.items.label_text(label) for label in rows["label"]]
+    return image_grid(np.asarray(images), titles, columns=columns)
+
+
+def first_rows(loader: Loader, number: int, *, epoch: int = 0) -> Batch:
+    """Returns the first real rows of an epoch, in one batch of as many rows."""
+    found: list[Batch] = []
+    batches = loader.batches(epoch)
+    for batch in batches:
+        real = {name: array[batch["mask"]] for name, array in batch.items()}
+        found.append(real)
+        if sum(len(rows["mask"]) for rows in found) >= number:
+            break
+    batches.close()
+    return {
+        name: np.concatenate([rows[name] for rows in found])[:number]
+        for name in found[0]
+    }
+
+
+def augmented_rows(data: Any, rows: Batch, *, epoch: int = 0) -> jax.Array:
+    """Returns rows of a training batch as training augments them, floats in 0..1.
+
+    Args:
+        data: `ImageDataLoaders`.
+        rows: Of its training loader.
+        epoch: The one that they are of.
+    """
+    # As in training: a key for each epoch, of which a step takes the first half.
+    key = jax.random.fold_in(jax.random.key(data.seed), epoch)
+    return _views(
+        rows,
+        jax.random.split(key)[0],
+        size=data.size,
+        augmentation=data.augmentation,
+    )
+
+
+_views = jax.jit(training_images, static_argnames=("size", "augmentation"))

@@ -1,0 +1,188 @@
+"""Grad-CAM: where in an image a network sees what it says.
+
+A split network and images in, a map for each image out. The one rule of the file: the
+pure function knows nothing of photos and classes' names; the rest is pictures.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from jaxtune.models import call_module
+from jaxtune.plots import image_grid
+from jaxtune.transfer.running import children_of
+
+
+def grad_cam(
+    graphdef: nnx.GraphDef,
+    params: nnx.State,
+    model_state: nnx.State,
+    images: Float[Array | np.ndarray, "b height width c"],
+    *,
+    layer: str = "body",
+    class_index: int | Int[Array | np.ndarray, "b"] | None = None,
+) -> Float[Array, "b h w"]:
+    """Returns how much each place of a layer's output speaks for a class.
+
+    The layer's channels are added up, each weighted by the mean over all places of the
+    derivative of the class's output (before the softmax) by that channel; what is
+    negative, and so speaks against the class, becomes 0. Pure; it can be jitted with
+    `layer` static.
+
+    Args:
+        graphdef: Of the network in eval mode, see `evaluating` and `split_module`.
+        params: Parameters.
+        model_state: Everything else the network holds.
+        images: As the network takes them, prepared and normalised.
+        layer: Dotted name of the module whose output is looked at, (b, h, w, c); it
+            must be called once.
+        class_index: Which output is explained, one for all images or one each; each
+            image's largest if None.
+
+    Returns:
+        Not scaled, 0 or more, float32, of the height and width of the layer's output.
+
+    Raises:
+        ValueError: If there is no such layer, it isn't called exactly once, or its
+            output is no map.
+
+    References:
+        Selvaraju et al., "Grad-CAM", https://arxiv.org/abs/1610.02391, equations 1, 2.
+    """
+    images = jnp.asarray(images)
+
+    def run(change):
+        network = nnx.merge(graphdef, params, model_state)
+        seen: list[Any] = []
+
+        def after(output):
+            seen.append(output)
+            return output if change is None else output + change
+
+        _listen(_module_at(network, layer), after)
+        outputs = call_module(network, images)
+        return outputs, _only_map(seen, layer)
+
+    def score(change):
+        outputs, features = run(change)
+        chosen = outputs.argmax(-1) if class_index is None else class_index
+        chosen = jnp.broadcast_to(jnp.asarray(chosen), outputs.shape[:1])
+        # Rows don't know of each other in eval mode: one gradient serves all.
+        return jnp.take_along_axis(outputs, chosen[:, None], axis=-1).sum(), features
+
+    _, shape = jax.eval_shape(lambda: run(None))
+    change = jnp.zeros(shape.shape, shape.dtype)
+    gradient, features = jax.grad(score, has_aux=True)(change)
+    weights = gradient.astype(jnp.float32).mean(axis=(1, 2), keepdims=True)
+    return jax.nn.relu((weights * features.astype(jnp.float32)).sum(axis=-1))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GradCam:
+    """Where in a photo a network sees a class.
+
+    Attributes:
+        photo: As the network saw it, before normalisation: uint8 (h, w, c).
+        heat: (h', w') of the layer's output, the highest place 1; all 0 where nothing
+            speaks for the class.
+        label: Name of the class.
+        probability: That the network gives it; for regression the value.
+    """
+
+    photo: np.ndarray
+    heat: np.ndarray
+    label: str
+    probability: float
+
+    @property
+    def title(self) -> str:
+        """The class and its probability."""
+        return f"{self.label} {self.probability:.2f}"
+
+    def plot(self) -> "matplotlib.figure.Figure":
+        """Returns a figure of the photo, and of the photo with the heat over it.
+
+        Raises:
+            ImportError: If matplotlib is not there.
+        """
+        return plot_grad_cams([self])
+
+
+def plot_grad_cams(
+    cams: "list[GradCam] | tuple[GradCam, ...]", *, columns: int = 4
+) -> "matplotlib.figure.Figure":
+    """Returns a figure of photos, each beside itself with the heat over it.
+
+    Args:
+        cams: What `Learner.grad_cam` gives.
+        columns: Pictures in a row, two for each photo.
+
+    Raises:
+        ImportError: If matplotlib is not there.
+        ValueError: If there are none.
+    """
+    return image_grid(
+        [cam.photo for cam in cams for _ in range(2)],
+        [title for cam in cams for title in ("", cam.title)],
+        heat=[heat for cam in cams for heat in (None, cam.heat)],
+        columns=columns,
+    )
+
+
+def scale_heat(maps: Any) -> np.ndarray:
+    """Returns maps (b, h, w) divided by the highest value of each; zeros stay zeros."""
+    maps = np.asarray(maps, np.float32)
+    highest = maps.max(axis=(1, 2), keepdims=True)
+    return np.divide(maps, highest, out=np.zeros_like(maps), where=highest > 0)
+
+
+def _only_map(seen: list, layer: str):
+    if len(seen) != 1:
+        raise ValueError(
+            f"Grad-CAM needs a layer that is called once; {layer!r} is called "
+            f"{len(seen)} times. Name one inside it or around it."
+        )
+    shape = getattr(seen[0], "shape", None)
+    if shape is None or len(shape) != 4:
+        raise ValueError(
+            f"Grad-CAM needs a layer whose output is a map (b, h, w, c); that of "
+            f"{layer!r} is {shape}. The body's is one, and so are its children's."
+        )
+    return seen[0]
+
+
+def _module_at(network: nnx.Module, layer: str) -> nnx.Module:
+    node, left = network, layer
+    while left:
+        children = dict(children_of(node))
+        # A list's items have a dot in their name: "blocks.0".
+        name = next((n for n in children if f"{left}.".startswith(f"{n}.")), None)
+        if name is None:
+            inside = layer[: len(layer) - len(left)].rstrip(".") or "the network"
+            known = ", ".join(children) or "no module"
+            raise ValueError(
+                f"there is no layer {layer!r}: in {inside} there is {known}."
+            )
+        node, left = children[name], left[len(name) + 1 :]
+    return node
+
+
+@functools.cache
+def _listening_class(kind: type) -> type:
+    def __call__(self, *args, **kwargs):
+        return self._jaxtune_after(kind.__call__(self, *args, **kwargs))
+
+    return type(kind.__name__, (kind,), {"__call__": __call__})
+
+
+def _listen(module: nnx.Module, after) -> None:
+    # The class is changed, not the module wrapped: whoever looks at the module's
+    # attributes still finds them. The network is a copy made for this call.
+    object.__setattr__(module, "__class__", _listening_class(type(module)))
+    module._jaxtune_after = after

@@ -1,0 +1,192 @@
+"""What of a `Learner` looks inside: summary, plan, diff, and whether frozen is frozen.
+
+The one rule of the file: looking changes nothing, and computes nothing of the network.
+"""
+
+import os
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from jaxtune.checkpoint import load_checkpoint
+from jaxtune.learner.diff import Diff, Stretch, stretches
+from jaxtune.learner.frozen import check_frozen
+from jaxtune.learner.history import History
+from jaxtune.learner.layers import network_layers
+from jaxtune.learner.plan import Plan, plan_phases
+from jaxtune.learner.summary import Summary, summarize
+from jaxtune.learner.trainer import Trainer
+from jaxtune.train import Phase, boundary_index, fine_tune_phases, split_module
+from jaxtune.transfer import group_labels
+
+
+class Inspection:
+    """What of a `Learner` looks inside.
+
+    Attributes:
+        data: Where batches come from.
+        history: Every epoch so far, over all phases.
+        wd: Weight decay.
+        moms: Momentum at a cycle's start, at its peak and at its end.
+    """
+
+    data: Any
+    history: History
+    wd: float
+    moms: tuple[float, float, float]
+    _trainer: Trainer
+
+    def summary(self) -> Summary:
+        """Returns each layer: output, parameters, group, whether it trains, norm mode.
+
+        It prints as a table. What trains is what would train in a fit now.
+        """
+        trainer = self._trainer
+        return summarize(
+            trainer.module,
+            groups=trainer.groups,
+            frozen=trainer.frozen_groups,
+            norms=trainer.norms,
+            size=self.data.size,
+            in_channels=self.data.in_channels,
+        )
+
+    def plan(
+        self,
+        epochs: int = 1,
+        base_lr: float = 2e-3,
+        *,
+        freeze_epochs: int = 1,
+        lr_mult: float = 100.0,
+        pct_start: float = 0.3,
+        div: float = 5.0,
+        div_final: float = 1e5,
+        unfreeze_to: int | str = 0,
+        wd: float | None = None,
+        moms: tuple[float, float, float] | None = None,
+        phases: Sequence[Phase] | None = None,
+    ) -> Plan:
+        """Says what `fine_tune` with the same arguments would do; does nothing.
+
+        For each phase and layer group: parameters, how many train, peak learning rate,
+        weight decay, norm mode, bytes of the optimizer, and the share of the step's
+        floating-point operations. It prints as a table; nothing is compiled.
+
+        Args:
+            epochs: As in `fine_tune`, like all that follow but the last.
+            base_lr: Peak rate of the head in phase 1.
+            freeze_epochs: Epochs before unfreezing.
+            lr_mult: How much slower the first group is than the last.
+            pct_start: Fraction of phase 2 spent rising.
+            div: Phase 2 starts at its peak rates / div.
+            div_final: Both phases end at their peak rates / div_final.
+            unfreeze_to: Number or name of the first group that trains in phase 2.
+            wd: Weight decay, the learner's if None.
+            moms: Momentum at start, peak and end, the learner's if None.
+            phases: Phases of one's own, as for `fit_phases`, instead of all of these.
+        """
+        trainer = self._trainer
+        if phases is None:
+            phases = fine_tune_phases(
+                len(trainer.groups),
+                len(self.data.train_loader),
+                epochs,
+                base_lr,
+                freeze_epochs=freeze_epochs,
+                lr_mult=lr_mult,
+                pct_start=pct_start,
+                div=div,
+                div_final=div_final,
+                weight_decay=self.wd if wd is None else wd,
+                momentums=moms or self.moms,
+                unfreeze_to=boundary_index(unfreeze_to, trainer.groups),
+            )
+        return plan_phases(
+            trainer.module,
+            trainer.groups,
+            phases,
+            boundary=trainer.boundary,
+            norms=trainer.norms,
+            optimizer=trainer.optimizer,
+            size=self.data.size,
+            in_channels=self.data.in_channels,
+            first_phase=trainer.phase + 1,
+        )
+
+    def diff(self, *, since: int | str | os.PathLike | None = None) -> Diff:
+        """Says how far each layer group and layer has moved.
+
+        Measured is the norm of the difference / the norm before, of parameters and of
+        running statistics. It prints as a table, and its `plot()` is a figure.
+
+        Args:
+            since: None for each phase on its own; a phase's number for all since its
+                beginning; "start" for all since the first one's; else the folder of a
+                checkpoint or of a saved learner.
+
+        Raises:
+            ValueError: If nothing has trained yet, there is no such phase, or the
+                network has changed its form since.
+            FileNotFoundError: If there is no checkpoint at the path.
+        """
+        labels, now = self._labels_and_values()
+        parts = stretches(self._trainer.snapshots, now)
+        if since is not None:
+            parts = [self._stretch_since(since, parts, now)]
+        if not parts:
+            raise ValueError(
+                "nothing has trained yet, so nothing has moved. Train first, or "
+                "compare with a checkpoint: diff(since=path)."
+            )
+        return Diff(parts, labels, self._layer_order())
+
+    def assert_frozen(self, groups: str | Collection[str] | None = None) -> None:
+        """Returns quietly if nothing frozen has moved by a bit.
+
+        Args:
+            groups: Names of groups that must be what they were before the first phase;
+                if None, all that was frozen in a phase must be what it was at that
+                phase's beginning.
+
+        Raises:
+            FrozenMovedError: If something moved, an `AssertionError`; it is named.
+            ValueError: If there is no such group.
+        """
+        names = (groups,) if isinstance(groups, str) else groups
+        for name in names or ():
+            boundary_index(name, self._trainer.groups)
+        labels, now = self._labels_and_values()
+        check_frozen(
+            self._trainer.snapshots,
+            now,
+            labels,
+            groups=names,
+            norms=self._trainer.norms,
+        )
+
+    def _labels_and_values(self) -> tuple[Any, tuple[Any, Any]]:
+        _, params, model_state = split_module(self._trainer.module)
+        return group_labels(params, self._trainer.groups), (params, model_state)
+
+    def _stretch_since(
+        self, since: int | str | os.PathLike, parts: list[Stretch], now: tuple[Any, Any]
+    ) -> Stretch:
+        numbers = [part.phase for part in parts]
+        if since == "start" or isinstance(since, int):
+            first = numbers[0] if since == "start" and numbers else since
+            if first not in numbers:
+                raise ValueError(
+                    f"no phase {since!r} has begun; there are {numbers or 'none yet'}."
+                )
+            part = parts[numbers.index(first)]
+            name = f"since the beginning of phase {first}"
+            return Stretch(0, name, (), part.before, now)
+        before = load_checkpoint(since, params=now[0], model_state=now[1])
+        return Stretch(0, f"since {os.fspath(since)}", (), before, now)
+
+    def _layer_order(self) -> list[str]:
+        layers = network_layers(
+            self._trainer.module,
+            size=self.data.size,
+            in_channels=self.data.in_channels,
+        )
+        return [layer.path for layer in layers]

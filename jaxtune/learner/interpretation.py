@@ -1,0 +1,312 @@
+"""Interpretation: which photos a network gets most wrong, and what it confuses.
+
+Predictions with their losses and photos in; tables and figures out. The one rule of the
+file: the network has run once, before; everything here is counted from its answers.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxtune.data.items import Items
+from jaxtune.learner.gathering import (
+    Predictions,
+    decode,
+    plain_loader,
+    require_items,
+)
+from jaxtune.learner.report import (
+    ClassReport,
+    best_thresholds,
+    class_report,
+    confusion,
+)
+from jaxtune.plots import bar_plot, image_grid, matrix_plot
+
+
+class Interpretation:
+    """Photos with what a network said of them, and how wrong it was.
+
+    Attributes:
+        predictions: Rows with losses and decoded answers.
+        items: The photos' names, labels and classes.
+        classes: Names of the classes; none for regression.
+    """
+
+    kinds: tuple[str, ...] = ("single", "multi", "regression")
+
+    def __init__(
+        self,
+        predictions: Predictions,
+        items: Items,
+        *,
+        photo: Callable[[int], np.ndarray] | None = None,
+        heat: Callable[[np.ndarray, Any], np.ndarray] | None = None,
+    ):
+        """Takes answers; nothing is computed yet.
+
+        Args:
+            predictions: With losses and decoded answers.
+            items: What `predictions.index` counts.
+            photo: From a position in the items to pixels (h, w, c), for plots.
+            heat: From photos uint8 (b, h, w, c) and the outputs to explain to maps
+                (b, h', w') in 0..1, for plots with heat.
+
+        Raises:
+            ValueError: If losses or decoded answers are missing, or the labels are of
+                another kind.
+        """
+        if items.kind not in self.kinds:
+            raise ValueError(
+                f"{type(self).__name__} is for labels of kind "
+                f"{' or '.join(self.kinds)}; these are {items.kind}. "
+                "learner.interpret() takes the one that fits."
+            )
+        if predictions.losses is None or predictions.decoded is None:
+            raise ValueError(
+                "the predictions need losses and decoded answers: "
+                "get_preds(with_loss=True, with_decoded=True)."
+            )
+        self.predictions = predictions
+        self.items = items
+        self.classes = items.classes
+        self._photo = photo
+        self._heat = heat
+
+    @classmethod
+    def from_learner(cls, learner: Any, loader: Any = None, **options):
+        """Returns the interpretation of what a learner says of a loader's photos.
+
+        Args:
+            learner: A `Learner`; its network runs once over the photos.
+            loader: Validation if None; "train"; or a loader.
+            **options: `thresh`, see `Learner.get_preds`.
+
+        Raises:
+            TypeError: If the loader's photos can't be found again.
+            ValueError: If the labels are of another kind than this class is for.
+        """
+        loader = require_items(plain_loader(learner.data, loader), "interpretation")
+        predictions = learner.get_preds(
+            loader, with_loss=True, with_decoded=True, **options
+        )
+        return cls(
+            predictions,
+            loader.items,
+            photo=lambda i: loader.preparation(loader.items.photo(i))[0],
+            heat=learner.heat_maps,
+        )
+
+    def top_losses(
+        self, k: int | None = None, largest: bool = True, items: bool = False
+    ) -> tuple:
+        """Returns the largest losses and the positions of their photos in the items.
+
+        Args:
+            k: How many; all if None.
+            largest: Whether from the largest down, or from the smallest up.
+            items: Whether to return the photos' paths too, as a third.
+
+        Returns:
+            float32 (k,), int32 (k,), and the paths if asked for. Losses that are no
+            number count as the largest.
+
+        References:
+            fastai 2.8.12, interpret.py `Interpretation.top_losses`.
+        """
+        rows = self._ranked(k, largest)
+        found = self.predictions.losses[rows], self.predictions.index[rows]
+        if not items:
+            return found
+        return *found, [self.items.paths[i] for i in found[1]]
+
+    def plot_top_losses(
+        self,
+        k: int = 9,
+        largest: bool = True,
+        *,
+        heatmap: bool = False,
+        columns: int | None = None,
+    ) -> "matplotlib.figure.Figure":
+        """Returns a figure of the photos with the largest losses.
+
+        Over each: prediction / actual / loss / probability of the prediction (the last
+        for one label a photo only).
+
+        Args:
+            k: How many.
+            largest: Whether those, or the photos with the smallest losses.
+            heatmap: Whether to lay over each photo where the network sees its
+                prediction, by Grad-CAM.
+            columns: Photos in a row.
+
+        Raises:
+            ImportError: If matplotlib is not there.
+            ValueError: If there is nothing to read photos, or to compute heat, with.
+
+        References:
+            fastai 2.8.12, vision/learner.py `plot_top_losses`; `heatmap` is of 1.0.
+        """
+        rows = self._ranked(k, largest)
+        photos = self._photos(rows)
+        heat = self._heat_of(photos, rows) if heatmap else None
+        parts = ["Prediction", "Actual", "Loss"]
+        parts += ["Probability"] * (self.items.kind == "single")
+        return image_grid(
+            photos,
+            [self._title(row) for row in rows.tolist()],
+            columns=columns,
+            heat=heat,
+            title=" / ".join(parts),
+        )
+
+    def _ranked(self, k: int | None, largest: bool) -> np.ndarray:
+        losses = np.nan_to_num(self.predictions.losses, nan=np.inf)
+        order = np.argsort(-losses if largest else losses, kind="stable")
+        return order if k is None else order[:k]
+
+    def _photos(self, rows: np.ndarray) -> list[np.ndarray]:
+        if self._photo is None:
+            raise ValueError("there are no photos to show: give photo=.")
+        return [self._photo(int(self.predictions.index[row])) for row in rows]
+
+    def _heat_of(self, photos: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
+        if self._heat is None:
+            raise ValueError("there is no network to explain: give heat=.")
+        chosen = self.predictions.probabilities[rows].argmax(axis=-1)
+        return self._heat(np.stack(photos), chosen)
+
+    def _title(self, row: int) -> str:
+        said, actual = self._texts(row)
+        title = f"{said}/{actual} / {self.predictions.losses[row]:.2f}"
+        if self.items.kind == "single":
+            title += f" / {self.predictions.probabilities[row].max():.2f}"
+        return title
+
+    def _texts(self, row: int) -> tuple[str, str]:
+        both = self.predictions.decoded[row], self.predictions.targets[row]
+        said, actual = (self.items.label_text(label) or "none" for label in both)
+        return said, actual
+
+
+class ClassificationInterpretation(Interpretation):
+    """What a network confuses, for one label a photo or several.
+
+    References:
+        fastai 2.8.12, interpret.py `ClassificationInterpretation`.
+    """
+
+    kinds = ("single", "multi")
+
+    def confusion_matrix(self) -> np.ndarray:
+        """Returns how often each class (row) was taken for each (column), int64 (c, c).
+
+        For several labels a photo: on the diagonal how often a class was found,
+        elsewhere in how many photos the row's class was missed and the column's
+        wrongly named.
+        """
+        return confusion(
+            self.predictions.targets, self.predictions.decoded, len(self.classes)
+        )
+
+    def plot_confusion_matrix(
+        self, normalize: bool = False, title: str = "Confusion matrix"
+    ) -> "matplotlib.figure.Figure":
+        """Returns a figure of the confusion matrix.
+
+        Args:
+            normalize: Whether to divide each row by its sum.
+            title: Stands over it.
+
+        Raises:
+            ImportError: If matplotlib is not there.
+        """
+        matrix = self.confusion_matrix()
+        if normalize:
+            matrix = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+        names = {"row_title": "actual", "column_title": "predicted"}
+        if self.items.kind == "multi":
+            names = {"row_title": "missed", "column_title": "named instead"}
+        return matrix_plot(matrix, self.classes, title=title, **names)
+
+    def most_confused(self, min_val: int = 1) -> list[tuple[str, str, int]]:
+        """Returns pairs of classes: actual, predicted, how often; the worst first.
+
+        Args:
+            min_val: Pairs confused less often are left out.
+        """
+        matrix = self.confusion_matrix()
+        np.fill_diagonal(matrix, 0)
+        pairs = [
+            (self.classes[i], self.classes[j], int(matrix[i, j]))
+            for i, j in np.argwhere(matrix >= max(min_val, 1))
+        ]
+        return sorted(pairs, key=lambda pair: pair[2], reverse=True)
+
+    def report(self) -> ClassReport:
+        """Returns precision, recall, F1 and support of each class, and averages.
+
+        It prints as a table; the numbers are those of scikit-learn's
+        `classification_report` with `zero_division=0`.
+        """
+        targets, decoded = self.predictions.targets, self.predictions.decoded
+        return class_report(targets, decoded, self.classes)
+
+    def print_classification_report(self) -> None:
+        """Prints `report()`."""
+        print(self.report())
+
+    def plot_report(self) -> "matplotlib.figure.Figure":
+        """Returns a figure of precision, recall and F1 of each class.
+
+        Raises:
+            ImportError: If matplotlib is not there.
+        """
+        report = self.report()
+        return bar_plot(
+            [f"{c} ({n})" for c, n in zip(report.classes, report.support, strict=True)],
+            {
+                "precision": report.precision,
+                "recall": report.recall,
+                "F1": report.f1,
+            },
+        )
+
+    def best_thresholds(self) -> np.ndarray:
+        """Returns for each class the threshold at which its F1 is highest here.
+
+        For several labels a photo; `with_thresholds` judges by them. Choose them on
+        other photos than those you judge by.
+
+        Returns:
+            float32 (c,).
+
+        Raises:
+            ValueError: If each photo has one label.
+        """
+        self._require_multi()
+        return best_thresholds(self.predictions.targets, self.predictions.probabilities)
+
+    def with_thresholds(self, thresh: Any) -> "ClassificationInterpretation":
+        """Returns this interpretation with other thresholds; losses stay.
+
+        Args:
+            thresh: A class is named if its probability is above; one for all classes,
+                or one for each.
+
+        Raises:
+            ValueError: If each photo has one label.
+        """
+        self._require_multi()
+        decoded = decode(self.predictions.probabilities, "multi", thresh)
+        predictions = dataclasses.replace(self.predictions, decoded=decoded)
+        return type(self)(predictions, self.items, photo=self._photo, heat=self._heat)
+
+    def _require_multi(self) -> None:
+        if self.items.kind != "multi":
+            raise ValueError(
+                "thresholds are for several labels a photo; here each photo has one, "
+                "and the most probable class is said."
+            )

@@ -1,0 +1,158 @@
+"""The first layer's kernels as little pictures, and what training did to them.
+
+A network in, pictures out. The one rule of the file: a weight of 0 is middle grey, and
+pictures that are compared have one scale.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flax import nnx
+from jaxtyping import Float
+
+from jaxtune.plots import new_figure
+from jaxtune.transfer.running import children_of
+
+#: Inches of one picture of all kernels.
+_SIDE = 4.2
+
+
+def first_layer_kernels(module: nnx.Module) -> Float[np.ndarray, "n kh kw 3"]:
+    """Returns the kernels of a network's first convolution as pictures.
+
+    Each has its own scale: 0 is 0.5, its largest weight, positive or negative, 1 or 0.
+
+    Args:
+        module: A network, or a body, whose first convolution is the first child, at any
+            depth, that has a weight (kh, kw, in, out) called `weight` or `kernel`.
+
+    Returns:
+        One picture for each output, float32 in 0..1. Of more than three input channels
+        the first three; of one, grey; of two, the third is 0.5.
+
+    Raises:
+        ValueError: If there is no convolution.
+
+    Example:
+        >>> from jaxtune import Conv
+        >>> first_layer_kernels(Conv(3, 64, 7, rngs=nnx.Rngs(0))).shape
+        (64, 7, 7, 3)
+    """
+    kernels = first_weight(module)[1]
+    return 0.5 + 0.5 * _as_rgb(kernels / _largest(kernels))
+
+
+def first_weight(module: nnx.Module) -> tuple[tuple[str, ...], np.ndarray]:
+    """Returns the path of the first convolution's weight, and (n, kh, kw, in) of it.
+
+    Raises:
+        ValueError: If there is no convolution.
+    """
+    found = _first_convolution(module, ())
+    if found is None:
+        raise ValueError(
+            f"{type(module).__name__} has no convolution: no module in it has a weight "
+            "(kh, kw, in, out) called weight or kernel."
+        )
+    path, weight = found
+    return path, outputs_first(weight[...])
+
+
+def outputs_first(weight: Any) -> np.ndarray:
+    """Returns a convolution's weight (kh, kw, in, out) as float32 (out, kh, kw, in)."""
+    return np.moveaxis(np.asarray(weight).astype(np.float32), -1, 0)
+
+
+def plot_kernels(
+    now: Float[np.ndarray, "n kh kw c"],
+    before: Float[np.ndarray, "_ _ _ _"] | None = None,
+    *,
+    titles: tuple[str, str] = ("before", "now"),
+) -> "matplotlib.figure.Figure":
+    """Returns a figure of kernels: as they are; or before, now, and what changed.
+
+    Before and now share each kernel's scale. The change is enlarged, all
+    kernels alike, until the largest fills its scale; how much is in its title.
+
+    Args:
+        now: Weights, outputs first; see `first_weight`.
+        before: Weights of the same shape; nothing to compare with if None.
+        titles: Of the two.
+
+    Raises:
+        ImportError: If matplotlib is not there.
+        ValueError: If the shapes differ.
+    """
+    if before is None:
+        return _pictures({"": 0.5 + 0.5 * _as_rgb(now / _largest(now))})
+    if before.shape != now.shape:
+        raise ValueError(
+            "kernels before and now must have one shape (n, kh, kw, c); received "
+            f"{before.shape} and {now.shape}."
+        )
+    scale = np.maximum(_largest(before), _largest(now))
+    change = now - before
+    most = float(np.abs(change / scale).max())
+    name = f"change x {_round(1 / most)}" if most else "no change"
+    return _pictures(
+        {
+            titles[0]: 0.5 + 0.5 * _as_rgb(before / scale),
+            titles[1]: 0.5 + 0.5 * _as_rgb(now / scale),
+            name: 0.5 + 0.5 * _as_rgb(change / scale / (most or 1.0)),
+        }
+    )
+
+
+def _round(number: float) -> str:
+    """A number with two digits that count: 1,800 or 3.4."""
+    return f"{float(f'{number:.2g}'):,g}"
+
+
+def _first_convolution(node: nnx.Module, path: tuple[str, ...]):
+    for name in ("weight", "kernel"):
+        weight = getattr(node, name, None)
+        if isinstance(weight, nnx.Param) and weight[...].ndim == 4:
+            return (*path, name), weight
+    for name, child in children_of(node):
+        found = _first_convolution(child, (*path, *name.split(".")))
+        if found is not None:
+            return found
+    return None
+
+
+def _largest(kernels: np.ndarray) -> np.ndarray:
+    largest = np.abs(kernels).max(axis=(1, 2, 3), keepdims=True)
+    return np.where(largest > 0, largest, 1)
+
+
+def _as_rgb(kernels: np.ndarray) -> np.ndarray:
+    channels = kernels.shape[-1]
+    if channels == 1:
+        kernels = np.repeat(kernels, 3, axis=-1)
+    if channels == 2:
+        kernels = np.pad(kernels, [(0, 0)] * 3 + [(0, 1)])
+    return kernels[..., :3].astype(np.float32)
+
+
+def _pictures(pictures: Mapping[str, np.ndarray]) -> "matplotlib.figure.Figure":
+    figure = new_figure(_SIDE * len(pictures), _SIDE + 0.1)
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.06)
+    cells = figure.subplots(1, len(pictures), squeeze=False)[0]
+    for axes, (title, kernels) in zip(cells, pictures.items(), strict=True):
+        axes.imshow(_mosaic(kernels), interpolation="nearest")
+        axes.set_title(title, fontsize=10, parse_math=False)
+        axes.set_axis_off()
+    return figure
+
+
+def _mosaic(kernels: np.ndarray) -> np.ndarray:
+    """All kernels in one picture (h, w, 3), white lines between them."""
+    count, height, width, _ = kernels.shape
+    columns = int(np.ceil(np.sqrt(count)))
+    rows = -(-count // columns)
+    picture = np.ones((rows * (height + 1) - 1, columns * (width + 1) - 1, 3))
+    for i, kernel in enumerate(kernels):
+        top, left = (i // columns) * (height + 1), (i % columns) * (width + 1)
+        picture[top : top + height, left : left + width] = kernel
+    return picture

@@ -1,0 +1,250 @@
+"""A network in a phase: what is frozen now, and the steps and states that follow.
+
+The one rule of the file: between two runs the module holds the values; during one the
+running state does.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from jaxtune.checkpoint import fingerprint, load_opt_state
+from jaxtune.learner.devices import data_sharding, place_batch
+from jaxtune.learner.loop import Running, evaluate
+from jaxtune.learner.programs import Programs
+from jaxtune.learner.recipe import describe_groups, name_of
+from jaxtune.learner.snapshot import Snapshot
+from jaxtune.train import (
+    Norms,
+    Optimizer,
+    Phase,
+    TrainState,
+    boundary_index,
+    check_norms,
+    constant,
+    enable_compilation_cache,
+    group_optimizer,
+    no_decay_paths,
+    norm_paths,
+    optimizer_labels,
+    restart_schedule,
+    split_module,
+    training_view,
+)
+from jaxtune.transfer import Groups, evaluating, group_labels
+
+
+class PhasedNetwork:
+    """A network with its layer groups, of which the first few may be frozen.
+
+    Attributes:
+        groups: Layer groups, first to last: name to pattern or paths.
+        norms: What the norm layers of frozen groups do.
+        optimizer: Makes each group's optimizer.
+        programs: The compiled steps.
+        boundary: How many of the first groups are frozen.
+        phase: Number of phases so far.
+        snapshots: The values at the beginning of each.
+    """
+
+    def __init__(
+        self,
+        module: nnx.Module,
+        groups: Groups,
+        *,
+        norms: Norms,
+        optimizer: Optimizer,
+        clip_norm: float | None,
+        programs: Programs,
+        batch_sizes: tuple[int, ...],
+    ):
+        """Takes the network and checks its groups; nothing is computed yet.
+
+        Args:
+            module: The network.
+            groups: Layer groups, first to last.
+            norms: What the norm layers of frozen groups do.
+            optimizer: Makes each group's optimizer.
+            clip_norm: Largest global norm of the gradients of what trains, or None.
+            programs: Makes and keeps the compiled steps.
+            batch_sizes: Rows of the batches that there will be, to split over devices.
+
+        Raises:
+            ValueError: If a parameter is in no group or several, or `norms` is unknown.
+        """
+        check_norms(norms)
+        group_labels(split_module(module)[1], groups)
+        self.groups = dict(groups)
+        self.norms: Norms = norms
+        self.programs = programs
+        self.boundary = 0
+        self.phase = 0
+        self._module = module
+        self.optimizer = optimizer
+        self._clip_norm = clip_norm
+        self._running: Running | None = None
+        self._opt_state = None
+        self._step = 0
+        self.snapshots: list[Snapshot] = []
+        self._rows, self._everywhere = data_sharding(*batch_sizes)
+        enable_compilation_cache()
+
+    @property
+    def module(self) -> nnx.Module:
+        """The network with its newest values."""
+        if self._running is not None:
+            self._sync(self._running.state)
+        return self._module
+
+    @property
+    def frozen_groups(self) -> tuple[str, ...]:
+        """Names of the layer groups that do not train now."""
+        return tuple(self.groups)[: self.boundary]
+
+    def freeze_to(self, boundary: int | str) -> None:
+        """Freezes the groups before one; see `Learner.freeze_to`."""
+        self.boundary = boundary_index(boundary, self.groups)
+        self._opt_state = None
+
+    def labels(self) -> nnx.State:
+        """Returns each parameter's group, `FROZEN` for those that don't train now."""
+        return optimizer_labels(
+            group_labels(split_module(self._module)[1], self.groups),
+            self.frozen_groups,
+            norms=self.norms,
+            norm_params=norm_paths(self._module),
+        )
+
+    @property
+    def mark(self) -> tuple:
+        """Changes whenever something trains or is frozen."""
+        return self.phase, self._step, self.frozen_groups
+
+    @property
+    def opt_state(self) -> Any:
+        """The optimizer's state that the next phase goes on with, or None."""
+        return self._opt_state
+
+    def place_in_training(self) -> dict[str, Any]:
+        """Returns phase and what is frozen, as JSON."""
+        return {
+            "phase": self.phase,
+            "frozen": list(self.frozen_groups),
+            "step": self._step,
+        }
+
+    def take_place(self, place: Mapping[str, Any]) -> None:
+        """Takes up the phase that `place_in_training` said.
+
+        Raises:
+            ValueError: If the groups that were frozen are not the first ones here.
+        """
+        frozen = tuple(place["frozen"])
+        if frozen != tuple(self.groups)[: len(frozen)] or len(frozen) >= len(
+            self.groups
+        ):
+            raise ValueError(
+                f"the layer groups {', '.join(frozen)} were frozen when it was saved; "
+                f"the groups here are {', '.join(self.groups)}. Give the same groups, "
+                'or load with phase="keep".'
+            )
+        self.freeze_to(len(frozen))
+        self.phase, self._step = place["phase"], place["step"]
+
+    def restore_optimizer(self, checkpoint: str | os.PathLike) -> None:
+        """Takes the optimizer's state from a checkpoint of what trains now.
+
+        Raises:
+            jaxtune.CheckpointMismatchError: If other parameters trained, or with
+                another optimizer.
+        """
+        count = len(self.groups)
+        phase = Phase(None, None, 1, (0.0,) * count, constant(), 0.0)
+        self._opt_state = load_opt_state(checkpoint, self.begin(phase)[1].opt_state)
+
+    def fingerprint(self) -> str:
+        """Returns a sha256 of every value that a run would begin with."""
+        values = split_module(self._module)[1:]
+        return fingerprint((values, self._opt_state, self._step))
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what of the training, values aside, decides a run's numbers."""
+        return {
+            "groups": describe_groups(self.groups),
+            "norms": self.norms,
+            "optimizer": name_of(self.optimizer),
+            "clip_norm": self._clip_norm,
+            **self.programs.describe(),
+        }
+
+    def validate(self, loader) -> dict[str, float]:
+        """Returns the mean loss and metrics over every photo of a loader."""
+        return evaluate(
+            *self._values(),
+            loader.batches(),
+            eval_step=self.programs.eval_step(self._eval_graphdef()),
+            place=self.place,
+            metrics=self.programs.metrics,
+        )
+
+    def predict_step(self) -> Callable:
+        """Returns uint8 images (b, h, w, 3) -> probabilities (b, c)."""
+        step = self.programs.predict_step(self._eval_graphdef())
+        values = self._values()
+        return lambda images: step(*values, images)
+
+    def _optimizer_for(self, labels, phase: Phase) -> optax.GradientTransformation:
+        return group_optimizer(
+            labels,
+            dict(zip(self.groups, phase.rates, strict=True)),
+            phase.schedule,
+            optimizer=self.optimizer,
+            weight_decay=phase.weight_decay,
+            no_decay=no_decay_paths(self._module),
+            clip_norm=self._clip_norm,
+        )
+
+    def begin(self, phase: Phase) -> tuple[Callable, TrainState]:
+        """Returns the compiled step and the state with which a phase begins.
+
+        Args:
+            phase: Its boundary is not looked at: what is frozen stays so.
+
+        Returns:
+            The step gives up its state; the one returned is a copy, so the module keeps
+            its arrays.
+        """
+        groups = group_labels(split_module(self._module)[1], self.groups)
+        view = training_view(self._module, groups, self.frozen_groups, norms=self.norms)
+        graphdef, params, model_state = split_module(view)
+        labels = self.labels()
+        tx = self._optimizer_for(labels, phase)
+        state = TrainState.create(params, model_state, tx)
+        same = jax.tree.structure(self._opt_state) == jax.tree.structure(
+            state.opt_state
+        )
+        if same:
+            kept = restart_schedule(self._opt_state, state.opt_state)
+            state = state.replace(opt_state=kept)
+        state = state.replace(step=jnp.asarray(self._step, jnp.int32))
+        state = jax.device_put(jax.tree.map(jnp.copy, state), self._everywhere)
+        return self.programs.train_step(graphdef, tx, labels), state
+
+    def _eval_graphdef(self) -> nnx.GraphDef:
+        return nnx.graphdef(evaluating(self._module))
+
+    def _values(self) -> tuple[nnx.State, nnx.State]:
+        _, params, model_state = split_module(self.module)
+        return jax.device_put((params, model_state), self._everywhere)
+
+    def place(self, batch) -> dict[str, jax.Array]:
+        """Puts a batch of numpy arrays onto the devices."""
+        return place_batch(batch, self._rows)
+
+    def _sync(self, state: TrainState) -> None:
+        nnx.update(self._module, state.params, state.model_state)

@@ -1,0 +1,178 @@
+"""Phases trained one after the other, in memory or as a run that is kept.
+
+The one rule of the file: phases are plain data; the trainer is handed them, and nothing
+is decided on the way.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from jaxtune.checkpoint import RunFolder, checkpoint_numbers, environment
+from jaxtune.learner.callbacks import Callback, CallbackList
+from jaxtune.learner.history import History
+from jaxtune.learner.predictor import describe
+from jaxtune.learner.recipe import describe_data
+from jaxtune.learner.session import Session
+from jaxtune.learner.trainer import Trainer
+from jaxtune.train import Phase, boundary_index, check_epochs, resolve_rates
+
+Callbacks = Callback | Iterable | None
+
+
+class _LastRun(NamedTuple):
+    """The run that this learner was in last, to be taken up in the same process."""
+
+    path: Path
+    before: dict
+    mark: tuple
+
+
+class PhaseTraining:
+    """What of a `Learner` trains phases.
+
+    Attributes:
+        data: Where batches come from.
+        history: Every epoch so far, over all phases.
+        network: How the network was built, or None.
+        seed: Decides dropout and augmentation.
+        verbose: Whether to show start lines, tables and progress.
+    """
+
+    data: object
+    history: History
+    network: dict | None
+    seed: int
+    verbose: bool
+    _trainer: Trainer
+    _last_run: _LastRun | None
+
+    @property
+    def groups(self) -> dict:
+        """Layer groups, first to last: name to pattern or paths."""
+        return self._trainer.groups
+
+    def fit_phases(
+        self,
+        phases: Sequence[Phase],
+        *,
+        callbacks: Callbacks = None,
+        run: str | os.PathLike | None = None,
+        save_every: float = 60.0,
+    ) -> History:
+        """Trains phases of one's own, one after the other; returns the history.
+
+        Args:
+            phases: See `Phase`, `fine_tune_phases` and `gradual_phases`.
+            callbacks: One or several, see `Callback`.
+            run: Folder to keep the run in, see `fine_tune`.
+            save_every: Seconds between checkpoints in it.
+
+        Raises:
+            ValueError: If a phase has not one rate for each layer group, or a boundary
+                that isn't there.
+        """
+        for phase in phases:
+            check_epochs(phase.epochs, "epochs")
+            resolve_rates(phase.rates, len(self.groups))
+            boundary_index(phase.boundary or 0, self.groups)
+        return self._train(phases, run, save_every, callbacks)
+
+    def _train(
+        self,
+        phases: Sequence[Phase],
+        run: str | os.PathLike | None,
+        save_every: float,
+        callbacks: Callbacks,
+    ) -> History:
+        events = CallbackList(callbacks, self)
+        if run is None:
+            return self._collect(phases, None, events)
+        if jax.process_count() > 1:
+            raise NotImplementedError(
+                "run= keeps the run of one process; there are "
+                f"{jax.process_count()}. Leave run= out, and save on process 0."
+            )
+        path = Path(run).expanduser().resolve()
+        before = self._before(path)
+        recipe = {
+            "phases": [phase.as_dict() for phase in phases],
+            "data": describe_data(self.data),
+            "network": self.network,
+            "seed": self.seed,
+            "callbacks": events.describe(),
+            **self._trainer.describe(),
+            **before,
+        }
+        folder = RunFolder(path, recipe, made_with=environment(), save_every=save_every)
+        session = Session(
+            folder,
+            phases,
+            self._meta(),
+            steps_per_epoch=len(self.data.train_loader),
+            name=os.fspath(run),
+        )
+        try:
+            with session:
+                return self._collect(phases, session, events)
+        finally:
+            self._last_run = _LastRun(path, before, self._trainer.mark)
+
+    def _collect(
+        self, phases: Sequence[Phase], session: Session | None, events: CallbackList
+    ) -> History:
+        done = len(self.history)
+        self._announce(phases)
+        for row in self._trainer.run(
+            self.data,
+            phases,
+            first_epoch=done,
+            key=jax.random.key(self.seed),
+            session=session,
+            callbacks=events,
+            verbose=self.verbose,
+        ):
+            self.history.append(row, self._trainer.step_losses)
+        return self.history[done:]
+
+    def _announce(self, phases: Sequence[Phase]) -> None:
+        groups, frozen = tuple(self._trainer.groups), self._trainer.frozen_groups
+        for number, phase in enumerate(phases, start=self._trainer.phase + 1):
+            if phase.boundary is not None:
+                frozen = groups[: phase.boundary]
+            self.history.add_phase(
+                number,
+                phase,
+                groups=groups,
+                frozen=frozen,
+                steps_per_epoch=len(self.data.train_loader),
+            )
+
+    def _before(self, path: Path) -> dict:
+        """Returns what the run begins with; the same if it was stopped just now."""
+        last = self._last_run
+        again = last is not None and (last.path, last.mark) == (
+            path,
+            self._trainer.mark,
+        )
+        if again and checkpoint_numbers(path):
+            self.history.truncate(last.before["epochs_before"])
+            self._trainer.phase = last.before["phases_before"]
+            return last.before
+        return {
+            "epochs_before": len(self.history),
+            "phases_before": self._trainer.phase,
+            "frozen": list(self._trainer.frozen_groups),
+            "start": self._trainer.fingerprint(),
+        }
+
+    def _meta(self) -> dict:
+        return describe(
+            network=self.network,
+            data=self.data,
+            mean=self._trainer.programs.mean,
+            std=self._trainer.programs.std,
+        )

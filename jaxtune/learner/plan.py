@@ -1,0 +1,308 @@
+"""What a training will do, before it does it: each phase, each layer group.
+
+A network, its groups and phases in, a table out. The one rule of the file: nothing is
+compiled and nothing trains; what is said is read off the same phases, labels and views
+that the training takes.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import jax
+from flax import nnx
+
+from jaxtune.learner.grouping import group_finder
+from jaxtune.learner.layers import multiplications
+from jaxtune.learner.tables import (
+    Column,
+    Table,
+    Tabular,
+    format_bytes,
+    format_count,
+)
+from jaxtune.train import (
+    FROZEN,
+    Norms,
+    Optimizer,
+    Phase,
+    adam,
+    group_optimizer,
+    group_states,
+    no_decay_paths,
+    norm_paths,
+    optimizer_labels,
+    split_module,
+    training_view,
+)
+from jaxtune.transfer import Groups, dotted, group_labels
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanRow:
+    """One layer group in one phase.
+
+    Attributes:
+        phase: Number of the phase, from 1.
+        group: Name of the layer group.
+        frozen: Whether it is frozen in this phase.
+        parameters: Elements of its parameters.
+        trained: Elements of those that train.
+        learning_rate: At the schedule's peak; None where nothing trains.
+        weight_decay: Of what is neither norm nor bias; None where no such thing trains.
+        norms: What its norm layers do: "train" (batch statistics, the running ones
+            move, weight and bias train); in a frozen group "frozen" (nothing moves),
+            "stats" (as "train", but weight and bias stay) or "train"; "" if there are
+            none.
+        optimizer_bytes: What the optimizer keeps for it.
+        operations: Floating-point operations in it for one image's training step.
+        share: Of all of the step's operations, 0..1.
+    """
+
+    phase: int
+    group: str
+    frozen: bool
+    parameters: int
+    trained: int
+    learning_rate: float | None
+    weight_decay: float | None
+    norms: str
+    optimizer_bytes: int
+    operations: int
+    share: float
+
+
+class Plan(Tabular):
+    """What each phase will do with each layer group; prints as a table.
+
+    Attributes:
+        rows: One for each phase and group.
+        phases: The phases.
+    """
+
+    def __init__(
+        self, rows: Iterable[PlanRow], phases: Sequence[Phase], *, first_phase: int = 1
+    ):
+        """Takes the rows and the phases they are of."""
+        self.rows = list(rows)
+        self.phases = tuple(phases)
+        self._first = first_phase
+
+    def of_phase(self, phase: int) -> list[PlanRow]:
+        """Returns the rows of one phase, numbered as in the history."""
+        return [row for row in self.rows if row.phase == phase]
+
+    def table(self) -> Table:
+        """Returns the rows as cells, phases apart."""
+        lines: list = []
+        for i in range(len(self.phases)):
+            rows = self.of_phase(self._first + i)
+            lines += [None] * bool(i) + [_cells(row) for row in rows]
+            if len(rows) > 1:
+                lines.append(_total(rows))
+        return Table(
+            columns=(
+                Column("phase"),
+                Column("group", "left", folds=True),
+                Column("params"),
+                Column("trains"),
+                Column("peak lr"),
+                Column("decay"),
+                Column("norms", "left"),
+                Column("optimizer"),
+                Column("MFLOP"),
+                Column("share"),
+            ),
+            rows=lines,
+            notes=(
+                *map(self._describe, range(len(self.phases))),
+                "MFLOP: forward, and backward where something needs it, of one image; "
+                "2 for each multiplication of convolutions and matrix products.",
+            ),
+        )
+
+    def _describe(self, index: int) -> str:
+        phase, number = self.phases[index], self._first + index
+        costs = {
+            self._first + i: sum(
+                row.operations for row in self.of_phase(self._first + i)
+            )
+            for i in range(len(self.phases))
+        }
+        dearest = max(costs, key=costs.__getitem__)
+        frozen = [row.group for row in self.of_phase(number) if row.frozen]
+        steps = int(phase.schedule.total_steps)
+        text = (
+            f"phase {number}: {phase.epochs} epoch{'s' * (phase.epochs != 1)}, "
+            f"{steps:,} step{'s' * (steps != 1)}; "
+            f"{', '.join(frozen) or 'nothing'} frozen"
+        )
+        if costs[number] < costs[dearest]:
+            part = costs[number] / costs[dearest]
+            text += f"; a step costs {part:.0%} of one in phase {dearest}"
+        return text
+
+
+def _cells(row: PlanRow) -> list[str]:
+    rate, decay = row.learning_rate, row.weight_decay
+    return [
+        str(row.phase),
+        row.group,
+        format_count(row.parameters),
+        format_count(row.trained) if row.trained else "no",
+        "" if rate is None else f"{rate:.3g}",
+        "" if decay is None else f"{decay:g}",
+        row.norms,
+        format_bytes(row.optimizer_bytes) if row.optimizer_bytes else "",
+        f"{row.operations / 1e6:,.1f}",
+        f"{row.share:.1%}",
+    ]
+
+
+def _total(rows: Sequence[PlanRow]) -> list[str]:
+    return [
+        "",
+        "all",
+        format_count(sum(row.parameters for row in rows)),
+        format_count(sum(row.trained for row in rows)),
+        "",
+        "",
+        "",
+        format_bytes(sum(row.optimizer_bytes for row in rows)),
+        f"{sum(row.operations for row in rows) / 1e6:,.1f}",
+        "",
+    ]
+
+
+def plan_phases(
+    module: nnx.Module,
+    groups: Groups,
+    phases: Sequence[Phase],
+    *,
+    boundary: int = 0,
+    norms: Norms = "frozen",
+    optimizer: Optimizer = adam,
+    size: tuple[int, int] = (224, 224),
+    in_channels: int = 3,
+    first_phase: int = 1,
+) -> Plan:
+    """Returns what each phase does with each group, and what that costs.
+
+    The operations are counted in what JAX makes of the training step before any
+    compiler sees it: convolutions and matrix products, forward, and backward where a
+    parameter that trains needs it. Padding is counted as pixels, zeros between the
+    values of a strided convolution's gradient aren't.
+
+    Args:
+        module: The network; one of shapes only (`nnx.eval_shape`) will do.
+        groups: Layer groups, first to last, see `group_labels`.
+        phases: What would train, see `fine_tune_phases`.
+        boundary: How many of the first groups are frozen already, for phases that
+            leave that as it is.
+        norms: What the norm layers of frozen groups do.
+        optimizer: Makes each group's optimizer.
+        size: Height and width of the images, in pixels.
+        in_channels: Channels of the images.
+        first_phase: Number of the first of these phases.
+
+    Raises:
+        ValueError: If the groups don't fit the network, or it doesn't run on such
+            images.
+    """
+    network = _Network(module, groups, norms, tuple(size), in_channels)
+    rows = []
+    for number, phase in enumerate(phases, start=first_phase):
+        boundary = boundary if phase.boundary is None else phase.boundary
+        rows += network.rows(number, phase, tuple(groups)[:boundary], optimizer)
+    return Plan(rows, phases, first_phase=first_phase)
+
+
+class _Leaf(NamedTuple):
+    """A parameter: its path, elements, group, whether it is a norm's or a bias."""
+
+    path: str
+    size: int
+    group: str
+    is_norm: bool
+    is_plain: bool
+
+
+class _Network:
+    """What of a network and its groups is the same in all phases."""
+
+    def __init__(self, module, groups, norms, size, in_channels):
+        self._module, self._groups, self._norms = module, tuple(groups), norms
+        self._images = {"size": size, "in_channels": in_channels}
+        self._params = split_module(module)[1]
+        self._labels = group_labels(self._params, groups)
+        self._norm_paths = norm_paths(module)
+        no_decay = no_decay_paths(module)
+        self._leaves = [
+            _Leaf(
+                dotted(path),
+                leaf.size,
+                group,
+                dotted(path) in self._norm_paths,
+                dotted(path) in no_decay,
+            )
+            for (path, leaf), group in zip(
+                jax.tree_util.tree_leaves_with_path(self._params),
+                jax.tree.leaves(self._labels),
+                strict=True,
+            )
+        ]
+        self._operations: dict[tuple[str, ...], dict[str, int]] = {}
+
+    def rows(self, number, phase, frozen, optimizer) -> list[PlanRow]:
+        labels = optimizer_labels(
+            self._labels, frozen, norms=self._norms, norm_params=self._norm_paths
+        )
+        trains = [label != FROZEN for label in jax.tree.leaves(labels)]
+        costs = self._costs(labels, frozen)
+        kept = self._optimizer_bytes(labels, phase, optimizer)
+        return [
+            self._row(number, phase, group, rate, trains, group in frozen, costs, kept)
+            for group, rate in zip(self._groups, phase.rates, strict=True)
+        ]
+
+    def _row(self, number, phase, group, rate, trains, frozen, costs, kept) -> PlanRow:
+        pairs = zip(self._leaves, trains, strict=True)
+        inside = [(leaf, train) for leaf, train in pairs if leaf.group == group]
+        trained = [leaf for leaf, train in inside if train]
+        decayed = not all(leaf.is_plain for leaf in trained)
+        has_norms = any(leaf.is_norm for leaf, _ in inside)
+        return PlanRow(
+            phase=number,
+            group=group,
+            frozen=frozen,
+            parameters=sum(leaf.size for leaf, _ in inside),
+            trained=sum(leaf.size for leaf in trained),
+            learning_rate=float(rate) if trained else None,
+            weight_decay=float(phase.weight_decay) if decayed else None,
+            norms=(self._norms if frozen else "train") if has_norms else "",
+            optimizer_bytes=kept.get(group, 0),
+            operations=costs.get(group, 0),
+            share=costs.get(group, 0) / max(sum(costs.values()), 1),
+        )
+
+    def _costs(self, labels, frozen) -> dict[str, int]:
+        if frozen not in self._operations:
+            view = training_view(self._module, self._labels, frozen, norms=self._norms)
+            find = group_finder(self._labels)
+            found: Counter = Counter()
+            for path, count in multiplications(view, labels, **self._images).items():
+                found[find(path)] += count
+            self._operations[frozen] = found
+        return self._operations[frozen]
+
+    def _optimizer_bytes(self, labels, phase, optimizer) -> dict[str, int]:
+        rates = dict(zip(self._groups, phase.rates, strict=True))
+        tx = group_optimizer(labels, rates, phase.schedule, optimizer=optimizer)
+        states = group_states(jax.eval_shape(tx.init, self._params))
+        return {
+            group: sum(
+                leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.inner)
+            )
+            for group, state in states.items()
+        }

@@ -1,0 +1,143 @@
+"""The learner's saving and loading, phase and optimizer inside.
+
+The one rule of the file: what loading did is said, and nothing is loaded by halves.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from flax import nnx
+
+from jaxtune.checkpoint import (
+    CheckpointMismatchError,
+    find_checkpoint,
+    inspect_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from jaxtune.learner.trainer import Trainer
+from jaxtune.train import split_module
+
+
+class Storage:
+    """What of a `Learner` saves and loads."""
+
+    data: Any
+    verbose: bool
+    _trainer: Trainer
+
+    def save(self, path: str | os.PathLike, *, with_opt: bool = True) -> Path:
+        """Writes the network, its phase and its optimizer, wholly or not at all.
+
+        `load` takes it up, `load_predictor(path)` gives it back for predictions; plain
+        Orbax opens it too.
+
+        Args:
+            path: Folder to make.
+            with_opt: Whether the optimizer's state is kept, if there is one.
+
+        Raises:
+            FileExistsError: If there is something at the path already.
+        """
+        trainer = self._trainer
+        _, params, model_state = split_module(trainer.module)
+        return save_checkpoint(
+            path,
+            params=params,
+            model_state=model_state,
+            opt_state=trainer.opt_state if with_opt else None,
+            meta={**self._meta(), "learner": trainer.place_in_training()},
+        )
+
+    def load(
+        self,
+        path: str | os.PathLike,
+        *,
+        phase: str = "saved",
+        with_opt: bool = True,
+        partial: str | tuple[str, ...] | None = None,
+        which: Literal["latest", "best"] = "latest",
+    ) -> str:
+        """Takes values, phase and optimizer from a checkpoint; says what it did.
+
+        Loading freezes and unfreezes what was frozen or not when it was saved, unless
+        `phase="keep"`. Checkpoints of plain Flax code give values only.
+
+        Args:
+            path: The folder of a checkpoint or of a run, ours or others'.
+            phase: "saved": what was frozen then is frozen now. "keep": what is frozen
+                now stays so.
+            with_opt: Whether the optimizer goes on with its state, where the checkpoint
+                has one and the same layer groups train.
+            partial: Take only what lies below it ("body"); see `load_checkpoint`.
+            which: Of a run's checkpoints, the latest or the best.
+
+        Returns:
+            What it did, in a line, which is shown too.
+
+        Raises:
+            FileNotFoundError: If there is no checkpoint.
+            jaxtune.CheckpointMismatchError: If it is of another network, or of other
+                classes, or of these in another order.
+            ValueError: If `phase` is unknown.
+        """
+        if phase not in ("saved", "keep"):
+            raise ValueError(f'phase is "saved" or "keep"; received {phase!r}.')
+        checkpoint = find_checkpoint(path, which)
+        contents = inspect_checkpoint(checkpoint)
+        meta = contents.meta if isinstance(contents.meta, dict) else {}
+        if partial is None:
+            self._check_classes(checkpoint, meta.get("classes"))
+        trainer = self._trainer
+        _, params, model_state = split_module(trainer.module)
+        values = load_checkpoint(
+            checkpoint, params=params, model_state=model_state, partial=partial
+        )
+        place = meta.get("learner") if partial is None else None
+        optimizer = "the optimizer begins anew"
+        if place and phase == "saved":
+            trainer.take_place(place)
+        nnx.update(trainer.module, *values)
+        kept = place and tuple(place["frozen"]) == trainer.frozen_groups
+        if kept and with_opt and "opt_state" in contents.items:
+            trainer.restore_optimizer(checkpoint)
+            optimizer = "the optimizer goes on"
+        frozen = ", ".join(trainer.frozen_groups)
+        what = f"{frozen} frozen" if frozen else "all layer groups train"
+        whose = "as it was" if place is None or phase == "keep" else "as saved"
+        of = "" if partial is None else f" ({partial} only)"
+        line = (
+            f"loaded {os.fspath(path)}{of} · phase {trainer.phase}, {what}, {whose} · "
+            f"{optimizer}"
+        )
+        if self.verbose:
+            print(line, flush=True)
+        return line
+
+    def restore_values(self, path: str | os.PathLike) -> None:
+        """Takes parameters and statistics from a checkpoint; nothing else changes.
+
+        Args:
+            path: The folder of a checkpoint, or of a run, whose latest is taken.
+
+        Raises:
+            jaxtune.CheckpointMismatchError: If it is of another network; both sides are
+                listed.
+        """
+        _, params, model_state = split_module(self._trainer.module)
+        values = load_checkpoint(
+            find_checkpoint(path), params=params, model_state=model_state
+        )
+        nnx.update(self._trainer.module, *values)
+
+    def _check_classes(self, checkpoint: Path, classes: list[str] | None) -> None:
+        if classes is None or list(classes) == list(self.data.classes):
+            return
+        same = sorted(classes) == sorted(self.data.classes)
+        what = "the same classes in another order" if same else "other classes"
+        raise CheckpointMismatchError(
+            f"{checkpoint} was saved with {what}: {', '.join(classes)}; the data has "
+            f"{', '.join(self.data.classes)}. Give the data classes= in that order, or "
+            'take the body alone with partial="body".'
+        )

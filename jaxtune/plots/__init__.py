@@ -1,0 +1,14 @@
+"""The plots: figures of photos, curves, bars and matrices, from plain arrays.
+
+The lowest room: it knows nothing of the others. Everything that it needs beyond NumPy
+is matplotlib, an extra: `pip install "jaxtune[plots]"`.
+"""
+
+from jaxtune.plots.bars import bar_plot as bar_plot
+from jaxtune.plots.curves import Line as Line
+from jaxtune.plots.curves import Panel as Panel
+from jaxtune.plots.curves import line_plot as line_plot
+from jaxtune.plots.figure import COLORS as COLORS
+from jaxtune.plots.figure import new_figure as new_figure
+from jaxtune.plots.images import image_grid as image_grid
+from jaxtune.plots.matrices import matrix_plot as matrix_plot

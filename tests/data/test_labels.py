@@ -1,0 +1,177 @@
+"""Whatever users write beside a photo becomes labels of one kind, or is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxtune.data import Items, label_items, label_kind
+
+
+def labelled(labels, **options):
+    paths = [Path(f"{n}.jpg") for n in range(len(labels))]
+    return label_items(paths, labels, **options)
+
+
+def test_classes_are_sorted_and_numbered():
+    paths = [Path(name) for name in "cab"]
+    items = label_items(paths, ["wolf", "cat", "wolf"])
+    assert items.classes == ("cat", "wolf")
+    assert items.labels.tolist() == [1, 0, 1] and items.labels.dtype == np.int32
+    assert items.paths == tuple(paths) and len(items) == 3
+    assert items.counts() == {"cat": 1, "wolf": 2}
+    assert items.take([2, 1]).paths == (Path("b"), Path("a"))
+    assert len(items.take([])) == 0
+
+
+def test_labels_that_are_not_strings():
+    paths = [Path("a"), Path("b"), Path("c")]
+    assert label_items(paths, [10, 2, 10]).classes == ("2", "10")
+    assert label_items(paths, [True, False, True]).classes == ("False", "True")
+
+
+def test_given_classes_keep_their_order():
+    paths = [Path("a"), Path("b")]
+    items = label_items(paths, ["x", "y"], classes=("y", "z", "x"))
+    assert items.labels.tolist() == [2, 0]
+    assert items.counts() == {"y": 1, "z": 0, "x": 1}
+    with pytest.raises(ValueError, match=r"not among the classes: \{'y': 1\}"):
+        label_items(paths, ["x", "y"], classes=("x",))
+    with pytest.raises(ValueError, match="differ from each other"):
+        label_items(paths, ["x", "x"], classes=("x", "x"))
+
+
+def test_photos_without_a_label_are_named():
+    paths = [Path(f"{n}.jpg") for n in range(15)]
+    with pytest.raises(ValueError, match=r"15 of 15.*0.jpg.*9.jpg and 5 more"):
+        label_items(paths, [None] * 15)
+    with pytest.raises(ValueError, match="15 paths were given with 1 labels"):
+        label_items(paths, ["x"])
+
+
+@given(st.lists(st.text(min_size=1), min_size=1))
+def test_every_label_comes_back_from_its_number(names):
+    items = label_items([Path(str(n)) for n in range(len(names))], names)
+    assert [items.classes[label] for label in items.labels] == names
+    assert list(items.classes) == sorted(set(names))
+    assert sum(items.counts().values()) == len(names)
+
+
+def test_no_photos_at_all():
+    assert isinstance(label_items([], []), Items)
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind"),
+    [
+        (["a", "b"], "single"),
+        ([1, 2], "single"),
+        ([True, False], "single"),
+        (np.array([3, 1]), "single"),
+        (np.array(["a", "b"], object), "single"),
+        ([("a", "b"), ()], "multi"),
+        ([{"a"}, {"b", "a"}], "multi"),
+        ([["a"], ["b"]], "multi"),
+        ([[0, 3], [2]], "multi"),
+        (np.eye(2, dtype=int), "multi"),
+        (np.eye(2, dtype=bool), "multi"),
+        ([0.5, 1.0], "regression"),
+        ([0.5, 1], "regression"),
+        ([np.float32(0.5)] * 2, "regression"),
+        ([(0.5, 1.0), [2, 3.5]], "regression"),
+        (np.zeros((2, 4)), "regression"),
+    ],
+)
+def test_the_kind_is_seen(labels, kind):
+    assert label_kind(labels) == kind
+    assert labelled(labels).kind == kind
+
+
+def test_several_labels_are_zeros_and_ones():
+    items = labelled([("dog", "cat"), (), ["dog", "dog"], {"fox"}])
+    assert items.classes == ("cat", "dog", "fox")
+    wanted = [[1, 1, 0], [0, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert items.labels.tolist() == wanted and items.labels.dtype == np.float32
+    assert items.counts() == {"cat": 1, "dog": 2, "fox": 1}
+    given_order = labelled([("dog",), ("cat",)], classes=("dog", "ape", "cat"))
+    assert given_order.labels.tolist() == [[1, 0, 0], [0, 0, 1]]
+    with pytest.raises(ValueError, match=r"not among the classes: \{'dog': 2\}"):
+        labelled([("dog",), ("cat", "dog")], classes=("cat",))
+    with pytest.raises(ValueError, match="no photo has a label"):
+        labelled([(), ()])
+
+
+def test_a_column_for_each_class():
+    items = labelled(np.array([[1, 0, 1], [0, 0, 1]]), classes=("x", "y", "z"))
+    assert items.classes == ("x", "y", "z")
+    assert items.labels.tolist() == [[1, 0, 1], [0, 0, 1]]
+    assert labelled(np.eye(2, dtype=bool)).classes == ("0", "1")
+    with pytest.raises(ValueError, match="2 classes were given for 3 columns"):
+        labelled(np.eye(3, dtype=int), classes=("x", "y"))
+    with pytest.raises(ValueError, match="only if all are 0 or 1; got 0 to 7"):
+        labelled(np.array([[0, 7]]))
+
+
+def test_numbers_to_predict():
+    one, many = labelled([0.5, 2]), labelled([(1.5, 2), (3, 4)])
+    assert one.labels.tolist() == [0.5, 2] and one.labels.dtype == np.float32
+    assert many.labels.shape == (2, 2) and many.num_outputs == 2
+    assert one.classes == many.classes == ()
+    ages = labelled([30, 41], kind="regression")
+    assert ages.kind == "regression" and ages.labels.tolist() == [30, 41]
+    with pytest.raises(ValueError, match="as many numbers as the others"):
+        labelled([(1.5, 2.5), (3.5,)])
+    with pytest.raises(ValueError, match="means numbers; got 'old'"):
+        labelled(["old", "young"], kind="regression")
+    with pytest.raises(ValueError, match="classes were given with labels that are num"):
+        labelled([0.5], classes=("a",))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["a", ("a", "b")], "labels mix kinds: 1 a list of names, 1 a name"),
+        (["a", 0.5], "labels mix kinds: 1 a float, 1 a name"),
+        ([0.5, [1.5]], "labels mix kinds: 1 a float, 1 a list of floats"),
+        ([("a",), (0.5,)], "mix kinds"),
+    ],
+)
+def test_kinds_do_not_mix(labels, message):
+    with pytest.raises(ValueError, match=message):
+        labelled(labels)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [0.5, float("nan")],
+        ["a", None],
+        ["a", float("nan")],
+        [("a",), None],
+        [("a",), ("a", None)],
+        np.array([1.0, np.inf]),
+        np.array([[1.0, 2], [np.nan, 1]]),
+    ],
+)
+def test_a_missing_label_is_named_whatever_the_kind(labels):
+    with pytest.raises(ValueError, match="1 of 2 photos get no label: 1.jpg"):
+        labelled(labels)
+
+
+def test_a_kind_that_the_labels_are_not():
+    with pytest.raises(ValueError, match="means one label for each"):
+        labelled([("a", "b")], kind="single")
+    with pytest.raises(ValueError, match="means a list of names.*'a b'.*label_delim"):
+        labelled(["a b", "a"], kind="multi")
+    assert labelled([1.0, 2.0, 1.0], kind="single").classes == ("1.0", "2.0")
+
+
+@given(st.lists(st.sets(st.text(min_size=1, max_size=3)), min_size=1))
+def test_every_set_of_labels_comes_back(sets):
+    if not any(sets):
+        return
+    items = labelled(sets)
+    for names, row in zip(sets, items.labels, strict=True):
+        assert {items.classes[n] for n in np.flatnonzero(row)} == names

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+from kinds import make_data, make_model, plain_outputs
+from photos import make_photos
+from runs import smallest_network
+
+from jaxtune import evaluating, split_module, validation_images
+from jaxtune.learner.gradcam import grad_cam, scale_heat
+from jaxtune.learner.kernels import first_weight
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    photos = make_photos(tmp_path_factory.mktemp("photos"), train=6, valid=3)
+    model = make_model(make_data(photos, "single"))
+    model.unfreeze()
+    model.fit(2, 1e-2)
+    return model
+
+
+def test_grad_cam_of_a_photo_explains_the_prediction(model):
+    path = model.data.valid_items.paths[3]
+    cam, said = model.grad_cam(path), model.predict(path)
+    assert cam.label == said.label
+    assert cam.probability == pytest.approx(said.probabilities.max(), abs=1e-6)
+    image = model.data.prepare_image(path)
+    np.testing.assert_array_equal(cam.photo, image)
+    programs = model._trainer.programs
+    pixels = validation_images(image[None], mean=programs.mean, std=programs.std)
+    parts = split_module(evaluating(model.model))
+    expected = scale_heat(grad_cam(*parts, pixels, class_index=said.index))[0]
+    np.testing.assert_allclose(cam.heat, expected, atol=1e-4)
+
+
+def test_another_class_another_layer_and_several_photos(model):
+    paths = list(model.data.valid_items.paths[:3])
+    cams = model.grad_cam(paths, "green", layer="body.conv1")
+    assert [cam.label for cam in cams] == ["green"] * 3
+    images = np.stack([cam.photo for cam in cams])
+    logits = plain_outputs(model, images)
+    expected = np.exp(logits[:, 1]) / np.exp(logits).sum(1)
+    np.testing.assert_allclose([c.probability for c in cams], expected, rtol=1e-4)
+    assert model.grad_cam([]) == []
+    with pytest.raises(ValueError, match="no class 'pink'; there are blue, green, red"):
+        model.grad_cam(paths, "pink")
+    with pytest.raises(ValueError, match="no layer 'body.layer9'"):
+        model.grad_cam(paths, layer="body.layer9")
+
+
+def test_numbers_are_explained_by_the_number_of_the_output(root):
+    model = make_model(make_data(root, "regression"))
+    path = model.data.valid_items.paths[0]
+    cam = model.grad_cam(path, "0")
+    assert cam.label == "0"
+    assert cam.probability == pytest.approx(float(model.get_preds()[0][0, 0]), rel=1e-4)
+
+
+def test_kernels_before_a_phase_of_a_network_and_of_a_checkpoint(model, tmp_path):
+    pytest.importorskip("matplotlib")
+    now = first_weight(model.model)[1]
+    untrained = first_weight(smallest_network())[1]
+    assert np.abs(now - untrained).max() > 0
+
+    def titles(before):
+        return [axes.get_title() for axes in model.plot_kernels(before).axes]
+
+    first = titles(1)
+    assert first[:2] == ["before phase 1", "now"] and "change x" in first[2]
+    assert titles(smallest_network())[2] == first[2] == titles(untrained)[2]
+    assert titles(model.save(tmp_path / "kept"))[2] == "no change"
+    assert titles(None) == [""]
+    with pytest.raises(ValueError, match=r"no phase 7; phases so far: 1\."):
+        model.plot_kernels(7)
