@@ -219,7 +219,8 @@ class ImageDataLoaders(Factories):
         labels = {
             "single": f"{self.num_outputs} classes",
             "multi": f"{self.num_outputs} classes, several a photo",
-            "regression": f"{self.num_outputs} numbers to predict",
+            "regression": f"{self.num_outputs} number{'s' * (self.num_outputs > 1)} to"
+            " predict",
         }[self.kind]
         lines = [
             f"ImageDataLoaders: {labels}, size {self.size}, batches"

@@ -105,7 +105,7 @@ def mix(
     return images, labels[partner], weight
 
 
-def check_mixing(mixing: Mixing | None) -> None:
+def check_mixing(mixing: object) -> None:
     """Refuses what is no mixing.
 
     Raises:

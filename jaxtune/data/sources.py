@@ -24,6 +24,7 @@ class SourceImages:
 
     Attributes:
         channels: How many channels each image has.
+        array: All images, where one array holds them: (n, h, w, c).
     """
 
     def __init__(
@@ -31,11 +32,14 @@ class SourceImages:
         read: Callable[[int], Any],
         positions: Int[np.ndarray, " n"],
         channels: int,
+        *,
+        array: np.ndarray | None = None,
     ) -> None:
         """Takes what reads an image by its position, and the positions there are."""
         self._read = read
         self._positions = positions
         self.channels = channels
+        self.array = array
 
     def __len__(self) -> int:
         """Returns how many images there are."""
@@ -47,7 +51,9 @@ class SourceImages:
 
     def take(self, positions: np.ndarray) -> SourceImages:
         """Returns the images at these positions, in this order."""
-        return SourceImages(self._read, self._positions[positions], self.channels)
+        return SourceImages(
+            self._read, self._positions[positions], self.channels, array=self.array
+        )
 
 
 class NumberedPaths(Sequence):
@@ -153,7 +159,9 @@ def _arrays(source: Any) -> tuple[SourceImages, Any, None]:
         labels = list(labels)
     elif not isinstance(labels, list | tuple):
         labels = np.asarray(labels)
-    return SourceImages(images.__getitem__, positions, images.shape[-1]), labels, None
+    read = images.__getitem__
+    found = SourceImages(read, positions, images.shape[-1], array=images)
+    return found, labels, None
 
 
 def _records(source: Any) -> tuple[SourceImages, Any, tuple[str, ...] | None]:

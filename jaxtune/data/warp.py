@@ -163,7 +163,7 @@ def resample(
     The filter is a triangle along rows and columns of the photo, as wide as two pixels
     of the result are there (in the middle of the picture), at least two of the photo's:
     bilinear with antialiasing. Without rotation and perspective this is Pillow's
-    BILINEAR resize.
+    BILINEAR resize. Weights are rounded to steps, so there is no gradient for `matrix`.
 
     Args:
         image: Pixels of 0..255, of any number of channels.

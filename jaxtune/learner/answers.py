@@ -4,6 +4,7 @@ A trainer in; functions of batches out. The one rule of the file: a program is c
 once for a network and kept by the trainer, whatever the values are.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxtune.learner.devices import place_batch
 from jaxtune.learner.gradcam import grad_cam, scale_heat
 from jaxtune.learner.trainer import Trainer
 from jaxtune.train import apply_module, identity, make_predict_step
@@ -30,7 +32,12 @@ class Answers:
         self._programs = trainer.programs
         self._graphdef = nnx.graphdef(evaluating(trainer.module))
         self._values = trainer._values()
-        self.place = trainer.place
+
+    def place(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+        """Puts a batch onto the devices: rows split among them where they divide it."""
+        rows, everywhere = self._trainer._rows, self._trainer._everywhere
+        divides = len(batch["label"]) % rows.num_devices == 0
+        return place_batch(batch, rows if divides else everywhere)
 
     def outputs(self, images: Any) -> jax.Array:
         """Returns logits (b, k) of photos uint8 (b, h, w, c), as validation does."""

@@ -51,8 +51,9 @@ def _items_fingerprint(items) -> str:
     rest = {"labels": np.asarray(items.labels)}
     if items.weights is not None:
         rest["weights"] = np.asarray(items.weights)
-    if isinstance(items.images, np.ndarray):
-        rest["images"] = items.images
+    array = getattr(items.images, "array", None)
+    if array is not None:
+        rest["images"] = array
     paths = [os.path.abspath(path) for path in items.paths]
     common = os.path.commonpath([os.path.dirname(path) for path in paths] or ["/"])
     names = (os.path.relpath(path, common).replace(os.sep, "/") for path in paths)

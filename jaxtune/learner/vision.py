@@ -65,9 +65,9 @@ def vision_learner(
         channel_init: How published weights of three channels become those of the data's
             number: "zero" (what is beyond the third begins at nothing, as in fastai) or
             "repeat" (as in timm).
-        **options: Of `Learner` (loss, norms, optimizer, lr, wd, moms, clip_norm, mixing,
-            seed, verbose) and of `create_head` (hidden, dropout, concat_pool, first_bn,
-            bn_final, lin_first, y_range, init).
+        **options: Of `Learner` (loss, norms, optimizer, lr, wd, moms, clip_norm,
+            mixing, seed, verbose) and of `create_head` (hidden, dropout, concat_pool,
+            first_bn, bn_final, lin_first, y_range, init).
 
     Raises:
         ValueError: If the cut, the groups or the weights don't fit the network, or the

@@ -60,7 +60,7 @@ def test_numbers_to_predict(root):
     rows = rows_of(one)
     assert rows["label"].shape == (4,) and rows["label"].dtype == np.float32
     np.testing.assert_array_equal(rows["label"] * 20, rows["image"][:, 0, 0, 0])
-    assert "1 numbers to predict" in repr(one) and " to 9.5)" in repr(one)
+    assert "1 number to predict" in repr(one) and " to 9.5)" in repr(one)
     two = ImageDataLoaders.from_name_func(
         root, lambda name: (float(name[:2]), 1), **SMALL | {"batch_size": 3}
     )

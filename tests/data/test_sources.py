@@ -34,6 +34,7 @@ def test_taking_does_not_copy_images():
     np.testing.assert_array_equal(items.photo(0), images[0])
     np.testing.assert_array_equal(items.photo(1), images[5])
     assert np.shares_memory(items.photo(0), images)
+    assert np.shares_memory(items.images.array, images)
     assert [items.paths[n].as_posix() for n in range(2)] == [
         "image/0000000",
         "image/0000005",

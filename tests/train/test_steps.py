@@ -4,10 +4,14 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from runs import smallest_network
 
+from jaxtune.data import CutMix, MixUp, mix
 from jaxtune.models import BasicBlock, ResNet
 from jaxtune.train import (
     TrainState,
+    apply_module,
+    binary_cross_entropy,
     compile_step,
     constant,
     cross_entropy,
@@ -16,6 +20,7 @@ from jaxtune.train import (
     make_eval_step,
     make_predict_step,
     make_train_step,
+    mse,
     no_decay_paths,
     norm_paths,
     one_cycle,
@@ -239,3 +244,91 @@ def test_predict_gives_probabilities(net):
     logits = nnx.merge(graphdef, params, model_state)(images / 2)
     np.testing.assert_allclose(probabilities, jax.nn.softmax(logits), rtol=1e-4)
     np.testing.assert_allclose(probabilities.sum(-1), np.ones(4), rtol=1e-5)
+
+
+def small(mixing, loss=cross_entropy):
+    """A step of the smallest network with dropout's key in use, and its state."""
+    graphdef, params, model_state = split_module(smallest_network())
+    tx = optax.sgd(0.1)
+    step = make_train_step(graphdef, tx, loss=loss, mixing=mixing)
+    return graphdef, jax.jit(step), TrainState.create(params, model_state, tx)
+
+
+@pytest.mark.parametrize("mixing", [MixUp(), CutMix()])
+@pytest.mark.parametrize(
+    ("loss", "label"),
+    [
+        (cross_entropy, jnp.asarray([0, 3, 1, 2])),
+        (binary_cross_entropy, jnp.asarray([[1.0, 0, 1, 0], [0, 1, 1, 1]] * 2)),
+        (mse, jnp.arange(16.0).reshape(4, 4)),
+    ],
+)  # fmt: skip
+def test_mixing_is_the_loss_of_both_labels_by_weight(mixing, loss, label):
+    graphdef, step, state = small(mixing, loss)
+    state = state.replace(step=state.step + 3)
+    data = dict(batch(size=8), label=label)
+    _, metrics = step(state, data, KEY)
+    key = jax.random.fold_in(jax.random.fold_in(KEY, 2), 3)
+    images, other, weight = mix(data["image"], label, key, mixing)
+    logits, _ = apply_module(graphdef, state.params, state.model_state, images)
+    wanted = weight * loss(logits, label) + (1 - weight) * loss(logits, other)
+    assert float(metrics["loss"]) == pytest.approx(float(wanted.mean()), rel=1e-5)
+
+
+def test_mixing_draws_by_key_and_step():
+    _, step, state = small(MixUp())
+    data = batch(size=8)
+    losses = [
+        float(step(s, data, key)[1]["loss"])
+        for s, key in (
+            (state, KEY),
+            (state, KEY),
+            (state, jax.random.key(1)),
+            (state.replace(step=state.step + 1), KEY),
+        )
+    ]
+    assert losses[0] == losses[1] and len(set(losses)) == 3
+
+
+def test_two_steps_with_a_stop_between_are_two_steps():
+    """What is mixed depends on nothing that a checkpoint does not hold."""
+    _, step, state = small(CutMix())
+    first, second = batch(seed=0, size=8), batch(seed=1, size=8)
+    middle, _ = step(state, first, KEY)
+    kept = jax.tree.map(np.asarray, middle)
+    _, step_again, _ = small(CutMix())
+    one, _ = step(middle, second, KEY)
+    two, _ = step_again(jax.tree.map(jnp.asarray, kept), second, KEY)
+    assert bits(one) == bits(two)
+
+
+@pytest.mark.parametrize("mixing", [MixUp(), CutMix()])
+def test_padding_never_gets_into_a_mixed_row(mixing):
+    """The network has no norm here, through which any row sees all others."""
+    graphdef, params, model_state = split_module(smallest_network())
+    weights = jax.random.normal(KEY, (3, 5))
+
+    def flat(graphdef, params, model_state, images, *, key):
+        logits = images.mean(axis=(1, 2)) @ weights
+        return logits + 0 * params["fc"]["bias"].sum(), model_state
+
+    tx = optax.sgd(0.1)
+    step = jax.jit(
+        make_train_step(graphdef, tx, loss=cross_entropy, mixing=mixing, apply=flat)
+    )
+    state = TrainState.create(params, model_state, tx)
+    mask = jnp.asarray([True, False, True, True])
+    data = dict(batch(size=8), mask=mask)
+    other = dict(data, image=data["image"].at[1].set(100.0),
+                 label=data["label"].at[1].set(4))  # fmt: skip
+    one, two = (step(state, b, KEY)[1] for b in (data, other))
+    assert float(one["count"]) == 3 and float(one["loss"]) == float(two["loss"])
+
+
+def test_no_mixing_is_another_program_than_mixing_and_draws_nothing():
+    graphdef, step, state = small(None)
+    arguments = state, batch(size=8), KEY
+    plain = step.lower(*arguments).as_text()
+    # The smallest network has no dropout: nothing else is drawn in its step.
+    assert "threefry" not in plain.replace("threefry_split", "")
+    assert "threefry" in small(MixUp())[1].lower(*arguments).as_text()
