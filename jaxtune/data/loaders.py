@@ -140,7 +140,7 @@ class ImageDataLoaders(Factories):
         if augmentation is not None:
             preparation = train_preparation(
                 self.size,
-                augmentation.min_scale,
+                augmentation.smallest_share,
                 squash=presize,
                 channels=self.in_channels,
             )
