@@ -14,7 +14,7 @@ from jaxtune.train import compile_step, cross_entropy, split_module
 from jaxtune.transfer import evaluating
 
 #: Those whose ten training steps take more than a few seconds to compile and run.
-QUICK = {"resnet18", "resnet50", "resnet50_v1", "resnet18d", "resnet26d"}
+QUICK = {"resnet18", "resnet50"}
 
 
 def relative(left, right) -> float:
