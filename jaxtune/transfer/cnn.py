@@ -16,12 +16,13 @@ from jaxtune.transfer.head import create_head
 
 
 def create_cnn_model(
-    arch: Callable | nnx.Module,
+    arch: Callable | nnx.Module | None,
     num_classes: int,
     *,
     pretrained: bool = True,
     weights: str | os.PathLike | None = None,
     cut: int | str | Callable | None = None,
+    body: nnx.Module | None = None,
     head: nnx.Module | None = None,
     in_channels: int = 3,
     channel_init: str = "zero",
@@ -32,12 +33,14 @@ def create_cnn_model(
 
     Args:
         arch: An architecture (`resnet34`), another function that returns an NNX module,
-            or a module: the whole network, classifier included.
+            or a module: the whole network, classifier included; None with `body`.
         num_classes: Number of logits of the new head.
         pretrained: Whether the body starts from published weights; goes to `arch` where
             it takes such an argument.
         weights: Which ones, see `Architecture`.
         cut: Where the old classifier begins, see `create_body`.
+        body: Instead of `arch`, a module that is a body already, with its values: from
+            images to feature maps (b, h, w, c). Nothing is cut.
         head: The head; `create_head` makes one if None.
         in_channels: Channels of the images.
         channel_init: How published weights of three channels become those of another
@@ -49,7 +52,8 @@ def create_cnn_model(
 
     Raises:
         ValueError: If the cut isn't found, or the weights don't fit.
-        TypeError: If `arch` gives no NNX module, or a head comes with options of one.
+        TypeError: If `arch` gives no NNX module, a head comes with options of one, or
+            a body with a whole network, with `cut` or with `weights`.
 
     Example:
         >>> from jaxtune import create_cnn_model, resnet18
@@ -80,12 +84,35 @@ def create_cnn_model(
         "channel_init": channel_init,
         "rngs": rngs,
     }
-    network = arch if isinstance(arch, nnx.Module) else _build(arch, options)
-    body = create_body(network, cut, in_channels=in_channels)
+    _check_body(arch, body, cut=cut, weights=weights)
+    if body is None:
+        network = arch if isinstance(arch, nnx.Module) else _build(arch, options)
+        body = create_body(network, cut, in_channels=in_channels)
     if head is None:
         features = num_features(body, in_channels=in_channels)
         head = create_head(features, num_classes, rngs=rngs, **head_options)
     return Sequence({"body": body, "head": head})
+
+
+def _check_body(arch, body, **of_arch) -> None:
+    if body is None and arch is not None:
+        return
+    if body is None or arch is not None:
+        raise TypeError(
+            "give arch, a whole network that is cut, or body=, a network that is a "
+            f"body already; received {'both' if body is not None else 'neither'}."
+        )
+    if not isinstance(body, nnx.Module):
+        raise TypeError(
+            f"body must be a flax.nnx module; received a {type(body).__name__}."
+        )
+    given = [name for name, value in of_arch.items() if value is not None]
+    if given:
+        raise TypeError(
+            f"body={type(body).__name__} comes with {' and '.join(given)}, but a body "
+            "is neither cut nor filled: give the whole network as arch, or leave "
+            f"{' and '.join(given)} out."
+        )
 
 
 def _build(arch: Callable, options: dict) -> nnx.Module:

@@ -12,12 +12,9 @@ import jax
 from flax import nnx
 
 from jaxtune.models import Sequence
-from jaxtune.transfer.running import (
-    children_of,
-    output_shape,
-    record_calls,
-    truncated,
-)
+from jaxtune.transfer.calls import last_calls, record_calls
+from jaxtune.transfer.running import children_of, output_shape
+from jaxtune.transfer.truncation import truncated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +28,10 @@ class Cut:
         kind: Class of that child.
         shape: Shape of the body's output there, the batch first.
         num_parameters: Parameters of that child.
+        whole: Whether all that is done up to the next child is in the body. False where
+            the network's own code between the two pools or flattens the map: the body
+            then ends with this child, so that a head can pool, and the rest of that
+            code, an activation perhaps, is left out.
     """
 
     index: int
@@ -38,14 +39,16 @@ class Cut:
     kind: str
     shape: tuple[int, ...] | None
     num_parameters: int
+    whole: bool = True
 
     def __str__(self) -> str:
         """Returns one line of the table that errors show."""
         shape = "?" if self.shape is None else str(("b", *self.shape[1:]))
         shape = shape.replace("'", "")
+        rest = "" if self.whole else ", without the code that follows it"
         return (
             f"cut={self.index:<3} after {self.name!r:<12} {self.kind:<16} "
-            f"output {shape:<22} {self.num_parameters:,} parameters"
+            f"output {shape:<22} {self.num_parameters:,} parameters{rest}"
         )
 
 
@@ -55,8 +58,9 @@ def inspect_cuts(
     """Lists where a network can be cut, with the output's shape at each place.
 
     Nothing is computed: the network runs on shapes. Children are listed in the order in
-    which they are called, so it works for any NNX module, whatever its `__call__` does
-    between its children; children that are never called are left out.
+    which they are called (the last time, where they are called again), so it works for
+    any NNX module, whatever its `__call__` does between its children; children that are
+    never called are left out.
 
     Args:
         module: The network; maps (b, size, size, in_channels) float32 to anything.
@@ -73,16 +77,21 @@ def inspect_cuts(
         [(8, (1, 2, 2, 512)), (9, (1, 512))]
     """
     calls = record_calls(module, in_channels, size)
-    if not calls:
+    places = last_calls(calls)
+    if not places:
         raise ValueError(
             f"{type(module).__name__} calls none of its children, so there is no place "
             "to cut it. Hand over the body itself, or cut=a function of the network."
         )
     children = dict(children_of(module))
-    return [
-        Cut(i + 1, name, _kind(children[name]), shape, _size(children[name]))
-        for i, (name, shape) in enumerate(calls.items())
-    ]
+    cuts = []
+    for name, position in places.items():
+        call, child = calls[position], children[name]
+        shape = call.handed if call.whole else call.output
+        cuts.append(
+            Cut(len(cuts) + 1, name, _kind(child), shape, _size(child), call.whole)
+        )
+    return cuts
 
 
 def create_body(
@@ -104,9 +113,13 @@ def create_body(
 
     Returns:
         A module which maps images (b, h, w, c) to feature maps (b, h', w', f). Of a
-        `Sequence`, a `Sequence` of the children kept, under the same names; of any
-        other module, a copy of it which stops as soon as the last child kept returns,
-        with the same paths.
+        `Sequence`, a `Sequence` of the children kept, under the same names. Of any
+        other module, a copy of it with the same paths, which runs the module's own code
+        up to where it calls the next child, and gives out what that is handed: all that
+        is done between the two, an activation or a sum, is in the body. Only if that is
+        pooled or flattened, the body ends with the last child kept, so that a head can
+        pool; an activation between the child and the pooling is then left out
+        (`inspect_cuts` says so; `cut` can be a function that keeps it).
 
     Raises:
         ValueError: If the cut isn't in the network, or cut is None and no place fits or
@@ -135,21 +148,18 @@ def create_body(
             f"None; received {cut!r}."
         )
     if isinstance(module, Sequence):
-        names: list[str] = list(module.names)
-    elif isinstance(module, nnx.Sequential):
-        names = [str(i) for i in range(len(module.layers))]
-    else:
-        names = list(record_calls(module, in_channels, 64))
-    count = _position(cut, names, module)
-    if isinstance(module, Sequence):
-        body = module[:count]
+        body = module[: _position(cut, list(module.names), module)]
         groups = getattr(module, "default_groups", None)
         if groups is not None:
             body.default_groups = groups
         return body
     if isinstance(module, nnx.Sequential):
-        return nnx.Sequential(*module.layers[:count])
-    return truncated(module, names[:count], names[count:])
+        names = [str(i) for i in range(len(module.layers))]
+        return nnx.Sequential(*module.layers[: _position(cut, names, module)])
+    calls = record_calls(module, in_channels, 64)
+    places = last_calls(calls)
+    count = _position(cut, list(places), module)
+    return truncated(module, calls, list(places.values())[count - 1])
 
 
 def num_features(body: nnx.Module, *, in_channels: int = 3) -> int:

@@ -1,7 +1,7 @@
-"""Running a network on shapes, listening to its children, and stopping it half way.
+"""Running a network on shapes, and listening to its children.
 
-A network in; shapes, the order of its calls, or its first part out. The one rule of the
-file: a network is looked at by running it (`jax.eval_shape`), nothing is computed.
+A network in; shapes and children out. The one rule of the file: a network is looked at
+by running it (`jax.eval_shape`), nothing is computed.
 """
 
 import functools
@@ -12,11 +12,6 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxtune.models import Sequence, call_module
-
-
-class _Reached(Exception):  # noqa: N818 - it carries a value, nothing went wrong
-    def __init__(self, value):
-        self.value = value
 
 
 def evaluating(module: nnx.Module) -> nnx.Module:
@@ -40,7 +35,7 @@ def output_shape(module: nnx.Module, *, in_channels: int = 3) -> tuple[int, ...]
     """
     for size in (64, 32, 128, 224, 256, 512):
         try:
-            return tuple(_run_on_shapes(module, in_channels, size).shape)
+            return tuple(_shape_at(module, in_channels, size))
         except (TypeError, ValueError, ZeroDivisionError) as error:
             cause = error
     raise ValueError(
@@ -49,14 +44,12 @@ def output_shape(module: nnx.Module, *, in_channels: int = 3) -> tuple[int, ...]
     ) from cause
 
 
-def _run_on_shapes(module, in_channels: int, size: int, prepare=lambda module: module):
+def _shape_at(module, in_channels: int, size: int) -> tuple[int, ...]:
     graphdef, state = nnx.split(evaluating(module))
     images = jax.ShapeDtypeStruct((1, size, size, in_channels), jnp.float32)
     return jax.eval_shape(
-        lambda state, x: call_module(prepare(nnx.merge(graphdef, state)), x),
-        state,
-        images,
-    )
+        lambda state, x: call_module(nnx.merge(graphdef, state), x), state, images
+    ).shape
 
 
 def children_of(module: nnx.Module) -> list[tuple[str, Callable]]:
@@ -79,116 +72,36 @@ def children_of(module: nnx.Module) -> list[tuple[str, Callable]]:
     return [(name, child) for name, child in found if isinstance(child, nnx.Module)]
 
 
-def record_calls(
-    module, in_channels: int, size: int
-) -> dict[str, tuple[int, ...] | None]:
-    """Returns the output's shape of each child, in the order of their last calls.
+def listen(module: nnx.Module, around: Callable) -> None:
+    """Lets a function stand around each call of a module: on a copy made for one run.
 
-    Raises:
-        ValueError: If the network doesn't run on images (1, size, size, in_channels).
+    The class is changed rather than the module wrapped: whoever looks at the module's
+    attributes, or at what its call takes, still finds them, under the same paths.
+
+    Args:
+        module: Any that can be called.
+        around: (call, *args, **kwargs) -> what the call gives; `call` takes the
+            arguments alone.
     """
-    if isinstance(module, Sequence | nnx.Sequential):
-        return _record_sequence(module, in_channels, size)
-    calls: dict[str, tuple[int, ...] | None] = {}
-
-    def listen(root):
-        for name, child in children_of(root):
-
-            def note(output, name=name):
-                calls.pop(name, None)
-                calls[name] = getattr(output, "shape", None)
-                return output
-
-            _tap(child, note)
-        return root
-
-    try:
-        _run_on_shapes(module, in_channels, size, listen)
-    except Exception as error:
-        raise ValueError(
-            f"{type(module).__name__} doesn't run on images (1, {size}, {size}, "
-            f"{in_channels}): {error}"
-        ) from error
-    return calls
-
-
-def _record_sequence(module, in_channels: int, size: int):
-    names, children = zip(*children_of(module), strict=True)
-    calls = {}
-    for i, name in enumerate(names):
-        part = Sequence({f"child{j}": c for j, c in enumerate(children[: i + 1])})
-        try:
-            calls[name] = tuple(_run_on_shapes(part, in_channels, size).shape)
-        except Exception as error:
-            raise ValueError(
-                f"child {name!r} of {type(module).__name__} doesn't run on images (1, "
-                f"{size}, {size}, {in_channels}): {error}"
-            ) from error
-    return calls
+    kind = _listening_class(type(module))
+    object.__setattr__(module, "__class__", kind)
+    object.__setattr__(module, kind.around_name, around)
 
 
 @functools.cache
-def _tapped_class(kind: type) -> type:
-    # One subclass for each class, so that two cuts of one network are one graph.
+def _listening_class(kind: type) -> type:
+    # One subclass for each class: Flax keeps a record of every class that there is.
+    # Whoever listens to a listener has an attribute of another name.
+    around_name = f"_around_{len(kind.__mro__)}"
 
+    @functools.wraps(kind.__call__)
     def __call__(self, *args, **kwargs):
-        output = kind.__call__(self, *args, **kwargs)
-        return self._after(output) if self._after is not None else _stop(output)
+        around = getattr(self, around_name)
+        return around(functools.partial(kind.__call__, self), *args, **kwargs)
 
-    names = {"__call__": __call__, "_after": None, "__module__": kind.__module__}
+    names = {
+        "__call__": __call__,
+        "__module__": kind.__module__,
+        "around_name": around_name,
+    }
     return type(kind.__name__, (kind,), names)
-
-
-def _stop(output):
-    raise _Reached(output)
-
-
-def _tap(module: nnx.Module, after: Callable | None) -> None:
-    # The class is changed rather than the module wrapped: a wrapper would put its own
-    # name into every parameter's path.
-    object.__setattr__(module, "__class__", _tapped_class(type(module)))
-    if after is not None:
-        module._after = after
-
-
-@functools.cache
-def _body_class(kind: type) -> type:
-    def __call__(self, *args, **kwargs):
-        try:
-            kind.__call__(self, *args, **kwargs)
-        except _Reached as reached:
-            return reached.value
-        raise ValueError(
-            f"{kind.__name__} ended without calling the child it is cut after."
-        )
-
-    names = {"__call__": __call__, "__module__": kind.__module__}
-    return type(f"{kind.__name__}Body", (kind,), names)
-
-
-def truncated(module, kept: list[str], dropped: list[str]) -> nnx.Module:
-    """Returns a copy of any module which stops as soon as the last child kept returns.
-
-    The copy shares its variables with the module and has the same paths; the children
-    dropped are gone from it.
-    """
-    body = nnx.merge(*nnx.split(module))
-    for name in dropped:
-        parent, key = _locate(body, name)
-        if isinstance(parent, nnx.List):
-            # Positions are names: the rest of the list must keep its own.
-            parent[int(key)] = Sequence({})
-        elif isinstance(parent, nnx.Dict):
-            del parent[key]
-        else:
-            delattr(parent, key)
-    _tap(dict(children_of(body))[kept[-1]], None)
-    object.__setattr__(body, "__class__", _body_class(type(module)))
-    return body
-
-
-def _locate(root, name: str):
-    if "." not in name:
-        return root, name
-    container, key = name.split(".", 1)
-    return getattr(root, container), key

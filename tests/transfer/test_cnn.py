@@ -61,6 +61,21 @@ def test_a_head_of_ones_own():
         create_cnn_model(tiny, 3, head=head, hidden=(8,))
 
 
+def test_a_body_of_ones_own_is_not_cut():
+    body = nnx.Sequential(nnx.Conv(3, 8, (3, 3), rngs=nnx.Rngs(0)), nnx.relu)
+    net = create_cnn_model(None, 3, body=body, hidden=())
+    assert net[0] is body
+    assert evaluating(net)(jnp.ones((2, 32, 32, 3))).shape == (2, 3)
+    for arch, options, said in (
+        (tiny, {"body": body}, "received both"),
+        (None, {}, "received neither"),
+        (None, {"body": tiny}, "received a function|parameter .body."),
+        (None, {"body": body, "cut": 2, "weights": "a.pth"}, "cut and weights"),
+    ):
+        with pytest.raises(TypeError, match=said):
+            create_cnn_model(arch, 3, **options)
+
+
 def test_the_same_seed_draws_the_same_head():
     one, two = (create_cnn_model(tiny, 3, rngs=nnx.Rngs(7)) for _ in range(2))
     np.testing.assert_array_equal(one.head.linear1.weight, two.head.linear1.weight)
