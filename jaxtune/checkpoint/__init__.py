@@ -11,9 +11,11 @@ from jaxtune.checkpoint.inspection import inspect_checkpoint as inspect_checkpoi
 from jaxtune.checkpoint.loading import load_checkpoint as load_checkpoint
 from jaxtune.checkpoint.loading import load_meta as load_meta
 from jaxtune.checkpoint.loading import load_opt_state as load_opt_state
+from jaxtune.checkpoint.loading import load_raw as load_raw
 from jaxtune.checkpoint.recipe import RunMismatchError as RunMismatchError
 from jaxtune.checkpoint.recipe import environment as environment
 from jaxtune.checkpoint.recipe import write_json as write_json
+from jaxtune.checkpoint.recipe import write_text as write_text
 from jaxtune.checkpoint.run import RunFolder as RunFolder
 from jaxtune.checkpoint.run import check_run_folder as check_run_folder
 from jaxtune.checkpoint.run import checkpoint_numbers as checkpoint_numbers

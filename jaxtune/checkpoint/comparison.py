@@ -109,7 +109,9 @@ def _find(
         item: {n: leaf for n, leaf in named.items() if not parts or _in(n, parts)}
         for item, named in wanted.items()
     }
-    index = Index(stored.leaves)
+    # In our own layout, `raw` has the names of the network that it was averaged from.
+    names = (n for n in stored.leaves if (stored.format, n[:1]) != (FORMAT, ("raw",)))
+    index = Index(names)
     depth, places = _places(stored, index, shown, parts)
     differences = Differences()
     found: dict[str, dict[Name, Name]] = {}
@@ -270,9 +272,19 @@ def _way_out(stored: Stored, wanted: Wanted) -> str:
 
 
 def same_state(
-    path: Path, stored: Mapping[Name, Leaf], wanted: Mapping[Name, Leaf]
+    path: Path,
+    stored: Mapping[Name, Leaf],
+    wanted: Mapping[Name, Leaf],
+    *,
+    item: str = "opt_state",
 ) -> None:
-    """Raises an error unless an optimizer's state is the one wanted, name by name.
+    """Raises an error unless a training's state is the one wanted, name by name.
+
+    Args:
+        path: The checkpoint's folder, for the message.
+        stored: What the checkpoint holds.
+        wanted: What is asked for.
+        item: "opt_state", an optimizer's state, or "raw", what an average is made of.
 
     Raises:
         CheckpointMismatchError: If a name, a shape or a dtype differs.
@@ -280,17 +292,23 @@ def same_state(
     differences = Differences()
     for name in sorted(set(stored) | set(wanted)):
         if name not in stored:
-            differences.lack("opt_state", name, wanted[name])
+            differences.lack(item, name, wanted[name])
         elif name not in wanted:
-            differences.left_over("opt_state", name, stored[name])
+            differences.left_over(item, name, stored[name])
         else:
             differences.compare(
-                "opt_state",
+                item,
                 name,
                 here=stored[name],
                 there=wanted[name],
                 same=lambda here, there: here == there,
             )
+    if differences and item == "raw":
+        raise CheckpointMismatchError(
+            f"in the checkpoint {path} other values have an average:\n"
+            f"{differences.text()}\nIt goes on only where the same parameters train; "
+            "the averaged ones open with load_checkpoint."
+        )
     if differences:
         text = differences.text().replace("the network", "the optimizer")
         raise CheckpointMismatchError(

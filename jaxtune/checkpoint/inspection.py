@@ -15,7 +15,7 @@ from jaxtune.checkpoint.arrays import Leaf
 from jaxtune.checkpoint.names import Name, nested
 from jaxtune.checkpoint.storage import open_stored, read_meta
 
-_ORDER = ("params", "model_state", "opt_state")
+_ORDER = ("params", "model_state", "opt_state", "raw")
 
 
 @dataclasses.dataclass(frozen=True)

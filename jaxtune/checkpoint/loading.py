@@ -120,23 +120,53 @@ def load_opt_state(path: str | os.PathLike, opt_state: Any) -> Any:
             listed.
         CheckpointDamagedError: If a file is missing or damaged.
     """
-    stored = open_stored(Path(path).resolve())
-    leaves = named_leaves(opt_state)
-    held = {
-        name[1:]: leaf for name, leaf in stored.leaves.items() if name[0] == "opt_state"
-    }
-    if leaves and not held:
-        raise FileNotFoundError(
-            f"the checkpoint {stored.path} holds no optimizer state. Begin with a new "
-            "one, tx.init(params); parameters open with load_checkpoint."
-        )
-    same_state(
-        stored.path, held, {name: describe_leaf(leaf) for name, leaf in leaves.items()}
+    return _load_exactly(
+        path,
+        "opt_state",
+        opt_state,
+        "no optimizer state. Begin with a new one, tx.init(params); parameters open "
+        "with load_checkpoint.",
     )
-    arrays = read_arrays(stored, [("opt_state", *name) for name in leaves])
+
+
+def load_raw(path: str | os.PathLike, raw: Any) -> Any:
+    """Returns the values that training goes on with, where `params` are averages.
+
+    Args:
+        path: The checkpoint's folder.
+        raw: What `raw_values` gives of a state of the phase; it says the form, and must
+            be that of the checkpoint, name by name.
+
+    Returns:
+        The values, a tree of the same form, bit for bit.
+
+    Raises:
+        FileNotFoundError: If there is no checkpoint at the path, or no average in it.
+        CheckpointMismatchError: If a name, a shape or a dtype differs; both sides are
+            listed.
+        CheckpointDamagedError: If a file is missing or damaged.
+    """
+    return _load_exactly(
+        path,
+        "raw",
+        raw,
+        "no values beside its parameters: they are no averages. They open with "
+        "load_checkpoint.",
+    )
+
+
+def _load_exactly(path: str | os.PathLike, item: str, tree: Any, lacking: str) -> Any:
+    stored = open_stored(Path(path).resolve())
+    leaves = named_leaves(tree)
+    held = {name[1:]: leaf for name, leaf in stored.leaves.items() if name[0] == item}
+    if leaves and not held:
+        raise FileNotFoundError(f"the checkpoint {stored.path} holds {lacking}")
+    wanted = {name: describe_leaf(leaf) for name, leaf in leaves.items()}
+    same_state(stored.path, held, wanted, item=item)
+    arrays = read_arrays(stored, [(item, *name) for name in leaves])
     for name, like in leaves.items():
-        leaves[name] = restored(arrays[("opt_state", *name)], like)
-    return _rebuilt(opt_state, leaves)
+        leaves[name] = restored(arrays[(item, *name)], like)
+    return _rebuilt(tree, leaves)
 
 
 def _check_kept(item: str, named: Mapping[Name, Any], found: Mapping) -> None:

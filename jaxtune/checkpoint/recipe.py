@@ -60,12 +60,23 @@ def environment() -> dict[str, Any]:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a file of JSON, wholly or not at all."""
+    write_text(path, json.dumps(value, indent=1))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file of text in UTF-8, wholly or not at all; its folder must be there.
+
+    What is there already is replaced, or if anything fails is what it was before.
+    """
     temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("w") as file:
-        json.dump(value, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _differences(held: dict, now: dict) -> list[str]:

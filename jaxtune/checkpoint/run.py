@@ -133,6 +133,7 @@ class RunFolder:
         model_state: nnx.State,
         opt_state: Any,
         meta: Mapping,
+        raw: Any = None,
         valid_loss: float | None = None,
         wait: bool = False,
     ) -> None:
@@ -147,6 +148,7 @@ class RunFolder:
             model_state: Batch-norm statistics, arrays by path.
             opt_state: The optimizer's state.
             meta: The description; `valid_loss` is added to it.
+            raw: Values that training goes on with, see `save_checkpoint`.
             valid_loss: Of this checkpoint, if it was validated; the lowest is best.
             wait: Whether to return only when it is whole.
 
@@ -161,6 +163,7 @@ class RunFolder:
             params=params,
             model_state=model_state,
             opt_state=opt_state,
+            raw=raw,
             meta={**meta, "valid_loss": valid_loss},
         )
         self._kept[number] = valid_loss

@@ -54,6 +54,7 @@ def save_checkpoint(
     model_state: Any,
     meta: Mapping,
     opt_state: Any = None,
+    raw: Any = None,
 ) -> Path:
     """Writes a checkpoint; the folder is complete or absent.
 
@@ -66,6 +67,8 @@ def save_checkpoint(
         meta: A description, kept as JSON: dicts with text for keys, lists, text,
             numbers (NaN and infinity too), True, False and None. Tuples become lists.
         opt_state: State of an optax optimizer, if it shall be kept; any pytree.
+        raw: The values that training goes on with, where `params` and `model_state` are
+            averages of them, see `raw_values`; any pytree.
 
     Returns:
         The folder, absolute.
@@ -76,7 +79,12 @@ def save_checkpoint(
         ValueError: If an array is empty, or two have one name.
     """
     return save_checkpoint_async(
-        path, params=params, model_state=model_state, meta=meta, opt_state=opt_state
+        path,
+        params=params,
+        model_state=model_state,
+        meta=meta,
+        opt_state=opt_state,
+        raw=raw,
     ).result()
 
 
@@ -87,6 +95,7 @@ def save_checkpoint_async(
     model_state: Any,
     meta: Mapping,
     opt_state: Any = None,
+    raw: Any = None,
 ) -> Saving:
     """Begins to write a checkpoint, and returns as soon as the arrays are copied.
 
@@ -101,7 +110,12 @@ def save_checkpoint_async(
             f"{target} is there already; choose another folder or remove it first."
         )
     description = _plain_json(meta, "meta")
-    trees = {"params": params, "model_state": model_state, "opt_state": opt_state}
+    trees = {
+        "params": params,
+        "model_state": model_state,
+        "opt_state": opt_state,
+        "raw": raw,
+    }
     named = {item: named_leaves(tree) for item, tree in trees.items()}
     # Orbax has no empty trees: a network without statistics has no such folder.
     named = {item: leaves for item, leaves in named.items() if leaves}

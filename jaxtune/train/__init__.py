@@ -1,5 +1,14 @@
 """Pure functions: schedules, per-group optimizer, losses, metrics, state, steps."""
 
+from jaxtune.train.averaging import Average as Average
+from jaxtune.train.averaging import averaged as averaged
+from jaxtune.train.averaging import check_decay as check_decay
+from jaxtune.train.averaging import decay_after as decay_after
+from jaxtune.train.averaging import init_average as init_average
+from jaxtune.train.averaging import raw_values as raw_values
+from jaxtune.train.averaging import still_statistics as still_statistics
+from jaxtune.train.averaging import update_average as update_average
+from jaxtune.train.averaging import with_raw_values as with_raw_values
 from jaxtune.train.compile import compile_step as compile_step
 from jaxtune.train.compile import compiler_options as compiler_options
 from jaxtune.train.compile import enable_compilation_cache as enable_compilation_cache
@@ -34,15 +43,21 @@ from jaxtune.train.metrics import top_5_accuracy as top_5_accuracy
 from jaxtune.train.optimizer import FROZEN as FROZEN
 from jaxtune.train.optimizer import GroupState as GroupState
 from jaxtune.train.optimizer import Optimizer as Optimizer
+from jaxtune.train.optimizer import accumulated_gradients as accumulated_gradients
 from jaxtune.train.optimizer import adam as adam
+from jaxtune.train.optimizer import check_accumulation as check_accumulation
 from jaxtune.train.optimizer import group_optimizer as group_optimizer
 from jaxtune.train.optimizer import group_states as group_states
+from jaxtune.train.optimizer import has_updated as has_updated
 from jaxtune.train.optimizer import restart_schedule as restart_schedule
 from jaxtune.train.optimizer import sgd as sgd
 from jaxtune.train.phases import Phase as Phase
 from jaxtune.train.phases import check_epochs as check_epochs
 from jaxtune.train.phases import fine_tune_phases as fine_tune_phases
 from jaxtune.train.phases import gradual_phases as gradual_phases
+from jaxtune.train.precision import Precision as Precision
+from jaxtune.train.precision import check_precision as check_precision
+from jaxtune.train.precision import with_precision as with_precision
 from jaxtune.train.schedules import Curve as Curve
 from jaxtune.train.schedules import Schedule as Schedule
 from jaxtune.train.schedules import constant as constant
@@ -50,6 +65,7 @@ from jaxtune.train.schedules import curve as curve
 from jaxtune.train.schedules import exponential as exponential
 from jaxtune.train.schedules import flat_cosine as flat_cosine
 from jaxtune.train.schedules import one_cycle as one_cycle
+from jaxtune.train.schedules import over_updates as over_updates
 from jaxtune.train.schedules import resolve_rates as resolve_rates
 from jaxtune.train.schedules import slanted_triangular as slanted_triangular
 from jaxtune.train.state import TrainState as TrainState

@@ -170,14 +170,7 @@ def mse(outputs: Float[Array, "b *k"], target: Num[Array, "b *n"]) -> Float[Arra
 
 
 def l1(outputs: Float[Array, "b *k"], target: Num[Array, "b *n"]) -> Float[Array, "b"]:
-    """Returns the absolute error of each row, the mean over its outputs.
-
-    Args:
-        outputs: What the network says, (b,) or (b, k).
-        target: As many values; (b,) and (b, 1) are the same.
-
-    Raises:
-        ValueError: If there are not as many values as outputs.
+    """Returns the absolute error of each row, the mean over its outputs; see `mse`.
 
     References:
         `torch.nn.L1Loss`, fastai `L1LossFlat`.

@@ -11,11 +11,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxtune.plots import Line, Panel, line_plot
 from jaxtune.train.state import TrainState
 
 _SMOOTHING = 0.98
 _DIVERGED = 4.0
-#: Points at the end of the curve that are neither shown nor looked at.
+#: Points at the end of the curve that no suggestion looks at.
 _SKIP_END = 5
 
 
@@ -29,12 +30,16 @@ class LRFind:
         suggestions: Suggested rates by name; a suggestion that the curve does not allow
             is left out.
         what: What trained during the search; in another phase the result is another.
+        phase: Number of the phase that would come next, from 1; 0 if not known.
+        groups: Names of the layer groups in which something trained.
     """
 
     rates: np.ndarray
     losses: np.ndarray
     suggestions: dict[str, float]
     what: str
+    phase: int = 0
+    groups: tuple[str, ...] = ()
 
     def __getattr__(self, name: str) -> float:
         """Returns a suggestion by its name: `found.valley`."""
@@ -49,6 +54,37 @@ class LRFind:
         """Returns the suggestions, and for what they are."""
         listed = ", ".join(f"{n} {rate:.3g}" for n, rate in self.suggestions.items())
         return f"{listed or 'no suggestion'} ({self.what})"
+
+    def plot(self, *, skip_end: int = 5) -> "matplotlib.figure.Figure":
+        """Returns a figure of the smoothed loss over the rate, suggestions as points.
+
+        What trained stands over it: the suggestions are for that alone.
+
+        Args:
+            skip_end: How many of the last steps, where the loss explodes, to leave out.
+
+        Raises:
+            ImportError: If matplotlib is not there.
+
+        References:
+            fastai 2.8.12, callback/schedule.py `plot_lr_find`.
+        """
+        shown = slice(max(1, len(self.rates) - skip_end))
+        lines = [Line(self.rates[shown], self.losses[shown])]
+        finite = np.isfinite(self.losses)
+        known = np.log(self.rates[finite]), self.losses[finite]
+        for color, (name, rate) in enumerate(self.suggestions.items(), start=1):
+            place = [rate], [np.interp(np.log(rate), *known)]
+            lines.append(Line(*place, f"{name} {rate:.2g}", color, "points"))
+        return line_plot(
+            Panel(
+                lines,
+                "\n".join(self.what.rsplit(" · ", 1)),
+                x_label="learning rate",
+                y_label="loss",
+                log_x=True,
+            )
+        )
 
 
 def lr_sweep(

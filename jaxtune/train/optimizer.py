@@ -1,7 +1,8 @@
 """One optimizer for each layer group, rates and schedule as data.
 
 A label tree in, an `optax.GradientTransformation` out. The one rule of the file: a
-frozen parameter's label is `FROZEN`, and what is frozen has no optimizer state.
+frozen parameter's label is `FROZEN`, and what is frozen has no optimizer state, moments
+or gradients gathered over several batches.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxtune.train.schedules import Schedule
 from jaxtune.transfer import dotted
@@ -99,6 +100,7 @@ def group_optimizer(
     weight_decay: Number = 0.01,
     no_decay: Collection[str] = (),
     clip_norm: Number | None = None,
+    gradient_accumulation_steps: int = 1,
 ) -> optax.GradientTransformation:
     """Returns `optax.multi_transform` with one scheduled optimizer for each group.
 
@@ -108,25 +110,41 @@ def group_optimizer(
     another run's numbers are another state for the same compiled step. They may be
     traced arrays, so a state can be made inside `jax.vmap` or `jax.grad`.
 
+    With gradient accumulation (`optax.MultiSteps`) each k-th call of `update` moves
+    the parameters, by the mean of the last k gradients; the calls between move nothing.
+    That is the update of one batch k times as large, to rounding, where no layer looks
+    at a batch's statistics (batch norms that train see the small batches) and no batch
+    is padded (each batch's mean counts the same). Only what trains holds an
+    accumulator, in float32. A batch whose gradient is no finite number is left out, as
+    if it had never come. Gradients that are gathered and not used yet wait in the
+    state, also over the end of an epoch.
+
     Args:
         labels: Group name of each parameter; `FROZEN` parameters get a zero update and
             hold no state.
         rates: Peak learning rate of each group that trains; those of groups that don't
             are ignored.
-        schedule: How rate and momentum move with the step.
+        schedule: How rate and momentum move with the update. With accumulation there
+            are fewer updates than batches, see `over_updates`.
         optimizer: Makes the optimizer; `adam`, `sgd` or your own.
         weight_decay: Decay of every parameter not in `no_decay`.
         no_decay: Dotted paths of parameters without decay (norms and biases).
-        clip_norm: Largest global norm of the gradients of what trains, or None. Unlike
-            the others it is part of the code.
+        clip_norm: Largest global norm of the gradients of what trains, or None; of
+            their mean, where they are accumulated. Unlike the others it is part of the
+            code.
+        gradient_accumulation_steps: Batches for one update, k; part of the code too.
+            Batches are counted, as in Keras and Hugging Face's trainer; fastai's
+            `GradientAccumulation` counts samples.
 
     Raises:
-        ValueError: If a group that trains has no rate, or none trains.
+        ValueError: If a group that trains has no rate, none trains, or
+            `gradient_accumulation_steps` is no whole number from 1 on.
 
     References:
         Howard and Ruder, "ULMFiT", https://arxiv.org/abs/1801.06146 (discriminative
-        rates).
+        rates). optax 0.2, `MultiSteps`.
     """
+    check_accumulation(gradient_accumulation_steps)
     groups = set(jax.tree.leaves(labels)) - {FROZEN}
     missing = sorted(groups - set(rates))
     if missing:
@@ -145,7 +163,69 @@ def group_optimizer(
     tx = optax.multi_transform(transforms, labels)
     if clip_norm is not None:
         tx = optax.chain(optax.clip_by_global_norm(clip_norm), tx)
-    return skip_nonfinite(tx)
+    if gradient_accumulation_steps == 1:
+        return skip_nonfinite(tx)
+    return _accumulated(tx, labels, gradient_accumulation_steps)
+
+
+def check_accumulation(gradient_accumulation_steps: int) -> None:
+    """Raises ValueError unless it is a whole number from 1 on."""
+    steps = gradient_accumulation_steps
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ValueError(
+            "gradient_accumulation_steps is the number of batches for one update, a "
+            f"whole number from 1 on; received {steps!r}."
+        )
+
+
+def _accumulated(
+    tx: optax.GradientTransformation, labels: nnx.State, steps: int
+) -> optax.GradientTransformation:
+    def is_not_finite(updates, gradient_step, params):
+        return ~jnp.isfinite(optax.tree.norm(updates)), ()
+
+    # What is frozen is hidden from the accumulator, so that it holds none of it.
+    gathered = optax.MultiSteps(tx, steps, should_skip_update_fn=is_not_finite)
+    return optax.multi_transform(
+        {
+            "trains": optax.GradientTransformation(gathered.init, gathered.update),
+            FROZEN: optax.set_to_zero(),
+        },
+        jax.tree.map(lambda label: FROZEN if label == FROZEN else "trains", labels),
+    )
+
+
+def has_updated(before: optax.OptState, after: optax.OptState) -> Bool[Array, ""]:
+    """Returns whether the step between two optimizer states was an update.
+
+    True without gradient accumulation; with it, for one call in k, and never for one
+    that left out a gradient that is no finite number.
+
+    Args:
+        before: The state given to `update`.
+        after: The state it returned.
+    """
+    counts = [
+        [state.gradient_step for state in _accumulators(tree)]
+        for tree in (before, after)
+    ]
+    moved = [then != now for then, now in zip(*counts, strict=True)]
+    return jnp.stack(moved).any() if moved else jnp.asarray(True)
+
+
+def accumulated_gradients(opt_state: optax.OptState) -> list[nnx.State]:
+    """Returns the means of gradients gathered for the next update: one tree, or none.
+
+    A leaf for each parameter that trains, float32, without gradient accumulation none.
+    """
+    return [state.acc_grads for state in _accumulators(opt_state)]
+
+
+def _accumulators(opt_state: optax.OptState) -> list[optax.MultiStepsState]:
+    leaves = jax.tree.leaves(
+        opt_state, is_leaf=lambda leaf: isinstance(leaf, optax.MultiStepsState)
+    )
+    return [leaf for leaf in leaves if isinstance(leaf, optax.MultiStepsState)]
 
 
 def skip_nonfinite(
@@ -240,10 +320,15 @@ def restart_schedule(
     """Returns `fresh`'s step, rates, decay and schedule with `opt_state`'s moments.
 
     What a second `fit` in the same phase needs: fastai keeps Adam's moments and step
-    until the frozen groups change.
+    until the frozen groups change. Accumulated gradients that no update used are
+    `fresh`'s: none.
     """
+
+    def chosen(old, new):
+        return new._replace(inner=old.inner) if isinstance(new, GroupState) else new
+
     return jax.tree.map(
-        lambda old, new: new._replace(inner=old.inner),
+        chosen,
         opt_state,
         fresh,
         is_leaf=lambda leaf: isinstance(leaf, GroupState),

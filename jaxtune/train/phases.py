@@ -29,9 +29,11 @@ class Phase:
         name: What the start line calls it; None for its number.
         boundary: How many of the first layer groups are frozen; None leaves frozen
             what is, and the optimizer's moments with it.
-        epochs: Passes over the training data; the schedule spans them all.
+        epochs: Passes over the training data.
         rates: Peak learning rate of each layer group, frozen ones included.
-        schedule: How rate and momentum move with the step.
+        schedule: How rate and momentum move over the batches of all its epochs; with
+            gradient accumulation over their updates, see `over_updates`, which the
+            learner uses by itself.
         weight_decay: Of everything but norms and biases.
     """
 
@@ -80,7 +82,7 @@ def fine_tune_phases(
 
     Args:
         num_groups: Number of layer groups.
-        steps_per_epoch: Updates in an epoch.
+        steps_per_epoch: Batches in an epoch.
         epochs: Epochs after unfreezing.
         base_lr: Peak rate of the head in phase 1.
         freeze_epochs: Epochs before unfreezing; 0 leaves phase 1 out.
@@ -165,13 +167,13 @@ def gradual_phases(
 
     Args:
         num_groups: Number of layer groups.
-        steps_per_epoch: Updates in an epoch.
+        steps_per_epoch: Batches in an epoch.
         epochs: Epochs of the last phase, in which everything trains.
         base_lr: Peak rate of the last group.
         epochs_each: Epochs of each phase before.
         decay: Each group's rate is that of the next one divided by this.
         weight_decay: Of everything but norms and biases.
-        schedule: Makes a phase's schedule from its number of updates.
+        schedule: Makes a phase's schedule from its number of batches.
 
     Raises:
         ValueError: If a number of epochs is not whole or too small.

@@ -197,21 +197,14 @@ def flat_cosine(
         fastai 2.8.12, callback/schedule.py `fit_flat_cos`.
     """
     _check(total_steps, pct_start)
-    return Schedule(
-        learning_rate=curve((pct_start, 1.0), (1.0, 1.0), (1.0, 1 / div_final)),
-        momentum=curve((1.0,), (momentum,), (momentum,)),
-        total_steps=jnp.float32(total_steps),
-    )
+    rates = curve((pct_start, 1.0), (1.0, 1.0), (1.0, 1 / div_final))
+    return _at_one_momentum(total_steps, rates, momentum)
 
 
 def constant(total_steps: int = 1, *, momentum: float = 0.9) -> Schedule:
     """Returns a schedule that stays at the peak; fastai's plain `fit`."""
     _check(total_steps, 0.5)
-    return Schedule(
-        learning_rate=curve((1.0,), (1.0,), (1.0,)),
-        momentum=curve((1.0,), (momentum,), (momentum,)),
-        total_steps=jnp.float32(total_steps),
-    )
+    return _at_one_momentum(total_steps, curve((1.0,), (1.0,), (1.0,)), momentum)
 
 
 def exponential(
@@ -236,11 +229,8 @@ def exponential(
     _check(total_steps, 0.5)
     if start <= 0 or stop <= 0:
         raise ValueError(f"start and stop must be above 0; received {start}, {stop}.")
-    return Schedule(
-        learning_rate=curve((1.0,), (start,), (stop,), kind=EXPONENTIAL),
-        momentum=curve((1.0,), (momentum,), (momentum,)),
-        total_steps=jnp.float32(total_steps),
-    )
+    rates = curve((1.0,), (start,), (stop,), kind=EXPONENTIAL)
+    return _at_one_momentum(total_steps, rates, momentum)
 
 
 def slanted_triangular(
@@ -272,13 +262,31 @@ def slanted_triangular(
     _check(total_steps, cut_fraction)
     if ratio < 1:
         raise ValueError(f"ratio must be at least 1; received {ratio}.")
-    return Schedule(
-        learning_rate=curve(
-            (cut_fraction, 1.0), (1 / ratio, 1.0), (1.0, 1 / ratio), kind=LINEAR
-        ),
-        momentum=curve((1.0,), (momentum,), (momentum,)),
-        total_steps=jnp.float32(total_steps),
-    )
+    ends, low = (cut_fraction, 1.0), 1 / ratio
+    rates = curve(ends, (low, 1.0), (1.0, low), kind=LINEAR)
+    return _at_one_momentum(total_steps, rates, momentum)
+
+
+def over_updates(schedule: Schedule, gradient_accumulation_steps: int) -> Schedule:
+    """Returns a schedule over so many batches as one over the updates made of them.
+
+    With gradient accumulation `group_optimizer` makes one update of k batches, and its
+    schedule counts updates: total_steps // k of them. Batches left over at the end make
+    no update.
+
+    Args:
+        schedule: Its `total_steps` are batches.
+        gradient_accumulation_steps: Batches for one update, k.
+
+    Example:
+        >>> schedule = over_updates(one_cycle(100), 8)
+        >>> float(schedule.total_steps), round(float(schedule(3)[0]), 6)
+        (12.0, 1.0)
+    """
+    if gradient_accumulation_steps == 1:
+        return schedule
+    updates = jnp.floor(schedule.total_steps / gradient_accumulation_steps)
+    return dataclasses.replace(schedule, total_steps=jnp.maximum(updates, 1.0))
 
 
 def resolve_rates(
@@ -333,6 +341,14 @@ def resolve_rates(
     if not all(0 <= rate < float("inf") for rate in resolved):
         raise ValueError(f"learning rates are finite and at least 0; received {rates}.")
     return tuple(resolved)
+
+
+def _at_one_momentum(total_steps: int, rates: Curve, momentum: float) -> Schedule:
+    return Schedule(
+        learning_rate=rates,
+        momentum=curve((1.0,), (momentum,), (momentum,)),
+        total_steps=jnp.float32(total_steps),
+    )
 
 
 def _check(total_steps: int, pct_start: float) -> None:

@@ -19,16 +19,18 @@ class TrainState:
     """Parameters, statistics and optimizer state after some number of steps.
 
     Attributes:
-        step: Updates done, int32 ().
+        step: Batches done, int32 (); updates too, without gradient accumulation.
         params: Parameters, a tree of arrays by path.
         model_state: Everything else the network holds: batch-norm statistics.
         opt_state: The optimizer's state; rates and schedule are in it.
+        ema: Moving average of what moves, see `init_average`; None for no average.
     """
 
     step: Any
     params: Any
     model_state: Any
     opt_state: Any
+    ema: Any = None
 
     @classmethod
     def create(
@@ -36,9 +38,19 @@ class TrainState:
         params: nnx.State,
         model_state: nnx.State,
         tx: optax.GradientTransformation,
+        *,
+        ema: Any = None,
     ) -> "TrainState":
-        """Returns the state before the first step."""
-        return cls(jnp.zeros((), jnp.int32), params, model_state, tx.init(params))
+        """Returns the state before the first step.
+
+        Args:
+            params: Parameters, see `split_module`.
+            model_state: Everything else the network holds.
+            tx: The optimizer.
+            ema: An average of the values, see `init_average`, or None.
+        """
+        step = jnp.zeros((), jnp.int32)
+        return cls(step, params, model_state, tx.init(params), ema)
 
     def replace(self, **changes) -> "TrainState":
         """Returns a state with some of its fields changed."""

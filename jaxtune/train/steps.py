@@ -16,8 +16,9 @@ from jaxtyping import Array, Float
 
 from jaxtune.data import Mixing, check_mixing, mix
 from jaxtune.models import call_module
+from jaxtune.train.averaging import update_average
 from jaxtune.train.metrics import Metric
-from jaxtune.train.optimizer import FROZEN
+from jaxtune.train.optimizer import FROZEN, has_updated
 from jaxtune.train.state import TrainState
 
 #: `image` (b, h, w, c), `label` (b,), and optionally `mask` (b,): True for real rows.
@@ -95,7 +96,9 @@ def make_train_step(
         Its metrics: `loss` (mean over real rows), `count` (real rows), `grad_norm`
         (global norm over what trains), all float32 (), and `finite`, bool (): whether
         loss and norm are numbers. Where they are not, statistics stay as they were, and
-        with `group_optimizer` parameters too.
+        with `group_optimizer` parameters too. A state with an average (`ema`) has it
+        moved along with each update, see `init_average`; not by a step that came to no
+        number, nor by one that only accumulates gradients.
 
     Raises:
         TypeError: If `mixing` is something else.
@@ -133,7 +136,11 @@ def make_train_step(
             _with_zeros(grads, state.params, labels), state.opt_state, state.params
         )
         params = optax.apply_updates(state.params, updates)
-        state = TrainState(state.step + 1, params, model_state, opt_state)
+        ema = state.ema
+        if ema is not None:
+            moved = finite & has_updated(state.opt_state, opt_state)
+            ema = update_average(ema, params, model_state, moved=moved)
+        state = TrainState(state.step + 1, params, model_state, opt_state, ema)
         return state, {
             "loss": value,
             "count": count,

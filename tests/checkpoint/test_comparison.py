@@ -60,6 +60,21 @@ def test_each_array_has_its_name_in_the_checkpoint(ours):
     }
 
 
+def test_what_an_average_is_made_of_is_not_the_network(ours, tmp_path):
+    raw = leaves(
+        raw__params__body__w=(2, 3),
+        raw__params__head__w=(3, 4),
+        raw__model_state__body__mean=(3,),
+    )
+    expected = find_arrays(ours, WANTED)
+    ours.leaves.update(raw)
+    assert find_arrays(ours, WANTED) == expected
+    # In others' checkpoints the word means nothing.
+    theirs = stored(tmp_path, own=False)
+    theirs.leaves.update(raw)
+    assert find_arrays(theirs, WANTED)["params"]["head", "w"][:2] == ("raw", "params")
+
+
 def test_both_sides_of_a_difference_are_listed(ours):
     wanted = {
         "params": leaves(body__w=(2, 4), fc=(1,), head__w=(3, 4)),
@@ -184,6 +199,10 @@ def test_an_optimizers_state_must_be_the_same(tmp_path):
         CheckpointMismatchError, match="opt_state/nu.w .2,.: only in the"
     ):
         same_state(tmp_path, here, {**here, **leaves(nu__w=(2,))})
+    with pytest.raises(
+        CheckpointMismatchError, match=r"have an average:\n  - raw/nu.w"
+    ):
+        same_state(tmp_path, here, {**here, **leaves(nu__w=(2,))}, item="raw")
     half = {**here, ("mu", "w"): Leaf((2,), jnp.dtype("bfloat16"))}
     with pytest.raises(CheckpointMismatchError, match="bfloat16 in the optimizer"):
         same_state(tmp_path, here, half)

@@ -15,7 +15,16 @@ import jaxtune.checkpoint
 from jaxtune import create_cnn_model, group_labels, group_optimizer, resnet18
 from jaxtune.checkpoint import inspect_checkpoint, load_checkpoint, save_checkpoint
 from jaxtune.learner.predictor import describe
-from jaxtune.train import one_cycle, split_module
+from jaxtune.train import (
+    TrainState,
+    init_average,
+    one_cycle,
+    optimizer_labels,
+    raw_values,
+    split_module,
+    still_statistics,
+    training_view,
+)
 from jaxtune.transfer import default_groups, evaluating
 
 PAGE = (Path(jaxtune.checkpoint.__file__).parent / "FORMAT.md").read_text()
@@ -41,7 +50,7 @@ assert params["layer1"]["0"]["conv1"]["weight"].shape == (3, 3, 64, 64)
 assert params["layer2"]["0"]["downsample"]["1"]["bias"].dtype == np.float32
 sums = {
     "/".join([item, *(str(key.key) for key in keys)]): np.sum(leaf, dtype=float)
-    for item in ("params", "model_state", "opt_state")
+    for item in ("params", "model_state", "opt_state", "raw")
     for keys, leaf in jax.tree_util.tree_leaves_with_path(run[item])
 }
 alone = ocp.load(path, checkpointable_name="params")
@@ -56,9 +65,20 @@ np.savez(
 """
 
 
-def listing(heading):
+def listing(heading, number=0):
     part = PAGE.split(f"## {heading}\n")[1].split("\n## ")[0]
-    return re.search(r"```(?:\w*)\n(.*?)```", part, re.DOTALL)[1]
+    return re.findall(r"```(?:\w*)\n(.*?)```", part, re.DOTALL)[number]
+
+
+def raw_of_first_phase(network, params, model_state, groups):
+    """What training goes on with while the head trains, as the learner makes it."""
+    frozen = ("early", "late")
+    labels = optimizer_labels(group_labels(params, groups), frozen)
+    view = training_view(network, group_labels(params, groups), frozen)
+    average = init_average(
+        params, model_state, labels, decay=0.99, still=still_statistics(view)
+    )
+    return raw_values(TrainState(0, params, model_state, (), average))
 
 
 @pytest.fixture(scope="module")
@@ -101,13 +121,16 @@ def run(tmp_path_factory):
         mean=None,
         std=None,
     )
+    raw = raw_of_first_phase(network, params, model_state, groups)
     trees = {"params": params, "model_state": model_state, "opt_state": opt_state}
+    trees["raw"] = raw
     return graphdef, trees, save_checkpoint(path, **trees, meta=meta)
 
 
 def test_the_tree_on_the_page_is_that_of_a_checkpoint(run):
     *shown, meta = listing("The tree of a run").rstrip("\n").split("\n")
     *real, real_meta = str(inspect_checkpoint(run[2])).split("\n")
+    shown = [*shown, *listing("A run's folder", 1).rstrip("\n").split("\n")]
     rest = iter(real)
     missing = [line for line in shown if "…" not in line and line not in rest]
     assert not missing
@@ -188,6 +211,15 @@ def test_the_listing_opens_others(written_elsewhere, plain_flax, plain_values, c
     np.testing.assert_array_equal(
         names["network"].head.kernel[...], plain_values["head.kernel"]
     )
+
+
+def test_without_an_average_there_is_nothing_of_it(run, tmp_path):
+    trees = {name: tree for name, tree in run[1].items() if name != "raw"}
+    path = save_checkpoint(tmp_path / "plain", **trees, meta={})
+    assert {entry.name for entry in path.iterdir() if entry.is_dir()} == {
+        "params", "model_state", "opt_state", "meta"
+    }  # fmt: skip
+    assert set(inspect_checkpoint(path).items) == set(trees)
 
 
 def test_the_network_comes_back_from_it(run):

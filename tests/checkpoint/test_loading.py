@@ -16,6 +16,7 @@ from jaxtune.checkpoint import (
     load_checkpoint,
     load_meta,
     load_opt_state,
+    load_raw,
     loading,
     save_checkpoint,
 )
@@ -386,6 +387,18 @@ def test_an_optimizers_state_is_strict(tmp_path, trees):
     assert "+ opt_state/count (): only in the checkpoint" in text
     assert "mu: (2,) float32 in the checkpoint, (2,) bfloat16 in the optim" in text
     assert "freeze boundary: load_checkpoint" in text
+
+
+def test_what_an_average_is_made_of_comes_back_beside_it(path, tmp_path, trees):
+    raw = {"params": {"head": {"bias": -jnp.arange(4.0)}}, "updates": jnp.int32(7)}
+    kept = save_checkpoint(tmp_path / "run", **trees, meta={}, raw=raw)
+    jax.tree.map(np.testing.assert_array_equal, load_raw(kept, raw), raw)
+    params, _ = load_checkpoint(kept, **trees)
+    np.testing.assert_array_equal(params["head"]["bias"], np.arange(4.0))
+    with pytest.raises(CheckpointMismatchError, match="other values have an average"):
+        load_raw(kept, {"updates": jnp.int32(0)})
+    with pytest.raises(FileNotFoundError, match="they are no averages"):
+        load_raw(path, raw)
 
 
 def test_parameters_open_across_a_freeze_boundary(tmp_path):

@@ -1,9 +1,5 @@
 import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +7,8 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from processes import run_script
 
-import jaxtune
 from jaxtune.checkpoint import (
     inspect_checkpoint,
     load_checkpoint,
@@ -218,19 +214,7 @@ def test_another_number_of_devices(tmp_path):
     values = jnp.arange(32.0).reshape(8, 4)
     params = {"w": values, "v": values}
     save(tmp_path / "one", params=params, opt_state=params)
-    env = {
-        **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        "JAX_PLATFORMS": "cpu",
-    }
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", DEVICES, tmp_path],
-        cwd=Path(jaxtune.__file__).parents[1],
-        env=env,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_script(DEVICES, tmp_path, devices=4)
     again, _ = load_checkpoint(tmp_path / "four", params=params, model_state={})
     moments = load_opt_state(tmp_path / "four", params)
     plain, _ = load_checkpoint(tmp_path / "plain", params=params, model_state={})

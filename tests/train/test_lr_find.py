@@ -86,3 +86,28 @@ def test_a_result_gives_its_suggestions_by_name():
     assert str(found) == "valley 0.001 (phase 1 · head only)"
     with pytest.raises(AttributeError, match="no suggestion 'steep'; there are valley"):
         _ = found.steep
+
+
+def test_the_plot_has_the_curve_and_each_suggestion_on_it():
+    pytest.importorskip("matplotlib")
+    rates, losses = curve()
+    losses[-1] = np.nan
+    suggestions = suggest_rates(rates, losses, 100)
+    what = "phase 2 · all layer groups · 1 of 1 parameters train"
+    found = LRFind(rates, losses, suggestions, what, 2, ("body", "head"))
+    (axes,) = found.plot().axes
+    lines = ["phase 2 · all layer groups", "1 of 1 parameters train"]
+    assert axes.get_title().split("\n") == lines and axes.get_xscale() == "log"
+    line, *points = axes.lines
+    np.testing.assert_array_equal(line.get_xdata(), rates[:-5])
+    np.testing.assert_array_equal(line.get_ydata(), losses[:-5])
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names == [f"{name} {rate:.2g}" for name, rate in suggestions.items()]
+    for point, rate in zip(points, suggestions.values(), strict=True):
+        (x,), (y,) = point.get_data()
+        assert x == rate
+        near = losses[np.abs(rates / rate - 1).argmin()]
+        assert y == pytest.approx(near, rel=2e-2)
+    assert len(found.plot(skip_end=0).axes[0].lines[0].get_xdata()) == 100
+    bare = LRFind(rates[:2], losses[:2], {}, "phase 1").plot()
+    assert bare.axes[0].get_legend() is None

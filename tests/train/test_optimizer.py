@@ -11,10 +11,12 @@ from flax import nnx
 
 from jaxtune.train import (
     FROZEN,
+    accumulated_gradients,
     adam,
     constant,
     group_optimizer,
     group_states,
+    has_updated,
     one_cycle,
     restart_schedule,
     sgd,
@@ -239,3 +241,143 @@ def test_a_gradient_that_is_no_number_moves_nothing():
     for leaf in jax.tree.leaves(updates):
         assert (leaf == 0).all()
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+RATES = {"body": 1e-2, "head": 1e-1}
+
+
+def mean_of(steps):
+    return jax.tree.map(lambda *gs: sum(gs) / len(gs), *(grads(i) for i in steps))
+
+
+def test_accumulated_gradients_move_by_their_mean():
+    """Clipping looks at the mean, and the schedule counts updates."""
+    whole = group_optimizer(LABELS, RATES, one_cycle(3), clip_norm=0.5)
+    tx = group_optimizer(
+        LABELS, RATES, one_cycle(3), clip_norm=0.5, gradient_accumulation_steps=4
+    )
+    expected, state, tree, waiting = TREE, whole.init(TREE), TREE, tx.init(TREE)
+    update_one = jax.jit(tx.update)
+    for update in range(3):
+        steps = range(4 * update, 4 * update + 4)
+        updates, state = whole.update(mean_of(steps), state, expected)
+        expected = optax.apply_updates(expected, updates)
+        for step in steps:
+            before, still = waiting, tree
+            updates, waiting = update_one(grads(step), waiting, tree)
+            tree = optax.apply_updates(tree, updates)
+            assert bool(has_updated(before, waiting)) == (step == steps[-1])
+            if step != steps[-1]:
+                jax.tree.map(np.testing.assert_array_equal, tree, still)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), tree, expected
+        )
+    head = group_states(waiting)["head"]
+    assert int(head.step) == 3 and list(group_states(waiting)) == ["body", "head"]
+    assert bool(has_updated(state, state))
+
+
+def test_what_is_frozen_holds_no_accumulator():
+    tx = group_optimizer(
+        ONLY_HEAD, {"head": 1e-1}, constant(), gradient_accumulation_steps=2
+    )
+    tree, state = run(tx, 3)
+    (gathered,) = accumulated_gradients(state)
+    (leaf,) = jax.tree.leaves(gathered)
+    np.testing.assert_array_equal(leaf, grads(2)["head"]["weight"])
+    # Whatever gradient comes for it: a step and two updates, to the head alone.
+    jax.tree.map(np.testing.assert_array_equal, tree["body"], TREE["body"])
+    plain = group_optimizer(ONLY_HEAD, {"head": 1e-1}, constant())
+    assert accumulated_gradients(plain.init(TREE)) == []
+    shapes = [x.shape for x in jax.tree.leaves(state)]
+    assert shapes.count((2,)) == 1 + [
+        x.shape for x in jax.tree.leaves(plain.init(TREE))
+    ].count((2,))
+
+
+def test_without_accumulation_the_state_has_its_old_form():
+    """Checkpoints name its leaves by these paths."""
+    tx = group_optimizer(LABELS, RATES, constant(), gradient_accumulation_steps=1)
+    paths = [
+        jax.tree_util.keystr(path)
+        for path, _ in jax.tree_util.tree_leaves_with_path(tx.init(TREE))
+    ]
+    assert paths[0] == ".inner_states['body'].inner_state.step"
+    assert ".inner_states['head'].inner_state.inner[0].mu['head']['weight']" in paths
+    assert len(paths) == 32
+
+
+def test_a_batch_that_is_no_number_is_left_out_of_the_mean():
+    tx = group_optimizer(
+        LABELS, RATES, one_cycle(3), clip_norm=1.0, gradient_accumulation_steps=2
+    )
+    good = [grads(0), grads(1)]
+    bad = jax.tree.map(lambda x: x.at[0].set(jnp.inf), grads(7))
+    results, update_one = [], jax.jit(tx.update)
+    for batches in (good, [bad, good[0], bad, good[1], bad]):
+        tree, state, moved = TREE, tx.init(TREE), []
+        for batch in batches:
+            updates, after = update_one(batch, state, tree)
+            moved.append(bool(has_updated(state, after)))
+            tree, state = optax.apply_updates(tree, updates), after
+        results.append((tree, state))
+        assert moved == [batch is good[1] for batch in batches]
+    jax.tree.map(np.testing.assert_array_equal, *results)
+
+
+def test_restarting_a_schedule_forgets_gradients_that_no_update_used():
+    make = lambda rate: group_optimizer(  # noqa: E731
+        ONLY_HEAD, {"head": rate}, one_cycle(5), gradient_accumulation_steps=3
+    )
+    _, state = run(make(1e-1), 5)
+    kept = restart_schedule(state, make(2.0).init(TREE))
+    assert float(jnp.abs(accumulated_gradients(state)[0]["head"]["weight"]).sum()) > 0
+    assert float(jnp.abs(accumulated_gradients(kept)[0]["head"]["weight"]).sum()) == 0
+    old, new = (group_states(tree)["head"] for tree in (state, kept))
+    assert (int(old.step), int(new.step), float(new.rate)) == (1, 0, 2.0)
+    jax.tree.map(np.testing.assert_array_equal, old.inner, new.inner)
+    # The next update is of three batches again.
+    counts = []
+    for step in range(3):
+        _, after = make(2.0).update(grads(step), kept, TREE)
+        counts.append(bool(has_updated(kept, after)))
+        kept = after
+    assert counts == [False, False, True]
+
+
+def test_accumulation_can_be_scanned_and_its_rates_are_data():
+    tx = group_optimizer(LABELS, RATES, one_cycle(3), gradient_accumulation_steps=3)
+    traces = []
+
+    @jax.jit
+    def scanned(state, batches):
+        traces.append(1)
+
+        def step(carry, batch):
+            tree, state = carry
+            updates, state = tx.update(batch, state, tree)
+            return (optax.apply_updates(tree, updates), state), None
+
+        return jax.lax.scan(step, (TREE, state), batches)[0]
+
+    batches = jax.tree.map(lambda *x: jnp.stack(x), *(grads(i) for i in range(7)))
+    tree, state = scanned(tx.init(TREE), batches)
+    expected = run(tx, 7)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+        (tree, state),
+        expected,
+    )
+    faster = group_optimizer(
+        LABELS, {"body": 1.0, "head": 1.0}, constant(), gradient_accumulation_steps=3
+    )
+    other, _ = scanned(faster.init(TREE), batches)
+    assert len(traces) == 1 and not np.allclose(
+        other["head"]["weight"], tree["head"]["weight"]
+    )
+
+
+@pytest.mark.parametrize("steps", [0, -1, True])
+def test_batches_for_one_update_are_a_whole_number(steps):
+    with pytest.raises(ValueError, match="a whole number from 1 on; received"):
+        group_optimizer(LABELS, RATES, constant(), gradient_accumulation_steps=steps)

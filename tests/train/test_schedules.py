@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxtune.train import constant, curve, flat_cosine, one_cycle, resolve_rates
+from jaxtune.train import (
+    constant,
+    curve,
+    flat_cosine,
+    one_cycle,
+    over_updates,
+    resolve_rates,
+)
 from jaxtune.train.schedules import EXPONENTIAL, LINEAR
 
 
@@ -199,3 +206,14 @@ def test_wrong_rates_are_refused(rates, match):
 def test_wrong_schedules_are_refused(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+def test_a_cycle_over_updates_ends_with_the_last_of_them():
+    batches = one_cycle(23)
+    assert over_updates(batches, 1) is batches
+    updates = over_updates(batches, 5)
+    expected = one_cycle(4)
+    for step in range(5):
+        assert [float(x) for x in updates(step)] == [float(x) for x in expected(step)]
+    # Too few for one: still a schedule, and never a NaN.
+    assert float(over_updates(constant(), 5)(0)[0]) == 1.0

@@ -7,7 +7,7 @@ from flax import nnx
 from runs import smallest_network
 
 from jaxtune.data import CutMix, MixUp, mix
-from jaxtune.models import BasicBlock, ResNet
+from jaxtune.models import BasicBlock, ResNet, Sequence
 from jaxtune.train import (
     TrainState,
     apply_module,
@@ -332,3 +332,35 @@ def test_no_mixing_is_another_program_than_mixing_and_draws_nothing():
     # The smallest network has no dropout: nothing else is drawn in its step.
     assert "threefry" not in plain
     assert "threefry" in small(MixUp())[1].lower(*arguments).as_text()
+
+
+def test_accumulated_batches_are_one_that_is_as_large():
+    """To rounding, where nothing looks at a batch's statistics; scanned."""
+    parts = smallest_network()
+    network = Sequence({name: parts[name] for name in ("conv1", "pool", "fc")})
+    graphdef, params, model_state = split_module(network)
+    labels = jax.tree.map(lambda x: "all", params)
+    large = [batch(12, seed=seed, size=8) for seed in range(2)]
+    small = [
+        {name: x[i : i + 4] for name, x in b.items()} for b in large for i in (0, 4, 8)
+    ]
+    ends = []
+    for steps, batches in ((1, large), (3, small)):
+        tx = group_optimizer(
+            labels, {"all": 1e-2}, one_cycle(2), gradient_accumulation_steps=steps
+        )
+        step = make_train_step(graphdef, tx, loss=cross_entropy, labels=labels)
+        state = TrainState.create(params, model_state, tx)
+        stacked = jax.tree.map(lambda *x: jnp.stack(x), *batches)
+        run = jax.jit(lambda s, b, step=step: jax.lax.scan(
+            lambda s, b: step(s, b, KEY), s, b
+        ))  # fmt: skip
+        ends.append(run(state, stacked)[0])
+    one, three = ends
+    assert (int(one.step), int(three.step)) == (2, 6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        one.params,
+        three.params,
+    )
+    assert bits(one.params) != bits(params)

@@ -1,0 +1,239 @@
+"""The average of the weights: an exponential moving average beside what trains.
+
+Parameters and statistics after each update in, their averages out. The one rule of the
+file: training never sees the average; it is data of the state, and so is its decay, so
+that another decay compiles nothing.
+"""
+
+import dataclasses
+from collections.abc import Callable, Collection
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxtune.train.optimizer import FROZEN, Number
+from jaxtune.train.state import TrainState
+from jaxtune.transfer import dotted
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Average:
+    """A moving average of what moves in a state; the field `ema` of `TrainState`.
+
+    Attributes:
+        decay: How much of the average one update leaves at most, float32 ().
+        updates: Updates averaged so far, int32 ().
+        params: Averages of the parameters that train, by path; None for the others.
+        model_state: Averages of the statistics that move, likewise.
+    """
+
+    decay: Any
+    updates: Any
+    params: Any
+    model_state: Any
+
+
+def check_decay(decay: float | None) -> None:
+    """Raises ValueError unless a decay is None or lies between 0 and 1."""
+    if decay is not None and not 0 < decay < 1:
+        raise ValueError(
+            "ema_decay is above 0 and below 1 (0.999, for instance), or None for no "
+            f"average; received {decay!r}."
+        )
+
+
+def init_average(
+    params: nnx.State,
+    model_state: nnx.State,
+    labels: nnx.State | None = None,
+    *,
+    decay: Number = 0.999,
+    still: Collection[str] = (),
+) -> Average:
+    """Returns the average before the first update: a copy of the values.
+
+    `TrainState.create(params, model_state, tx, ema=init_average(params, model_state))`
+    is all that `make_train_step`'s step needs; `averaged(state)` is the network to
+    validate and to keep.
+
+    Args:
+        params: Parameters, see `split_module`.
+        model_state: Everything else the network holds.
+        labels: Group name of each parameter; those labelled `FROZEN` have no average.
+            All have one if None.
+        decay: How much of the average one update leaves, in the long run: it is then a
+            mean over the last 1 / (1 - decay) updates or so. May be traced. Lightning's
+            default, 0.999, is the default here; the first updates leave less, see
+            `decay_after`, so it also suits trainings of a few hundred steps.
+        still: Dotted paths of statistics that don't move, which have no average either;
+            see `still_statistics`.
+
+    References:
+        Polyak and Juditsky, 1992, https://doi.org/10.1137/0330046; Tarvainen and
+        Valpola, "Mean teachers", https://arxiv.org/abs/1703.01780. timm 1.0,
+        utils/model_ema.py `ModelEmaV3`, whose average has statistics too; Lightning
+        2.6, `EMAWeightAveraging`.
+    """
+    if labels is None:
+        labels = jax.tree.map(lambda x: "", params)
+    return Average(
+        decay=jnp.asarray(decay, jnp.float32),
+        updates=jnp.zeros((), jnp.int32),
+        params=jax.tree.map(
+            lambda x, label: None if label == FROZEN else _copy(x), params, labels
+        ),
+        model_state=jax.tree_util.tree_map_with_path(
+            lambda path, x: None if dotted(path) in still else _copy(x), model_state
+        ),
+    )
+
+
+def still_statistics(view: nnx.Module) -> frozenset[str]:
+    """Returns the dotted paths of the statistics that a training view leaves alone.
+
+    Args:
+        view: See `training_view`.
+    """
+    return frozenset(
+        dotted((*path, *leaf))
+        for path, node in nnx.iter_graph(view)
+        if getattr(node, "use_running_average", False) is True
+        for leaf, _ in nnx.to_flat_state(nnx.state(node, nnx.BatchStat))
+    )
+
+
+def decay_after(updates: int | Int[Array, ""], decay: Number) -> Float[Array, ""]:
+    """Returns how much of the average the next update leaves.
+
+    It rises with the number of updates t, as min(decay, (1 + t) / (10 + t)): the first
+    update leaves a tenth, the hundredth nine tenths, and the average spans about the
+    last tenth of a training until `decay` is reached (0.99 after 890 updates, 0.999
+    after 8990). What the network was at the beginning is soon forgotten, which matters
+    where training is short.
+
+    Args:
+        updates: Updates averaged so far, t.
+        decay: Its upper limit.
+
+    References:
+        TensorFlow 2, `tf.train.ExponentialMovingAverage` with num_updates.
+    """
+    updates = jnp.asarray(updates, jnp.float32)
+    return jnp.minimum(decay, (1.0 + updates) / (10.0 + updates))
+
+
+def update_average(
+    average: Average,
+    params: nnx.State,
+    model_state: nnx.State,
+    *,
+    moved: Bool[Array, ""] | bool = True,
+) -> Average:
+    """Returns the average after an update; pure.
+
+    Args:
+        average: Before it.
+        params: Parameters after the update.
+        model_state: Statistics after it.
+        moved: Whether there was an update; if not, the average stays, bit for bit.
+    """
+    moved = jnp.asarray(moved)
+    weight = 1.0 - decay_after(average.updates, average.decay)
+
+    def follow(old, new):
+        # Unlike optax.incremental_update's sum of two products, this leaves a value
+        # that does not move (at a rate of 0, for instance) as it is, bit for bit.
+        followed = old + (weight * (new - old)).astype(old.dtype)
+        return jnp.where(moved, followed, old)
+
+    return dataclasses.replace(
+        average,
+        updates=average.updates + moved.astype(jnp.int32),
+        params=_where_averaged(follow, average.params, params),
+        model_state=_where_averaged(follow, average.model_state, model_state),
+    )
+
+
+def averaged(state: TrainState) -> tuple[nnx.State, nnx.State]:
+    """Returns the parameters and statistics to validate, predict with and keep.
+
+    They are the averages where the state has some, and its own values elsewhere; no
+    array is computed or copied.
+    """
+    if state.ema is None:
+        return state.params, state.model_state
+    return (
+        _filled(state.ema.params, state.params),
+        _filled(state.ema.model_state, state.model_state),
+    )
+
+
+def raw_values(state: TrainState) -> dict[str, Any] | None:
+    """Returns what a state holds beside the averaged network, to be kept with it.
+
+    Returns:
+        `params` and `model_state`, the values that training goes on with where they
+        have an average (None elsewhere), and the average's `updates`. None if the state
+        has no average.
+    """
+    if state.ema is None:
+        return None
+    return {
+        "params": _where_averaged(lambda _, x: x, state.ema.params, state.params),
+        "model_state": _where_averaged(
+            lambda _, x: x, state.ema.model_state, state.model_state
+        ),
+        "updates": state.ema.updates,
+    }
+
+
+def with_raw_values(state: TrainState, raw: dict[str, Any]) -> TrainState:
+    """Returns a state from its averaged network and `raw_values`, bit for bit.
+
+    Args:
+        state: Its parameters and statistics are those of `averaged`; of its average
+            only the form and the decay count.
+        raw: What `raw_values` gave.
+    """
+    average = Average(
+        decay=state.ema.decay,
+        updates=raw["updates"],
+        params=_where_averaged(lambda _, x: x, raw["params"], state.params),
+        model_state=_where_averaged(
+            lambda _, x: x, raw["model_state"], state.model_state
+        ),
+    )
+    return state.replace(
+        params=_filled(raw["params"], state.params),
+        model_state=_filled(raw["model_state"], state.model_state),
+        ema=average,
+    )
+
+
+def _copy(x: Array) -> Array | None:
+    # A copy: a state that is donated can't give up one buffer twice. Random keys and
+    # counts have no average.
+    return jnp.array(x, copy=True) if jnp.issubdtype(x.dtype, jnp.floating) else None
+
+
+def _where_averaged(function: Callable, part: Any, tree: Any) -> Any:
+    """Calls a function of two leaves where the first tree has one; None elsewhere."""
+    return jax.tree.map(
+        lambda old, new: None if old is None else function(old, new),
+        part,
+        tree,
+        is_leaf=lambda leaf: leaf is None,
+    )
+
+
+def _filled(part: Any, tree: Any) -> Any:
+    return jax.tree.map(
+        lambda own, other: other if own is None else own,
+        part,
+        tree,
+        is_leaf=lambda leaf: leaf is None,
+    )
