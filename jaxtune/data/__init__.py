@@ -18,6 +18,7 @@ from jaxtune.data.items import parent_label as parent_label
 from jaxtune.data.items import regex_label as regex_label
 from jaxtune.data.labels import label_items as label_items
 from jaxtune.data.labels import label_kind as label_kind
+from jaxtune.data.labels import with_classes as with_classes
 from jaxtune.data.loader import Batch as Batch
 from jaxtune.data.loader import Loader as Loader
 from jaxtune.data.loaders import ImageDataLoaders as ImageDataLoaders

@@ -187,7 +187,8 @@ class Factories:
         root = existing_folder(root)
         paths = find_images(root)
         labels = [label_func(path) for path in paths]
-        return cls.from_lists(paths, labels, root=root, **options)
+        below = [path.relative_to(root) for path in paths]
+        return cls.from_lists(below, labels, root=root, **options)
 
     @classmethod
     def from_lists(

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 Resize = Literal["crop", "squish", "pad"]
+#: What lies beyond the photo: itself mirrored, its outermost pixels, or black.
 PadMode = Literal["reflection", "border", "zeros"]
 
 # NumPy's names for what fastai and PyTorch call them.

@@ -7,6 +7,7 @@ decided by all labels together, and labels that mix kinds are refused, never gue
 from __future__ import annotations
 
 import collections
+import dataclasses
 import math
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
@@ -94,6 +95,48 @@ def label_kind(labels: Sequence[Any] | np.ndarray) -> Kind:
         f"labels mix kinds: {found}. Give each photo one name, each a list of names"
         " (one name is ['cat'], none is []), or each a float or a list of as many."
     )
+
+
+def with_classes(items: Items, classes: Sequence[str]) -> Items:
+    """Returns the same photos, their labels numbered as in other classes, by name.
+
+    To validate a network of more classes on photos that were labelled before. With
+    several labels a photo, a class that its photos were never labelled with counts as
+    not there.
+
+    Args:
+        items: Photos with their labels.
+        classes: Names in the order of the numbers that come out.
+
+    Raises:
+        ValueError: If a photo has a label that is not among them, or the labels are
+            numbers to be predicted.
+
+    Example:
+        >>> two = label_items([Path("a.jpg"), Path("b.jpg")], ["bee", "ant"])
+        >>> with_classes(two, ["ant", "bat", "bee"]).labels.tolist()
+        [2, 0]
+    """
+    classes = _differing(classes)
+    if items.classes == classes:
+        return items
+    if items.kind == "regression":
+        raise ValueError(
+            "labels that are numbers to be predicted have no classes to be known by."
+        )
+    counts = items.counts()
+    occur = [name for name, number in counts.items() if number]
+    numbers = np.array([counts[name] for name in occur], np.int64)
+    positions = _positions(occur, numbers, classes)
+    olds = np.array([items.classes.index(name) for name in occur], np.int64)
+    if items.kind == "single":
+        table = np.zeros(len(items.classes), np.int32)
+        table[olds] = positions
+        labels = table[items.labels]
+    else:
+        labels = np.zeros((len(items), len(classes)), np.float32)
+        labels[:, positions] = items.labels[:, olds]
+    return dataclasses.replace(items, labels=labels, classes=classes)
 
 
 def _form(label: Any) -> str:

@@ -8,6 +8,7 @@ prediction is.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,7 @@ class ImageDataLoaders(Factories):
         self.train_items, self.valid_items = readable_items(
             train_items, valid_items, workers=workers, on_error=on_error
         )
+        _warn_untrained(self.train_items)
         self.size = as_size(size)
         self.classes: tuple[str, ...] = train_items.classes
         self.kind: Kind = train_items.kind
@@ -238,6 +240,19 @@ def _of_labels(items: Items) -> str:
         return f"{items.labels.min():.4g} to {items.labels.max():.4g}"
     counts = [f"{label} {number}" for label, number in items.counts().items()]
     return listing(counts, most=20)
+
+
+def _warn_untrained(items: Items) -> None:
+    if items.kind == "regression":
+        return
+    without = [name for name, number in items.counts().items() if not number]
+    if without:
+        warnings.warn(
+            f"{len(without)} of {len(items.classes)} classes without a photo to train"
+            f" on: {listing(without)}. A network can learn nothing of these, and one"
+            " that knows them may forget them.",
+            stacklevel=4,
+        )
 
 
 def _check_alike(train_items: Items, valid_items: Items) -> None:

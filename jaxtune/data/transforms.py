@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import get_args
 
-#: What lies beyond the photo: itself mirrored, its outermost pixels, or black.
-PadMode = Literal["reflection", "border", "zeros"]
-PAD_MODES = ("reflection", "border", "zeros")
+from jaxtune.data.fit import PadMode
+
 # Beyond it the far corner of the tilted photo comes to lie behind the viewer.
 _MAX_WARP = 0.5
 
@@ -72,6 +71,7 @@ class Augmentation:
         if self.ratio is not None:
             # A list, as JSON gives it, could not be hashed; jit needs a static value.
             object.__setattr__(self, "ratio", tuple(self.ratio))
+        pad_modes = get_args(PadMode)
         for holds, needs, names in (
             (
                 0 < self.min_scale <= self.max_scale <= 1,
@@ -105,7 +105,7 @@ class Augmentation:
                 "probabilities of 0 to 1",
                 ("p_affine", "p_lighting"),
             ),
-            (self.pad_mode in PAD_MODES, f"pad_mode one of {', '.join(PAD_MODES)}",
+            (self.pad_mode in pad_modes, f"pad_mode one of {', '.join(pad_modes)}",
              ("pad_mode",)),
         ):  # fmt: skip
             if not holds:

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
-from jaxtune.data.transforms import Augmentation, PadMode
+from jaxtune.data.fit import PadMode
+from jaxtune.data.transforms import Augmentation
 
 # The least depth a pixel is looked at in; one behind the viewer has none.
 _LEAST_DEPTH = 0.05

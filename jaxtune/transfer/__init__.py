@@ -1,5 +1,9 @@
 """The surgery: cut a body, build a head, name the layer groups."""
 
+from jaxtune.transfer.classes import class_rows as class_rows
+from jaxtune.transfer.classes import extend_outputs as extend_outputs
+from jaxtune.transfer.classes import output_axes as output_axes
+from jaxtune.transfer.classes import take_rows as take_rows
 from jaxtune.transfer.cnn import create_cnn_model as create_cnn_model
 from jaxtune.transfer.cuts import Cut as Cut
 from jaxtune.transfer.cuts import create_body as create_body

@@ -4,11 +4,7 @@ Rotation, zoom and perspective: see the tests of `warp`; light: those of `lighti
 """
 
 import json
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +12,8 @@ import numpy as np
 import pytest
 from photos import make_photos
 from PIL import Image
+from processes import run_script
 
-import jaxtune
 from jaxtune.data import (
     Augmentation,
     aug_transforms,
@@ -425,7 +421,6 @@ def test_without_augmentation_training_images_are_validation_images():
 
 DEVICES = """
 import hashlib, json, sys
-sys.path[:0] = {path!r}
 import jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtune.data import (
@@ -435,10 +430,11 @@ from jaxtune.data.augment import draw
 def bits(*arrays):
     return hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in arrays)).hexdigest()
 
+root, workers = sys.argv[1], int(sys.argv[2])
 data = ImageDataLoaders.from_folder(
-    {root!r}, size=32, batch_size=8, seed=1, workers={workers}
+    root, size=32, batch_size=8, seed=1, workers=workers
 )
-assert data.train_loader.workers == {workers}
+assert data.train_loader.workers == workers
 mesh = Mesh(np.asarray(jax.devices()), ("data",))
 rows = NamedSharding(mesh, PartitionSpec("data"))
 crops = jax.jit(jax.vmap(draw, in_axes=(0, 0, None)), static_argnums=2)
@@ -447,7 +443,7 @@ def made(augmentation):
         batch, key, size=data.size, augmentation=augmentation,
         mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)))
 images, warped = made(data.augmentation), made(aug_transforms())
-found = {{"batches": [], "draws": [], "pixels": [], "warped": [], "devices": set()}}
+found = {"batches": [], "draws": [], "pixels": [], "warped": [], "devices": set()}
 for epoch in range(2):
     key = jax.random.fold_in(jax.random.key(0), epoch)
     for batch in data.train_loader.batches(epoch):
@@ -464,21 +460,7 @@ print(json.dumps(found, default=list))
 
 
 def run_on(devices, workers, root):
-    places = [Path(jaxtune.__file__).parents[1]]
-    script = DEVICES.format(
-        path=[str(place) for place in places], root=str(root), workers=workers
-    )
-    flag = f"--xla_force_host_platform_device_count={devices}"
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=os.environ | {"XLA_FLAGS": flag, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(run_script(DEVICES, root, workers, devices=devices))
 
 
 def test_other_devices_and_workers_same_batches_draws_and_pixels(tmp_path):

@@ -36,6 +36,14 @@ def rows_of(data):
     }
 
 
+def test_a_folder_may_be_relative_to_the_working_directory(root, monkeypatch):
+    monkeypatch.chdir(root.parent)
+    data = ImageDataLoaders.from_path_func(
+        root.name, lambda p: str(number(p) % 2), **SMALL
+    )
+    assert len(data.train_items) + len(data.valid_items) == 20
+
+
 def test_several_labels(root):
     data = ImageDataLoaders.from_path_func(
         root,

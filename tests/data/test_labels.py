@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxtune.data import Items, label_items, label_kind
+from jaxtune.data import Items, label_items, label_kind, with_classes
 
 
 def labelled(labels, **options):
@@ -175,3 +175,24 @@ def test_every_set_of_labels_comes_back(sets):
     items = labelled(sets)
     for names, row in zip(sets, items.labels, strict=True):
         assert {items.classes[n] for n in np.flatnonzero(row)} == names
+
+
+@given(st.permutations(["ant", "bee", "cat", "dog"]), st.booleans())
+def test_labels_are_renumbered_by_name(classes, several):
+    names = [["bee", "cat"], [], ["ant"]] if several else ["cat", "ant", "cat"]
+    items = labelled(names, classes=("cat", "owl", "bee", "ant"))
+    other = with_classes(items, classes)
+    assert (other.classes, other.kind) == (tuple(classes), items.kind)
+    said = [set(filter(None, other.label_text(x).split(";"))) for x in other.labels]
+    assert said == [set(n if several else [n]) for n in names]
+    assert with_classes(other, classes) is other
+
+
+def test_labels_that_are_not_among_the_others_are_named():
+    items = labelled(["cat", "ant", "cat"])
+    with pytest.raises(ValueError, match=r"not among the classes: \{'cat': 2\}"):
+        with_classes(items, ["ant", "bee"])
+    with pytest.raises(ValueError, match="must differ"):
+        with_classes(items, ["ant", "cat", "ant"])
+    with pytest.raises(ValueError, match="no classes to be known by"):
+        with_classes(labelled([0.5, 1.5]), ["ant"])
