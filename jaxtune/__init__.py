@@ -23,15 +23,16 @@ What there is, in the order of the data's way:
   layers `Sequence`, `Conv`, `Linear`, `BatchNorm`.
 - transfer: `create_cnn_model`, or `create_body` and `create_head`; `inspect_cuts`;
   `default_groups`, `split_groups`, `group_labels`; `evaluating`, the view for
-  validation.
+  validation; `extend_outputs`, for more classes.
 - train, pure functions: `split_module`, `TrainState`; `optimizer_labels`,
-  `training_view`, `norm_paths`, `no_decay_paths`; `group_optimizer` with `adam`, `sgd`
-  or your own `Optimizer`; `one_cycle`, `flat_cosine`, `constant`, `curve`;
+  `training_view`, `with_precision`, `norm_paths`, `no_decay_paths`; `group_optimizer`
+  with `adam`, `sgd` or your own `Optimizer`; `one_cycle`, `flat_cosine`, `constant`,
+  `curve`, `over_updates`;
   `fine_tune_phases`; `make_train_step`, `make_eval_step`, `make_predict_step` over
-  `apply_module`; `compile_step`; losses and metrics.
+  `apply_module`; `init_average`, `averaged`; `compile_step`; losses and metrics.
 - checkpoint: `save_checkpoint`, `load_checkpoint`, `inspect_checkpoint` and others;
   plain Orbax opens what they write.
-- learner: `vision_learner`, `Learner`, `load_predictor`.
+- learner: `vision_learner`, `continue_from`, `Learner`, `load_predictor`.
 """
 
 from jaxtune.checkpoint import CheckpointDamagedError as CheckpointDamagedError
@@ -79,6 +80,7 @@ from jaxtune.learner import RunStopped as RunStopped
 from jaxtune.learner import SaveBest as SaveBest
 from jaxtune.learner import StopPhase as StopPhase
 from jaxtune.learner import StopTraining as StopTraining
+from jaxtune.learner import continue_from as continue_from
 from jaxtune.learner import first_layer_kernels as first_layer_kernels
 from jaxtune.learner import grad_cam as grad_cam
 from jaxtune.learner import load_predictor as load_predictor
@@ -114,16 +116,19 @@ from jaxtune.pretrained import resnext101_64x4d as resnext101_64x4d
 from jaxtune.pretrained import wide_resnet50_2 as wide_resnet50_2
 from jaxtune.pretrained import wide_resnet101_2 as wide_resnet101_2
 from jaxtune.train import FROZEN as FROZEN
+from jaxtune.train import Average as Average
 from jaxtune.train import GroupState as GroupState
 from jaxtune.train import LRFind as LRFind
 from jaxtune.train import Optimizer as Optimizer
 from jaxtune.train import Phase as Phase
+from jaxtune.train import Precision as Precision
 from jaxtune.train import Schedule as Schedule
 from jaxtune.train import TrainState as TrainState
 from jaxtune.train import accuracy as accuracy
 from jaxtune.train import accuracy_multi as accuracy_multi
 from jaxtune.train import adam as adam
 from jaxtune.train import apply_module as apply_module
+from jaxtune.train import averaged as averaged
 from jaxtune.train import binary_cross_entropy as binary_cross_entropy
 from jaxtune.train import boundary_index as boundary_index
 from jaxtune.train import compile_step as compile_step
@@ -140,6 +145,8 @@ from jaxtune.train import focal as focal
 from jaxtune.train import gradual_phases as gradual_phases
 from jaxtune.train import group_optimizer as group_optimizer
 from jaxtune.train import group_states as group_states
+from jaxtune.train import has_updated as has_updated
+from jaxtune.train import init_average as init_average
 from jaxtune.train import l1 as l1
 from jaxtune.train import lr_sweep as lr_sweep
 from jaxtune.train import mae as mae
@@ -151,16 +158,20 @@ from jaxtune.train import no_decay_paths as no_decay_paths
 from jaxtune.train import norm_paths as norm_paths
 from jaxtune.train import one_cycle as one_cycle
 from jaxtune.train import optimizer_labels as optimizer_labels
+from jaxtune.train import over_updates as over_updates
 from jaxtune.train import resolve_rates as resolve_rates
 from jaxtune.train import restart_schedule as restart_schedule
 from jaxtune.train import rmse as rmse
 from jaxtune.train import sgd as sgd
 from jaxtune.train import slanted_triangular as slanted_triangular
 from jaxtune.train import split_module as split_module
+from jaxtune.train import still_statistics as still_statistics
 from jaxtune.train import suggest_rates as suggest_rates
 from jaxtune.train import top_5_accuracy as top_5_accuracy
 from jaxtune.train import training_view as training_view
+from jaxtune.train import update_average as update_average
 from jaxtune.train import weighted_cross_entropy as weighted_cross_entropy
+from jaxtune.train import with_precision as with_precision
 from jaxtune.transfer import Cut as Cut
 from jaxtune.transfer import L as L
 from jaxtune.transfer import create_body as create_body
@@ -168,6 +179,7 @@ from jaxtune.transfer import create_cnn_model as create_cnn_model
 from jaxtune.transfer import create_head as create_head
 from jaxtune.transfer import default_groups as default_groups
 from jaxtune.transfer import evaluating as evaluating
+from jaxtune.transfer import extend_outputs as extend_outputs
 from jaxtune.transfer import group_labels as group_labels
 from jaxtune.transfer import inspect_cuts as inspect_cuts
 from jaxtune.transfer import num_features as num_features

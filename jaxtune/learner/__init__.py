@@ -8,6 +8,7 @@ from jaxtune.learner.callbacks import LambdaCallback as LambdaCallback
 from jaxtune.learner.callbacks import SaveBest as SaveBest
 from jaxtune.learner.callbacks import StopPhase as StopPhase
 from jaxtune.learner.callbacks import StopTraining as StopTraining
+from jaxtune.learner.continuing import continue_from as continue_from
 from jaxtune.learner.frozen import FrozenMovedError as FrozenMovedError
 from jaxtune.learner.gathering import Predictions as Predictions
 from jaxtune.learner.gradcam import GradCam as GradCam

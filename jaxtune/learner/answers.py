@@ -1,26 +1,24 @@
-"""Answers: the compiled programs that say what a network makes of photos.
+"""Answers: what a learner's network makes of photos, with the values that it has now.
 
-A trainer in; functions of batches out. The one rule of the file: a program is compiled
-once for a network and kept by the trainer, whatever the values are.
+A trainer in; functions of batches out. The one rule of the file: the values are those
+of its making; the programs are the trainer's, compiled once.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from jaxtune.learner.devices import place_batch
-from jaxtune.learner.gradcam import grad_cam, scale_heat
+from jaxtune.learner.gradcam import scale_heat
 from jaxtune.learner.trainer import Trainer
-from jaxtune.train import apply_module, identity, make_predict_step
-from jaxtune.transfer import evaluating
 
 
 class Answers:
-    """What a trainer's network says of photos, with the values that it has now."""
+    """What a trainer's network says of photos, with the values that it has now.
+
+    Attributes:
+        place: Puts a batch onto the devices, see `PhasedNetwork.place`.
+    """
 
     def __init__(self, trainer: Trainer):
         """Takes the values as they are; nothing is compiled yet.
@@ -28,72 +26,32 @@ class Answers:
         Args:
             trainer: Holds network, values and programs.
         """
-        self._trainer = trainer
         self._programs = trainer.programs
-        self._graphdef = nnx.graphdef(evaluating(trainer.module))
-        self._values = trainer._values()
+        self.place = trainer.place
+        self._graphdef = trainer.eval_graphdef()
+        self._values = trainer.values()
 
-    def place(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
-        """Puts a batch onto the devices: rows split among them where they divide it."""
-        rows, everywhere = self._trainer._rows, self._trainer._everywhere
-        divides = len(batch["label"]) % rows.num_devices == 0
-        return place_batch(batch, rows if divides else everywhere)
-
-    def outputs(self, images: Any) -> jax.Array:
-        """Returns logits (b, k) of photos uint8 (b, h, w, c), as validation does."""
-        step = self._programs._made(
-            ("outputs", self._graphdef),
-            lambda: make_predict_step(
-                self._graphdef, activation=identity, prepare=self._programs._plain
-            ),
-        )
-        return step(*self._values, images)
+    def of(self, images: Any) -> tuple[jax.Array, jax.Array]:
+        """Returns outputs and probabilities (b, k) of photos uint8 (b, h, w, c)."""
+        return self._programs.answer_step(self._graphdef)(*self._values, images)
 
     def augmented(self, batch: Any, key: jax.Array) -> jax.Array:
-        """Returns logits (b, c) of a batch's photos, augmented as those that train."""
-        graphdef, prepare = self._graphdef, self._programs._augmented
-
-        def outputs(params, model_state, batch, key):
-            images = prepare(batch, key)
-            return apply_module(graphdef, params, model_state, images)[0]
-
-        step = self._programs._made(("augmented", graphdef), lambda: outputs)
+        """Returns probabilities (b, k) of a batch, augmented as those that train."""
+        step = self._programs.augmented_step(self._graphdef)
         return step(*self._values, batch, key)
-
-    def probabilities(self, outputs: Any) -> jax.Array:
-        """Returns what logits (b, c) are worth: float32 (b, c)."""
-        activation = self._programs._activation
-
-        def activate(outputs):
-            return activation(outputs.astype(jnp.float32))
-
-        return self._programs._made(("activation",), lambda: activate)(outputs)
 
     def losses(self, outputs: Any, label: Any) -> jax.Array:
         """Returns each row's loss (b,), by the learner's own."""
-        loss = self._programs._loss
-        return self._programs._made(("losses",), lambda: loss)(outputs, label)
+        return self._programs.loss_step()(outputs, label)
 
     def one_by_one(self, images: np.ndarray) -> np.ndarray:
-        """Returns probabilities (b, c) of photos; however many, one program."""
-        each = [self.outputs(images[i : i + 1]) for i in range(len(images))]
-        return np.concatenate([np.asarray(self.probabilities(x)) for x in each])
+        """Returns probabilities (b, k) of photos; however many, one program."""
+        each = [self.of(images[i : i + 1])[1] for i in range(len(images))]
+        return np.concatenate([np.asarray(said) for said in each])
 
-    def heat(self, images: np.ndarray, index: np.ndarray, layer: str) -> np.ndarray:
+    def heat(self, images: np.ndarray, index: Any, layer: str) -> np.ndarray:
         """Returns Grad-CAM's maps (b, h, w), one output of each; the highest is 1."""
-        graphdef, prepare = self._graphdef, self._programs._plain
-
-        def maps(params, model_state, images, index):
-            return grad_cam(
-                graphdef,
-                params,
-                model_state,
-                prepare(images),
-                layer=layer,
-                class_index=index,
-            )
-
-        step = self._programs._made(("grad_cam", graphdef, layer), lambda: maps)
+        step = self._programs.heat_step(self._graphdef, layer)
         index = np.asarray(index, np.int32)
         each = [
             np.asarray(step(*self._values, images[i : i + 1], index[i : i + 1]))

@@ -5,8 +5,6 @@ rule of the file: what a callback decides follows from the table so far, so a ru
 was killed and taken up decides the same.
 """
 
-import csv
-import io
 import json
 import math
 import os
@@ -15,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxtune.checkpoint import write_text
 from jaxtune.learner.history import Row
 
 
@@ -262,7 +261,10 @@ class SaveBest(Monitor):
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
         """Saves, if this epoch is the best of the learner's history."""
         *before, now = self.learner.history
-        if all(self.value(now) > self.value(row) for row in before):
+        # Epochs from before `extend(validate_also=...)` don't have every column.
+        before = [row for row in before if self.monitor in row.as_dict()]
+        value = self.value(now)
+        if all(value > self.value(row) for row in before):
             target = Path(self.path).expanduser().resolve()
             fresh = target.with_name(f".{target.name}.new")
             shutil.rmtree(fresh, ignore_errors=True)
@@ -295,12 +297,12 @@ class CSVLogger(Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
         """Writes the file."""
-        history = self.learner.history.history
-        text = io.StringIO()
-        writer = csv.writer(text)
-        writer.writerow(history)
-        writer.writerows(zip(*history.values(), strict=True))
-        _write(self.path, text.getvalue())
+        self.learner.history.to_csv(self._target())
+
+    def _target(self) -> Path:
+        target = Path(self.path).expanduser().resolve()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target
 
 
 class JSONLogger(CSVLogger):
@@ -313,7 +315,7 @@ class JSONLogger(CSVLogger):
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
         """Writes the file."""
         rows = [json.dumps(row.as_dict()) for row in self.learner.history]
-        _write(self.path, "\n".join(rows) + "\n")
+        write_text(self._target(), "\n".join(rows) + "\n")
 
 
 class LambdaCallback(Callback):
@@ -336,11 +338,3 @@ class LambdaCallback(Callback):
                     f"there is no event {name!r}; there are {', '.join(events)}."
                 )
             setattr(self, name, function)
-
-
-def _write(path: str, text: str) -> None:
-    target = Path(path).expanduser().resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.part")
-    temporary.write_text(text)
-    os.replace(temporary, target)

@@ -11,8 +11,10 @@ import numpy as np
 from flax import nnx
 
 from jaxtune.checkpoint import find_checkpoint, load_checkpoint
+from jaxtune.data import as_size, load_image, prepare_image
 from jaxtune.learner.answers import Answers
-from jaxtune.learner.gradcam import GradCam
+from jaxtune.learner.gathering import decode
+from jaxtune.learner.gradcam import GradCam, explained_size
 from jaxtune.learner.kernels import first_weight, outputs_first, plot_kernels
 from jaxtune.learner.trainer import Trainer
 from jaxtune.train import split_module
@@ -29,9 +31,19 @@ class Explanation:
     _trainer: Trainer
 
     def grad_cam(
-        self, photo: Any, class_name: str | None = None, *, layer: str = "body"
+        self,
+        photo: Any,
+        class_name: str | None = None,
+        *,
+        layer: str = "body",
+        size: int | tuple[int, int] | None = None,
     ) -> GradCam | list[GradCam]:
         """Says where in a photo the network sees a class; `.plot()` shows it.
+
+        A map has one place for many pixels (of a ResNet's body 32 x 32, so 2 x 2 places
+        of a photo of 64 px). Therefore the network looks at a larger photo than it was
+        trained on, as long as that changes nothing of what it says; which class it is,
+        and how probable, is said of the photo as `predict` sees it.
 
         Args:
             photo: A path, bytes, a PIL image or an array; or a list of them.
@@ -39,6 +51,9 @@ class Explanation:
                 numbers the output's number, "0" for the first.
             layer: Dotted name of the module whose output is looked at: "body", or
                 "body.layer3" for finer and less certain maps.
+            size: Height and width at which the network looks, in pixels. If None, 224
+                for the shorter side, where the photo is so large and the network takes
+                it and says the same of it; else the data's.
 
         Raises:
             ValueError: If there is no such class or layer.
@@ -49,43 +64,93 @@ class Explanation:
         """
         many = isinstance(photo, list | tuple)
         photos = photo if many else [photo]
-        if not photos:
-            return []
-        images = np.stack([self.data.prepare_image(one) for one in photos])
-        said = self._answers().one_by_one(images)
-        chosen = said.argmax(axis=-1)
-        names = self.data.classes or tuple(map(str, range(said.shape[1])))
+        index = None
         if class_name is not None:
+            names = self._output_names()
             if class_name not in names:
                 raise ValueError(
                     f"there is no class {class_name!r}; there are {', '.join(names)}."
                 )
-            chosen = np.full_like(chosen, names.index(class_name))
-        heat = self.heat_maps(images, chosen, layer=layer)
-        found = [
-            GradCam(image, one, names[i], float(row[i]))
-            for image, one, i, row in zip(images, heat, chosen, said, strict=True)
-        ]
+            index = [names.index(class_name)] * len(photos)
+        found = self.explain(photos, index, layer=layer, size=size)
         return found if many else found[0]
 
-    def heat_maps(
+    def explain(
         self,
-        images: np.ndarray,
-        class_index: Sequence[int] | np.ndarray,
+        photos: Sequence[Any],
+        class_index: Sequence[int] | np.ndarray | None = None,
         *,
         layer: str = "body",
-    ) -> np.ndarray:
-        """Returns Grad-CAM's maps for prepared photos, the highest place of each 1.
+        size: int | tuple[int, int] | None = None,
+    ) -> list[GradCam]:
+        """Returns what `grad_cam` says of several photos, an output for each by number.
 
         Args:
-            images: uint8 (b, h, w, c), as `data.prepare_image` gives them.
-            class_index: Which output is explained, (b,).
-            layer: See `grad_cam`.
-
-        Returns:
-            float32 (b, h', w') of the layer's output.
+            photos: As for `grad_cam`.
+            class_index: Which output is explained of each, (b,); each photo's largest
+                if None.
+            layer: As for `grad_cam`.
+            size: As for `grad_cam`.
         """
-        return self._answers().heat(images, np.asarray(class_index), layer)
+        if not len(photos):
+            return []
+        answers, names = self._answers(), self._output_names()
+        images = np.stack([self.data.prepare_image(photo) for photo in photos])
+        said = answers.one_by_one(images)
+        if class_index is None:
+            class_index = said.argmax(axis=-1)
+        index = [int(number) for number in class_index]
+        looked = [
+            self._looked_at(*each, layer, size)
+            for each in zip(photos, images, said, index, strict=True)
+        ]
+        return [
+            GradCam(image, heat, names[i], float(row[i]))
+            for (image, heat), i, row in zip(looked, index, said, strict=True)
+        ]
+
+    def _looked_at(
+        self,
+        photo: Any,
+        image: np.ndarray,
+        said: np.ndarray,
+        index: int,
+        layer: str,
+        size: int | tuple[int, int] | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A photo as large as the network looks at it, and where it sees an output."""
+        data, answers = self.data, self._answers()
+        if size is None:
+            shape = load_image(photo, channels=data.in_channels).shape
+            wanted = explained_size(data.size, shape[:2])
+        else:
+            wanted = as_size(size)
+        if wanted != data.size:
+            larger = prepare_image(
+                photo,
+                wanted,
+                resize=data.resize,
+                pad_mode=data.pad_mode,
+                channels=data.in_channels,
+            )[None]
+            try:
+                if size is not None or self._agrees(answers, larger, said, index):
+                    return larger[0], answers.heat(larger, [index], layer)[0]
+            except (TypeError, ValueError, ZeroDivisionError):
+                # Some networks take one size only.
+                if size is not None:
+                    raise
+        return image, answers.heat(image[None], [index], layer)[0]
+
+    def _agrees(
+        self, answers: Answers, larger: np.ndarray, said: np.ndarray, index: int
+    ) -> bool:
+        """Whether a larger photo gets the same label: else that would be explained."""
+        there, kind = answers.one_by_one(larger), self.data.kind
+        here, there = decode(said[None], kind)[0], decode(there, kind)[0]
+        if kind == "multi":
+            return here[index] == there[index]
+        return kind == "regression" or here == there
 
     def plot_kernels(self, before: Any = None) -> "matplotlib.figure.Figure":
         """Returns a figure of the first convolution's kernels, now and before.
@@ -117,6 +182,9 @@ class Explanation:
             )
             before = outputs_first(_leaf(params, path))
         return plot_kernels(now, np.asarray(before, np.float32))
+
+    def _output_names(self) -> tuple[str, ...]:
+        return self.data.classes or tuple(map(str, range(self.data.num_outputs)))
 
     def _answers(self) -> Answers:
         return Answers(self._trainer)

@@ -5,7 +5,7 @@ function of their number; nothing of the learner is another afterwards.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -44,11 +44,14 @@ class Finder:
         Args:
             start_lr: Rate of the first step, the same for every layer group.
             end_lr: Rate after the last step.
-            num_it: Number of steps, at least 8.
+            num_it: Number of updates, at least 8. With gradient accumulation each takes
+                so many batches, and its loss is their mean: the rates are those for the
+                large batch that training makes.
             stop_div: Whether to stop when the loss is four times the best so far.
 
         Returns:
             Rates, smoothed losses, and suggestions: valley, slide, minimum and steep.
+            Its `plot()` is a figure.
 
         Raises:
             ValueError: If a number is out of its range.
@@ -60,15 +63,18 @@ class Finder:
         if num_it < 8:
             raise ValueError(f"num_it must be at least 8; received {num_it}.")
         trainer = self._trainer
-        schedule = exponential(num_it, start_lr, end_lr)
+        batches_each = trainer.gradient_accumulation_steps
+        # A phase's schedule counts batches.
+        schedule = exponential(num_it * batches_each, start_lr, end_lr)
         count = len(trainer.groups)
         step, state = trainer.begin(
             Phase(None, None, 1, (1.0,) * count, schedule, self.wd)
         )
-        batches = itertools.islice(self._batches(), num_it)
-        losses = lr_sweep(
-            step, state, batches, jax.random.key(self.seed), stop_div=stop_div
-        )
+        batches, key = self._batches(), jax.random.key(self.seed)
+        several = (list(itertools.islice(batches, batches_each)) for _ in range(num_it))
+        losses = lr_sweep(_of_several(step), state, several, key, stop_div=stop_div)
+        labels = trainer.labels()
+        names = set(jax.tree.leaves(labels))
         rates = start_lr * (end_lr / start_lr) ** (np.arange(len(losses)) / num_it)
         found = LRFind(
             rates=rates,
@@ -76,10 +82,12 @@ class Finder:
             suggestions=suggest_rates(rates, losses, num_it),
             what=describe_phase(
                 f"phase {trainer.phase + 1}",
-                trainer.labels(),
+                labels,
                 trainer.module,
                 trainer.frozen_groups,
             ),
+            phase=trainer.phase + 1,
+            groups=tuple(group for group in trainer.groups if group in names),
         )
         if self.verbose:
             print(found, flush=True)
@@ -89,3 +97,20 @@ class Finder:
         for epoch in itertools.count(len(self.history)):
             for batch in self.data.train_loader.batches(epoch):
                 yield self._trainer.place(batch)
+
+
+def _of_several(step: Callable) -> Callable:
+    """A step of several batches, which are one update; its loss is their rows' mean."""
+
+    def steps(state, batches, key):
+        told = []
+        for batch in batches:
+            state, metrics = step(state, batch, key)
+            told.append(metrics)
+        losses, counts = (
+            np.asarray([metrics[name] for metrics in told], np.float64)
+            for name in ("loss", "count")
+        )
+        return state, {"loss": np.average(losses, weights=counts)}
+
+    return steps

@@ -5,7 +5,6 @@ pure function knows nothing of photos and classes' names; the rest is pictures.
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxtune.models import call_module
 from jaxtune.plots import image_grid
-from jaxtune.transfer.running import children_of
+from jaxtune.transfer.running import children_of, listen
 
 
 def grad_cam(
@@ -61,11 +60,11 @@ def grad_cam(
         network = nnx.merge(graphdef, params, model_state)
         seen: list[Any] = []
 
-        def after(output):
-            seen.append(output)
-            return output if change is None else output + change
+        def around(call, *args, **kwargs):
+            seen.append(call(*args, **kwargs))
+            return seen[-1] if change is None else seen[-1] + change
 
-        _listen(_module_at(network, layer), after)
+        listen(_module_at(network, layer), around)
         outputs = call_module(network, images)
         return outputs, _only_map(seen, layer)
 
@@ -88,7 +87,7 @@ class GradCam:
     """Where in a photo a network sees a class.
 
     Attributes:
-        photo: As the network saw it, before normalisation: uint8 (h, w, c).
+        photo: As the network looked at it, before normalisation: uint8 (h, w, c).
         heat: (h', w') of the layer's output, the highest place 1; all 0 where nothing
             speaks for the class.
         label: Name of the class.
@@ -135,6 +134,28 @@ def plot_grad_cams(
     )
 
 
+def explained_size(
+    size: tuple[int, int], photo: tuple[int, int], *, shorter: int = 224
+) -> tuple[int, int]:
+    """Returns the height and width at which a photo is looked at.
+
+    Args:
+        size: Height and width that the network was trained on, in pixels: the least.
+        photo: Those of the photo, which is not enlarged.
+        shorter: The shorter side where the photo is so large. Otherwise sides are
+            multiples of 32, so that few sizes need a program.
+
+    Example:
+        >>> explained_size((64, 64), (500, 333)), explained_size((64, 64), (150, 400))
+        ((224, 224), (128, 128))
+    """
+    factor = min(shorter, *photo) / min(size)
+    if factor <= 1:
+        return size
+    height, width = (max(side, int(side * factor) // 32 * 32) for side in size)
+    return height, width
+
+
 def scale_heat(maps: Any) -> np.ndarray:
     """Returns maps (b, h, w) divided by the highest value of each; zeros stay zeros."""
     maps = np.asarray(maps, np.float32)
@@ -171,18 +192,3 @@ def _module_at(network: nnx.Module, layer: str) -> nnx.Module:
             )
         node, left = children[name], left[len(name) + 1 :]
     return node
-
-
-@functools.cache
-def _listening_class(kind: type) -> type:
-    def __call__(self, *args, **kwargs):
-        return self._jaxtune_after(kind.__call__(self, *args, **kwargs))
-
-    return type(kind.__name__, (kind,), {"__call__": __call__})
-
-
-def _listen(module: nnx.Module, after) -> None:
-    # The class is changed, not the module wrapped: whoever looks at the module's
-    # attributes still finds them. The network is a copy made for this call.
-    object.__setattr__(module, "__class__", _listening_class(type(module)))
-    module._jaxtune_after = after

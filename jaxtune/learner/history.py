@@ -15,6 +15,7 @@ from typing import Any, overload
 import jax
 import numpy as np
 
+from jaxtune.checkpoint import write_text
 from jaxtune.learner.tables import Column, Table, Tabular
 from jaxtune.plots import Line, Panel, line_plot
 from jaxtune.train import Phase
@@ -88,7 +89,7 @@ class PhaseRecord:
         phase: Its rates and schedule.
         groups: Names of the layer groups, one for each of the phase's rates.
         frozen: Names of those in which nothing trains.
-        steps_per_epoch: Updates in an epoch.
+        steps_per_epoch: Batches in an epoch.
     """
 
     number: int
@@ -98,7 +99,7 @@ class PhaseRecord:
     steps_per_epoch: int
 
     def learning_rates(self, epochs: int | None = None) -> dict[str, np.ndarray]:
-        """Returns the learning rate of each group that trains, update by update.
+        """Returns the learning rate of each group that trains, batch by batch.
 
         Args:
             epochs: How many epochs of it, float32 (epochs * steps_per_epoch,) each; all
@@ -155,7 +156,7 @@ class History(Tabular):
             phase: Its rates and schedule.
             groups: Names of the layer groups, one for each of the phase's rates.
             frozen: Names of those in which nothing trains.
-            steps_per_epoch: Updates in an epoch.
+            steps_per_epoch: Batches in an epoch.
         """
         record = PhaseRecord(
             number, phase, tuple(groups), tuple(frozen), steps_per_epoch
@@ -167,6 +168,8 @@ class History(Tabular):
         """Each column as a list with one value per epoch, phase column included."""
         flat = [row.as_dict() for row in self.rows]
         names = list(dict.fromkeys(name for row in flat for name in row))
+        # A metric that later epochs began with stands with the others.
+        names.sort(key=lambda name: name in ("images/s", "time"))
         return {name: [row.get(name, float("nan")) for row in flat] for name in names}
 
     def __len__(self) -> int:
@@ -240,12 +243,7 @@ class History(Tabular):
             raise FileNotFoundError(
                 f"can't write {path}: there is no folder {path.parent}. Make it first."
             )
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            part.write_text(text.getvalue(), encoding="utf-8")
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_text(path, text.getvalue())
         return path
 
     def plot(self) -> "matplotlib.figure.Figure":
@@ -253,7 +251,8 @@ class History(Tabular):
 
         All stand over epochs, counted through the phases, which are marked; rates and,
         where they are known, batches' losses have a value for each step. A group has
-        no curve where it is frozen.
+        no curve where nothing of it trains; with norms="train" a frozen group's norms
+        do.
 
         Raises:
             ImportError: If matplotlib is not there.
@@ -269,16 +268,24 @@ class History(Tabular):
             "whole_x": True,
             "spans": marks if len(marks) > 1 else (),
         }
-        panels = [Panel(self._loss_lines(), "loss", **common)]
-        columns = self.history
-        for name in dict.fromkeys(name for row in self.rows for name in row.metrics):
-            line = Line(*self._over_epochs(columns[name]), color=1, style="dotted")
-            panels.append(Panel([line], name, **common))
+        groups = self._metric_groups()
+        further = self._metric_lines(groups.pop("valid_loss", {}))
+        panels = [Panel([*self._loss_lines(), *further], "loss", **common)]
+        for name, members in groups.items():
+            panels.append(Panel(self._metric_lines(members), name, **common))
         rates = self._rate_lines(spans)
         if rates:
             # The end of a cycle is next to nothing, and would fill the panel.
-            lowest = min(np.nanmax(line.y) for line in rates) / 30
-            shown = {"log_y": True, "y_limits": (lowest, None)} if lowest > 0 else {}
+            gaps = [np.flatnonzero(np.isnan(line.y)) for line in rates]
+            parts = [
+                part
+                for line, gap in zip(rates, gaps, strict=True)
+                for part in np.split(line.y, gap + 1)[:-1]
+            ]
+            peaks = [peak for part in parts if (peak := np.nanmax(part)) > 0]
+            shown = (
+                {"log_y": True, "y_limits": (min(peaks) / 30, None)} if peaks else {}
+            )
             panels.append(Panel(rates, "learning rate", **shown, **common))
         return line_plot(panels)
 
@@ -311,8 +318,38 @@ class History(Tabular):
             lines.append(Line(x, y, name, color, "dotted"))
         return lines
 
+    def _metric_groups(self) -> dict[str, dict[str, str]]:
+        """The columns of each panel by what to call them: further photos' with theirs.
+
+        Those of further photos called `old` are `old_valid_loss`, `old_error_rate`, ….
+        """
+        names = dict.fromkeys(name for row in self.rows for name in row.metrics)
+        end = "_valid_loss"
+        prefixes = [name.removesuffix(end) for name in names if name.endswith(end)]
+        groups: dict[str, dict[str, str]] = {}
+        for name in names:
+            places = ((name.removeprefix(f"{p}_"), p) for p in prefixes)
+            home = ((b, p) for b, p in places if b == "valid_loss" or b in names)
+            base, label = next((h for h in home if h[0] != name), (name, "valid"))
+            groups.setdefault(base, {})[label] = name
+        return groups
+
+    def _metric_lines(self, members: Mapping[str, str]) -> list[Line]:
+        columns = self.history
+        return [
+            Line(
+                *self._over_epochs(columns[name]),
+                label if len(members) > 1 or label != "valid" else "",
+                1 if label == "valid" else 2 + place,
+                "dotted",
+            )
+            for place, (label, name) in enumerate(
+                sorted(members.items(), key=lambda member: member[0] == "valid")
+            )
+        ]
+
     def _rate_lines(self, spans: Sequence[tuple[int, float, float]]) -> list[Line]:
-        """One line for each group, with a gap where it is frozen."""
+        """One line for each group, with a gap where nothing of it trains."""
         parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
         groups = dict.fromkeys(g for r in self.phases.values() for g in r.groups)
         for number, begin, end in spans:

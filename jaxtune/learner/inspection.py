@@ -4,7 +4,7 @@ The one rule of the file: looking changes nothing, and computes nothing of the n
 """
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from jaxtune.checkpoint import load_checkpoint
@@ -15,7 +15,7 @@ from jaxtune.learner.layers import network_layers
 from jaxtune.learner.plan import Plan, plan_phases
 from jaxtune.learner.summary import Summary, summarize
 from jaxtune.learner.trainer import Trainer
-from jaxtune.train import Phase, boundary_index, fine_tune_phases, split_module
+from jaxtune.train import Phase, boundary_index, split_module
 from jaxtune.transfer import group_labels
 
 
@@ -25,14 +25,11 @@ class Inspection:
     Attributes:
         data: Where batches come from.
         history: Every epoch so far, over all phases.
-        wd: Weight decay.
-        moms: Momentum at a cycle's start, at its peak and at its end.
     """
 
     data: Any
     history: History
-    wd: float
-    moms: tuple[float, float, float]
+    _fine_tuning: Callable[..., tuple[Phase, ...]]
     _trainer: Trainer
 
     def summary(self) -> Summary:
@@ -55,15 +52,8 @@ class Inspection:
         epochs: int = 1,
         base_lr: float = 2e-3,
         *,
-        freeze_epochs: int = 1,
-        lr_mult: float = 100.0,
-        pct_start: float = 0.3,
-        div: float = 5.0,
-        div_final: float = 1e5,
-        unfreeze_to: int | str = 0,
-        wd: float | None = None,
-        moms: tuple[float, float, float] | None = None,
         phases: Sequence[Phase] | None = None,
+        **options,
     ) -> Plan:
         """Says what `fine_tune` with the same arguments would do; does nothing.
 
@@ -72,34 +62,15 @@ class Inspection:
         floating-point operations. It prints as a table; nothing is compiled.
 
         Args:
-            epochs: As in `fine_tune`, like all that follow but the last.
-            base_lr: Peak rate of the head in phase 1.
-            freeze_epochs: Epochs before unfreezing.
-            lr_mult: How much slower the first group is than the last.
-            pct_start: Fraction of phase 2 spent rising.
-            div: Phase 2 starts at its peak rates / div.
-            div_final: Both phases end at their peak rates / div_final.
-            unfreeze_to: Number or name of the first group that trains in phase 2.
-            wd: Weight decay, the learner's if None.
-            moms: Momentum at start, peak and end, the learner's if None.
-            phases: Phases of one's own, as for `fit_phases`, instead of all of these.
+            epochs: As in `fine_tune`.
+            base_lr: As in `fine_tune`.
+            phases: Phases of one's own, as for `fit_phases`, instead of fine-tuning.
+            **options: freeze_epochs, lr_mult, pct_start, div, div_final, unfreeze_to,
+                wd and moms, as in `fine_tune`.
         """
         trainer = self._trainer
         if phases is None:
-            phases = fine_tune_phases(
-                len(trainer.groups),
-                len(self.data.train_loader),
-                epochs,
-                base_lr,
-                freeze_epochs=freeze_epochs,
-                lr_mult=lr_mult,
-                pct_start=pct_start,
-                div=div,
-                div_final=div_final,
-                weight_decay=self.wd if wd is None else wd,
-                momentums=moms or self.moms,
-                unfreeze_to=boundary_index(unfreeze_to, trainer.groups),
-            )
+            phases = self._fine_tuning(epochs, base_lr, **options)
         return plan_phases(
             trainer.module,
             trainer.groups,
@@ -107,6 +78,8 @@ class Inspection:
             boundary=trainer.boundary,
             norms=trainer.norms,
             optimizer=trainer.optimizer,
+            averages=trainer.ema_decay is not None,
+            gradient_accumulation_steps=trainer.gradient_accumulation_steps,
             size=self.data.size,
             in_channels=self.data.in_channels,
             first_phase=trainer.phase + 1,

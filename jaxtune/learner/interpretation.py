@@ -17,6 +17,7 @@ from jaxtune.learner.gathering import (
     plain_loader,
     require_items,
 )
+from jaxtune.learner.gradcam import GradCam
 from jaxtune.learner.report import (
     ClassReport,
     best_thresholds,
@@ -43,7 +44,7 @@ class Interpretation:
         items: Items,
         *,
         photo: Callable[[int], np.ndarray] | None = None,
-        heat: Callable[[np.ndarray, Any], np.ndarray] | None = None,
+        heat: Callable[[Sequence[int], np.ndarray], Sequence[GradCam]] | None = None,
     ):
         """Takes answers; nothing is computed yet.
 
@@ -51,8 +52,8 @@ class Interpretation:
             predictions: With losses and decoded answers.
             items: What `predictions.index` counts.
             photo: From a position in the items to pixels (h, w, c), for plots.
-            heat: From photos uint8 (b, h, w, c) and the outputs to explain to maps
-                (b, h', w') in 0..1, for plots with heat.
+            heat: From positions in the items and the number of each one's output to
+                what explains these, for plots with heat.
 
         Raises:
             ValueError: If losses or decoded answers are missing, or the labels are of
@@ -96,7 +97,9 @@ class Interpretation:
             predictions,
             loader.items,
             photo=lambda i: loader.preparation(loader.items.photo(i))[0],
-            heat=learner.heat_maps,
+            heat=lambda places, outputs: learner.explain(
+                [loader.items.photo(i) for i in places], outputs
+            ),
         )
 
     def top_losses(
@@ -139,7 +142,7 @@ class Interpretation:
             k: How many.
             largest: Whether those, or the photos with the smallest losses.
             heatmap: Whether to lay over each photo where the network sees its
-                prediction, by Grad-CAM.
+                prediction; photos are as large as `Learner.grad_cam` looks at them.
             columns: Photos in a row.
 
         Raises:
@@ -150,8 +153,12 @@ class Interpretation:
             fastai 2.8.12, vision/learner.py `plot_top_losses`; `heatmap` is of 1.0.
         """
         rows = self._ranked(k, largest)
-        photos = self._photos(rows)
-        heat = self._heat_of(photos, rows) if heatmap else None
+        heat = None
+        if heatmap:
+            cams = self._explained(rows)
+            photos, heat = [cam.photo for cam in cams], [cam.heat for cam in cams]
+        else:
+            photos = self._photos(rows)
         parts = ["Prediction", "Actual", "Loss"]
         parts += ["Probability"] * (self.items.kind == "single")
         return image_grid(
@@ -172,11 +179,11 @@ class Interpretation:
             raise ValueError("there are no photos to show: give photo=.")
         return [self._photo(int(self.predictions.index[row])) for row in rows]
 
-    def _heat_of(self, photos: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
+    def _explained(self, rows: np.ndarray) -> Sequence[GradCam]:
         if self._heat is None:
             raise ValueError("there is no network to explain: give heat=.")
         chosen = self.predictions.probabilities[rows].argmax(axis=-1)
-        return self._heat(np.stack(photos), chosen)
+        return self._heat(self.predictions.index[rows].tolist(), chosen)
 
     def _title(self, row: int) -> str:
         said, actual = self._texts(row)

@@ -20,6 +20,7 @@ from flax import nnx
 from jaxtune.models import call_module
 from jaxtune.train import FROZEN, split_module
 from jaxtune.transfer import dotted, evaluating
+from jaxtune.transfer.running import listen
 
 _SCOPE = re.compile(r"jaxtune_layer_(\d+)_")
 
@@ -177,51 +178,27 @@ def _own(module: nnx.Module, kind: Any) -> dict[str, dict[str, int]]:
 
 
 def _listened(module: nnx.Module, note: Callable[[str, Any], None]) -> nnx.Module:
-    for path, node in _modules(module):
-        _tap(node, functools.partial(_noted, note, path))
-    return module
-
-
-def _noted(note: Callable, path: str, call: Callable, *args, **kwargs):
-    try:
+    def around(path, call, /, *args, **kwargs):
         output = call(*args, **kwargs)
-    except Exception as error:
-        # A body that was cut out of another network ends by carrying its output out.
-        note(path, getattr(error, "value", None))
-        raise
-    note(path, output)
-    return output
+        note(path, output)
+        return output
+
+    for path, node in _modules(module):
+        if callable(node):
+            listen(node, functools.partial(around, path))
+    return module
 
 
 def _scoped(module: nnx.Module, names: list[str]) -> nnx.Module:
+    def around(scope, call, /, *args, **kwargs):
+        with jax.named_scope(scope):
+            return call(*args, **kwargs)
+
     numbers = {name: i for i, name in enumerate(names)}
     for path, node in _modules(module):
-        _tap(node, functools.partial(_named, f"jaxtune_layer_{numbers[path]}_"))
+        if callable(node):
+            listen(node, functools.partial(around, f"jaxtune_layer_{numbers[path]}_"))
     return module
-
-
-def _named(scope: str, call: Callable, *args, **kwargs):
-    with jax.named_scope(scope):
-        return call(*args, **kwargs)
-
-
-@functools.cache
-def _tapped_class(kind: type) -> type:
-    # One subclass for each class: Flax keeps a record of every class that there is.
-
-    @functools.wraps(kind.__call__)
-    def __call__(self, *args, **kwargs):
-        call = functools.partial(kind.__call__, self)
-        return self._around(call, *args, **kwargs)
-
-    names = {"__call__": __call__, "__module__": kind.__module__}
-    return type(kind.__name__, (kind,), names)
-
-
-def _tap(module: nnx.Module, around: Callable) -> None:
-    if callable(module):
-        object.__setattr__(module, "__class__", _tapped_class(type(module)))
-        object.__setattr__(module, "_around", around)
 
 
 # Operations.

@@ -4,12 +4,15 @@ The one rule of the file: `Learner` only holds state and calls public pure funct
 whatever it does can be done without it.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from flax import nnx
 
 from jaxtune.data import Mixing
+from jaxtune.learner.extending import Extending
 from jaxtune.learner.finder import Finder
+from jaxtune.learner.further import matching_loader, matching_loaders
 from jaxtune.learner.history import History
 from jaxtune.learner.inspection import Inspection
 from jaxtune.learner.predictor import Prediction, Reading, predict_images
@@ -22,6 +25,7 @@ from jaxtune.train import (
     Metric,
     Norms,
     Optimizer,
+    Precision,
     adam,
     default_activation,
     default_loss,
@@ -30,7 +34,7 @@ from jaxtune.train import (
 from jaxtune.transfer import Groups, default_groups, split_groups
 
 
-class Learner(Training, Finder, Storage, Inspection, Results):
+class Learner(Training, Finder, Storage, Inspection, Results, Extending):
     """A network with its data, its layer groups and the phase it is in.
 
     Between two fits the modules hold the values: `learner.model` can be looked at,
@@ -61,7 +65,11 @@ class Learner(Training, Finder, Storage, Inspection, Results):
         wd: float = 0.01,
         moms: tuple[float, float, float] = (0.95, 0.85, 0.95),
         clip_norm: float | None = None,
+        gradient_accumulation_steps: int = 1,
+        precision: Precision = "float32",
+        ema_decay: float | None = None,
         mixing: Mixing | None = None,
+        validate_also: Mapping[str, Any] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         seed: int | None = None,
@@ -87,7 +95,24 @@ class Learner(Training, Finder, Storage, Inspection, Results):
             wd: Weight decay, not applied to norms and biases.
             moms: Momentum at a cycle's start, at its peak and at its end.
             clip_norm: Largest global norm of the gradients of what trains.
+            gradient_accumulation_steps: Batches (not samples) for one update: the
+                effect of a batch so many times as large, in a small one's memory. Rates
+                and schedule then count updates by themselves. Gradients left over at an
+                epoch's end go on into the next epoch, at a phase's end they are
+                dropped. See `group_optimizer`.
+            precision: "bfloat16" makes the network compute in it, in training,
+                validation and prediction, for GPUs and TPUs (on most CPUs it is
+                slower); parameters, statistics, optimizer, loss and metrics stay
+                float32. See `with_precision`.
+            ema_decay: Decay of a moving average of what trains, such as 0.999; no
+                average if None. Training goes on with the raw values; the averaged ones
+                are validated after each epoch, saved, and in the network at a phase's
+                end. See `init_average`.
             mixing: `MixUp()` or `CutMix()` of training batches.
+            validate_also: Further photos to validate on after each epoch, by name:
+                `{"old": old_data}` (`ImageDataLoaders`, whose validation photos are
+                taken, or a loader) adds the columns old_valid_loss, old_error_rate and
+                so on. Their labels are matched to the data's classes by name.
             mean: Of each channel, for images in 0..1; no normalisation if None.
             std: Of each channel.
             seed: Decides dropout and augmentation; the data's seed if None.
@@ -122,15 +147,21 @@ class Learner(Training, Finder, Storage, Inspection, Results):
             std=std,
         )
         self._last_run = None
+        self._validate_also = dict(validate_also or {})
         self._trainer = Trainer(
             model,
             groups or default_groups(model),
             norms=norms,
             optimizer=optimizer,
             clip_norm=clip_norm,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            precision=precision,
+            ema_decay=ema_decay,
             programs=programs,
             batch_sizes=(data.train_loader.batch_size, data.valid_loader.batch_size),
         )
+        further = matching_loaders(self._validate_also, data, programs.metrics)
+        self._trainer.further = further
 
     # What is there.
 
@@ -190,11 +221,15 @@ class Learner(Training, Finder, Storage, Inspection, Results):
         """Returns the mean loss and metrics over every photo of the validation data.
 
         Args:
-            loader: Another loader than the data's validation loader.
+            loader: Another loader than the data's validation loader, or other
+                `ImageDataLoaders`; its labels are matched to the data's classes by
+                name.
+
+        Raises:
+            ValueError: If photos have a label that is not among the classes.
         """
-        return self._trainer.validate(
-            self.data.valid_loader if loader is None else loader
-        )
+        source = self.data if loader is None else loader
+        return self._trainer.validate(matching_loader(source, self.data))
 
     evaluate = validate
 

@@ -7,15 +7,17 @@ network itself.
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
+from jaxtune.learner.further import further_figures
 from jaxtune.learner.history import Row
 from jaxtune.learner.position import Position
 from jaxtune.learner.progress import Reporter
-from jaxtune.train import Metric, TrainState, finish_metrics
+from jaxtune.train import Metric, TrainState, averaged, finish_metrics
 
 #: Seconds between two looks at the running loss; each look waits for the device.
 _LOOK_EVERY = 0.5
@@ -172,10 +174,13 @@ def run_epochs(
     place: Callable,
     metrics: Mapping[str, Metric],
     reporter: Reporter,
+    further: Mapping[str, Any] | None = None,
     before_epoch: Callable[[], None] = _nothing,
     after_step: Callable[..., None] = _nothing,
 ) -> Iterator[Row]:
     """Trains and validates from a run's position to the phase's end; yields rows.
+
+    Where the state has an average, that is what is validated.
 
     Args:
         running: Its state is given up to the next one, step by step.
@@ -190,11 +195,13 @@ def run_epochs(
         place: Puts a batch onto the devices.
         metrics: The eval step's metrics by name, in the order of the table.
         reporter: Told of everything.
+        further: Loaders by name to validate on too; see `further_columns`.
         before_epoch: Called before each epoch; what it raises ends the run.
         after_step: Called between two steps, of training with its metrics; what it
             raises ends the run.
     """
-    train, valid = data.train_loader, data.valid_loader
+    train, further = data.train_loader, further or {}
+    loaders = (data.valid_loader, *further.values())
     position = running.position
     while position.epoch < epochs:
         before_epoch()
@@ -202,7 +209,7 @@ def run_epochs(
         running.began = time.perf_counter()
         reporter.begin(
             f"epoch {position.epoch + 1}/{epochs}",
-            len(train) + len(valid),
+            len(train) + sum(map(len, loaders)),
             position.step,
         )
         train_loss, speed = train_epoch(
@@ -214,21 +221,26 @@ def run_epochs(
             reporter=reporter,
             after_step=after_step,
         )
-        measured = evaluate(
-            running.state.params,
-            running.state.model_state,
-            valid.batches(),
-            eval_step=eval_step,
-            place=place,
-            metrics=metrics,
-            reporter=reporter,
-            after_step=after_step,
+        measured, *others = (
+            evaluate(
+                *averaged(running.state),
+                loader.batches(),
+                eval_step=eval_step,
+                place=place,
+                metrics=metrics,
+                reporter=reporter,
+                after_step=after_step,
+            )
+            for loader in loaders
         )
+        valid_loss = measured.pop("loss")
+        for name, figures in zip(further, others, strict=True):
+            measured |= further_figures(name, figures)
         row = Row(
             phase=phase,
             epoch=position.epoch + 1,
             train_loss=train_loss,
-            valid_loss=measured.pop("loss"),
+            valid_loss=valid_loss,
             metrics=measured,
             images_per_second=speed,
             seconds=running.seconds,

@@ -23,18 +23,27 @@ from jaxtune.train import (
     Norms,
     Optimizer,
     Phase,
+    Precision,
     TrainState,
+    averaged,
     boundary_index,
+    check_accumulation,
+    check_decay,
     check_norms,
+    check_precision,
     constant,
     enable_compilation_cache,
     group_optimizer,
+    init_average,
     no_decay_paths,
     norm_paths,
     optimizer_labels,
+    over_updates,
     restart_schedule,
     split_module,
+    still_statistics,
     training_view,
+    with_precision,
 )
 from jaxtune.transfer import Groups, evaluating, group_labels
 
@@ -46,6 +55,9 @@ class PhasedNetwork:
         groups: Layer groups, first to last: name to pattern or paths.
         norms: What the norm layers of frozen groups do.
         optimizer: Makes each group's optimizer.
+        ema_decay: Decay of the values' moving average; None if there is none.
+        gradient_accumulation_steps: Batches for one update.
+        precision: What the network computes in.
         programs: The compiled steps.
         boundary: How many of the first groups are frozen.
         phase: Number of phases so far.
@@ -62,6 +74,9 @@ class PhasedNetwork:
         clip_norm: float | None,
         programs: Programs,
         batch_sizes: tuple[int, ...],
+        ema_decay: float | None = None,
+        gradient_accumulation_steps: int = 1,
+        precision: Precision = "float32",
     ):
         """Takes the network and checks its groups; nothing is computed yet.
 
@@ -73,11 +88,20 @@ class PhasedNetwork:
             clip_norm: Largest global norm of the gradients of what trains, or None.
             programs: Makes and keeps the compiled steps.
             batch_sizes: Rows of the batches that there will be, to split over devices.
+            ema_decay: Decay of the moving average that is validated and kept; None for
+                no average.
+            gradient_accumulation_steps: Batches for one update.
+            precision: What the network computes in, see `with_precision`.
 
         Raises:
-            ValueError: If a parameter is in no group or several, or `norms` is unknown.
+            ValueError: If a parameter is in no group or several, `norms` or `precision`
+                is unknown, `ema_decay` is not between 0 and 1, or
+                `gradient_accumulation_steps` is not 1 or more.
         """
         check_norms(norms)
+        check_accumulation(gradient_accumulation_steps)
+        check_precision(precision)
+        check_decay(ema_decay)
         group_labels(split_module(module)[1], groups)
         self.groups = dict(groups)
         self.norms: Norms = norms
@@ -87,6 +111,9 @@ class PhasedNetwork:
         self._module = module
         self.optimizer = optimizer
         self._clip_norm = clip_norm
+        self.ema_decay = ema_decay
+        self.gradient_accumulation_steps = gradient_accumulation_steps
+        self.precision: Precision = precision
         self._running: Running | None = None
         self._opt_state = None
         self._step = 0
@@ -96,7 +123,7 @@ class PhasedNetwork:
 
     @property
     def module(self) -> nnx.Module:
-        """The network with its newest values."""
+        """The network with its newest values: the averaged ones, where it has them."""
         if self._running is not None:
             self._sync(self._running.state)
         return self._module
@@ -105,6 +132,24 @@ class PhasedNetwork:
     def frozen_groups(self) -> tuple[str, ...]:
         """Names of the layer groups that do not train now."""
         return tuple(self.groups)[: self.boundary]
+
+    def take_network(
+        self, module: nnx.Module, *, programs: Programs, batch_sizes: tuple[int, ...]
+    ) -> None:
+        """Goes on with another network of the same groups; the optimizer begins anew.
+
+        Args:
+            module: The network.
+            programs: Makes and keeps its compiled steps.
+            batch_sizes: Rows of the batches that there will be.
+
+        Raises:
+            ValueError: If a parameter of it is in no group or several.
+        """
+        group_labels(split_module(module)[1], self.groups)
+        self._module, self.programs = module, programs
+        self._opt_state, self.snapshots = None, []
+        self._rows, self._everywhere = data_sharding(*batch_sizes)
 
     def freeze_to(self, boundary: int | str) -> None:
         """Freezes the groups before one; see `Learner.freeze_to`."""
@@ -174,46 +219,52 @@ class PhasedNetwork:
 
     def describe(self) -> dict[str, Any]:
         """Returns what of the training, values aside, decides a run's numbers."""
+        steps = self.gradient_accumulation_steps
         return {
             "groups": describe_groups(self.groups),
             "norms": self.norms,
             "optimizer": name_of(self.optimizer),
             "clip_norm": self._clip_norm,
+            **({} if self.ema_decay is None else {"ema_decay": self.ema_decay}),
+            **({} if steps == 1 else {"gradient_accumulation_steps": steps}),
+            **({} if self.precision == "float32" else {"precision": self.precision}),
             **self.programs.describe(),
         }
 
     def validate(self, loader) -> dict[str, float]:
         """Returns the mean loss and metrics over every photo of a loader."""
         return evaluate(
-            *self._values(),
+            *self.values(),
             loader.batches(),
-            eval_step=self.programs.eval_step(self._eval_graphdef()),
+            eval_step=self.programs.eval_step(self.eval_graphdef()),
             place=self.place,
             metrics=self.programs.metrics,
         )
 
     def predict_step(self) -> Callable:
         """Returns uint8 images (b, h, w, 3) -> probabilities (b, c)."""
-        step = self.programs.predict_step(self._eval_graphdef())
-        values = self._values()
+        step = self.programs.predict_step(self.eval_graphdef())
+        values = self.values()
         return lambda images: step(*values, images)
 
     def _optimizer_for(self, labels, phase: Phase) -> optax.GradientTransformation:
         return group_optimizer(
             labels,
             dict(zip(self.groups, phase.rates, strict=True)),
-            phase.schedule,
+            over_updates(phase.schedule, self.gradient_accumulation_steps),
             optimizer=self.optimizer,
             weight_decay=phase.weight_decay,
             no_decay=no_decay_paths(self._module),
             clip_norm=self._clip_norm,
+            gradient_accumulation_steps=self.gradient_accumulation_steps,
         )
 
     def begin(self, phase: Phase) -> tuple[Callable, TrainState]:
         """Returns the compiled step and the state with which a phase begins.
 
         Args:
-            phase: Its boundary is not looked at: what is frozen stays so.
+            phase: Its boundary is not looked at: what is frozen stays so. Its schedule
+                counts batches; that of the state counts updates.
 
         Returns:
             The step gives up its state; the one returned is a copy, so the module keeps
@@ -221,10 +272,20 @@ class PhasedNetwork:
         """
         groups = group_labels(split_module(self._module)[1], self.groups)
         view = training_view(self._module, groups, self.frozen_groups, norms=self.norms)
+        view = with_precision(view, self.precision)
         graphdef, params, model_state = split_module(view)
         labels = self.labels()
         tx = self._optimizer_for(labels, phase)
-        state = TrainState.create(params, model_state, tx)
+        ema = None
+        if self.ema_decay is not None:
+            ema = init_average(
+                params,
+                model_state,
+                labels,
+                decay=self.ema_decay,
+                still=still_statistics(view),
+            )
+        state = TrainState.create(params, model_state, tx, ema=ema)
         same = jax.tree.structure(self._opt_state) == jax.tree.structure(
             state.opt_state
         )
@@ -235,16 +296,20 @@ class PhasedNetwork:
         state = jax.device_put(jax.tree.map(jnp.copy, state), self._everywhere)
         return self.programs.train_step(graphdef, tx, labels), state
 
-    def _eval_graphdef(self) -> nnx.GraphDef:
-        return nnx.graphdef(evaluating(self._module))
+    def eval_graphdef(self) -> nnx.GraphDef:
+        """Returns the graph of the network in eval mode, as validation runs it."""
+        return nnx.graphdef(with_precision(evaluating(self._module), self.precision))
 
-    def _values(self) -> tuple[nnx.State, nnx.State]:
+    def values(self) -> tuple[nnx.State, nnx.State]:
+        """Returns parameters and model state as they are now, on every device."""
         _, params, model_state = split_module(self.module)
         return jax.device_put((params, model_state), self._everywhere)
 
     def place(self, batch) -> dict[str, jax.Array]:
-        """Puts a batch of numpy arrays onto the devices."""
-        return place_batch(batch, self._rows)
+        """Puts a batch onto the devices: rows split among them where they divide it."""
+        count = len(next(iter(batch.values())))
+        divides = count % self._rows.num_devices == 0
+        return place_batch(batch, self._rows if divides else self._everywhere)
 
     def _sync(self, state: TrainState) -> None:
-        nnx.update(self._module, state.params, state.model_state)
+        nnx.update(self._module, *averaged(state))

@@ -18,7 +18,16 @@ from jaxtune.learner.predictor import describe
 from jaxtune.learner.recipe import describe_data
 from jaxtune.learner.session import Session
 from jaxtune.learner.trainer import Trainer
-from jaxtune.train import Phase, boundary_index, check_epochs, resolve_rates
+from jaxtune.train import (
+    Phase,
+    boundary_index,
+    check_epochs,
+    norm_paths,
+    optimizer_labels,
+    resolve_rates,
+    split_module,
+)
+from jaxtune.transfer import group_labels
 
 Callbacks = Callback | Iterable | None
 
@@ -147,9 +156,19 @@ class PhaseTraining:
                 number,
                 phase,
                 groups=groups,
-                frozen=frozen,
+                frozen=self._resting(frozen),
                 steps_per_epoch=len(self.data.train_loader),
             )
+
+    def _resting(self, frozen: tuple[str, ...]) -> list[str]:
+        """Those of the frozen groups of which not even the norms train."""
+        module, norms = self._trainer.module, self._trainer.norms
+        groups = group_labels(split_module(module)[1], self.groups)
+        labels = optimizer_labels(
+            groups, frozen, norms=norms, norm_params=norm_paths(module)
+        )
+        trained = set(jax.tree.leaves(labels))
+        return [group for group in frozen if group not in trained]
 
     def _before(self, path: Path) -> dict:
         """Returns what the run begins with; the same if it was stopped just now."""
@@ -175,4 +194,5 @@ class PhaseTraining:
             data=self.data,
             mean=self._trainer.programs.mean,
             std=self._trainer.programs.std,
+            training=self._trainer.describe(),
         )

@@ -6,6 +6,7 @@ that the training takes.
 """
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -27,13 +28,16 @@ from jaxtune.train import (
     Norms,
     Optimizer,
     Phase,
+    accumulated_gradients,
     adam,
     group_optimizer,
     group_states,
+    init_average,
     no_decay_paths,
     norm_paths,
     optimizer_labels,
     split_module,
+    still_statistics,
     training_view,
 )
 from jaxtune.transfer import Groups, dotted, group_labels
@@ -55,7 +59,8 @@ class PlanRow:
             move, weight and bias train); in a frozen group "frozen" (nothing moves),
             "stats" (as "train", but weight and bias stay) or "train"; "" if there are
             none.
-        optimizer_bytes: What the optimizer keeps for it.
+        optimizer_bytes: What the optimizer keeps for it, gradients that it accumulates
+            and the moving average of its values included, where there is one.
         operations: Floating-point operations in it for one image's training step.
         share: Of all of the step's operations, 0..1.
     """
@@ -82,12 +87,18 @@ class Plan(Tabular):
     """
 
     def __init__(
-        self, rows: Iterable[PlanRow], phases: Sequence[Phase], *, first_phase: int = 1
+        self,
+        rows: Iterable[PlanRow],
+        phases: Sequence[Phase],
+        *,
+        first_phase: int = 1,
+        batches_each: int = 1,
     ):
-        """Takes the rows and the phases they are of."""
+        """Takes the rows, the phases they are of, and the batches for one update."""
         self.rows = list(rows)
         self.phases = tuple(phases)
         self._first = first_phase
+        self._batches_each = batches_each
 
     def of_phase(self, phase: int) -> list[PlanRow]:
         """Returns the rows of one phase, numbered as in the history."""
@@ -133,11 +144,14 @@ class Plan(Tabular):
         dearest = max(costs, key=costs.__getitem__)
         frozen = [row.group for row in self.of_phase(number) if row.frozen]
         steps = int(phase.schedule.total_steps)
+        updates = steps // self._batches_each
         text = (
             f"phase {number}: {phase.epochs} epoch{'s' * (phase.epochs != 1)}, "
-            f"{steps:,} step{'s' * (steps != 1)}; "
-            f"{', '.join(frozen) or 'nothing'} frozen"
+            f"{steps:,} step{'s' * (steps != 1)}"
         )
+        if self._batches_each > 1:
+            text += f", an update every {self._batches_each} ({updates:,} in all)"
+        text += f"; {', '.join(frozen) or 'nothing'} frozen"
         if costs[number] < costs[dearest]:
             part = costs[number] / costs[dearest]
             text += f"; a step costs {part:.0%} of one in phase {dearest}"
@@ -183,6 +197,8 @@ def plan_phases(
     boundary: int = 0,
     norms: Norms = "frozen",
     optimizer: Optimizer = adam,
+    averages: bool = False,
+    gradient_accumulation_steps: int = 1,
     size: tuple[int, int] = (224, 224),
     in_channels: int = 3,
     first_phase: int = 1,
@@ -202,6 +218,8 @@ def plan_phases(
             leave that as it is.
         norms: What the norm layers of frozen groups do.
         optimizer: Makes each group's optimizer.
+        averages: Whether there is a moving average of what moves, see `init_average`.
+        gradient_accumulation_steps: Batches for one update, see `group_optimizer`.
         size: Height and width of the images, in pixels.
         in_channels: Channels of the images.
         first_phase: Number of the first of these phases.
@@ -211,11 +229,16 @@ def plan_phases(
             images.
     """
     network = _Network(module, groups, norms, tuple(size), in_channels)
+    steps = gradient_accumulation_steps
+    make_optimizer = functools.partial(
+        group_optimizer, optimizer=optimizer, gradient_accumulation_steps=steps
+    )
     rows = []
     for number, phase in enumerate(phases, start=first_phase):
         boundary = boundary if phase.boundary is None else phase.boundary
-        rows += network.rows(number, phase, tuple(groups)[:boundary], optimizer)
-    return Plan(rows, phases, first_phase=first_phase)
+        frozen = tuple(groups)[:boundary]
+        rows += network.rows(number, phase, frozen, make_optimizer, averages)
+    return Plan(rows, phases, first_phase=first_phase, batches_each=steps)
 
 
 class _Leaf(NamedTuple):
@@ -254,13 +277,15 @@ class _Network:
         ]
         self._operations: dict[tuple[str, ...], dict[str, int]] = {}
 
-    def rows(self, number, phase, frozen, optimizer) -> list[PlanRow]:
+    def rows(self, number, phase, frozen, make_optimizer, averages) -> list[PlanRow]:
         labels = optimizer_labels(
             self._labels, frozen, norms=self._norms, norm_params=self._norm_paths
         )
         trains = [label != FROZEN for label in jax.tree.leaves(labels)]
         costs = self._costs(labels, frozen)
-        kept = self._optimizer_bytes(labels, phase, optimizer)
+        kept = self._optimizer_bytes(labels, phase, make_optimizer)
+        if averages:
+            kept.update(self._average_bytes(labels, frozen))
         return [
             self._row(number, phase, group, rate, trains, group in frozen, costs, kept)
             for group, rate in zip(self._groups, phase.rates, strict=True)
@@ -296,13 +321,37 @@ class _Network:
             self._operations[frozen] = found
         return self._operations[frozen]
 
-    def _optimizer_bytes(self, labels, phase, optimizer) -> dict[str, int]:
+    def _optimizer_bytes(self, labels, phase, make_optimizer) -> Counter:
         rates = dict(zip(self._groups, phase.rates, strict=True))
-        tx = group_optimizer(labels, rates, phase.schedule, optimizer=optimizer)
-        states = group_states(jax.eval_shape(tx.init, self._params))
-        return {
-            group: sum(
-                leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.inner)
-            )
-            for group, state in states.items()
-        }
+        tx = make_optimizer(labels, rates, phase.schedule)
+        whole = jax.eval_shape(tx.init, self._params)
+        found = Counter(
+            {
+                group: sum(map(_num_bytes, jax.tree.leaves(state.inner)))
+                for group, state in group_states(whole).items()
+            }
+        )
+        find = group_finder(self._labels)
+        for gradients in accumulated_gradients(whole):
+            for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
+                found[find(dotted(path))] += _num_bytes(leaf)
+        return found
+
+    def _average_bytes(self, labels, frozen) -> Counter:
+        view = training_view(self._module, self._labels, frozen, norms=self._norms)
+        still = still_statistics(view)
+        average = jax.eval_shape(
+            lambda params, model_state: init_average(
+                params, model_state, labels, still=still
+            ),
+            *split_module(view)[1:],
+        )
+        find, found = group_finder(self._labels), Counter()
+        for tree in (average.params, average.model_state):
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+                found[find(dotted(path))] += _num_bytes(leaf)
+        return found
+
+
+def _num_bytes(leaf) -> int:
+    return leaf.size * leaf.dtype.itemsize

@@ -190,19 +190,32 @@ def load_predictor(
     """
     path = find_checkpoint(path, which)
     meta = load_meta(path)
-    if module is None:
-        module = _build(meta)
-    graphdef, params, model_state = split_module(module)
-    return Predictor(
-        nnx.merge(
-            graphdef,
-            *load_checkpoint(path, params=params, model_state=model_state),
-        ),
-        meta,
+    return Predictor(load_network(path, meta, module), meta)
+
+
+def load_network(
+    path: str | os.PathLike, meta: Mapping[str, Any], module: nnx.Module | None = None
+) -> nnx.Module:
+    """Returns a checkpoint's network with its values.
+
+    Args:
+        path: The folder of a checkpoint.
+        meta: Its description.
+        module: The network, body and head, whose own values don't count; built from the
+            description if None.
+
+    Raises:
+        ValueError: If the network can't be built from the description, or the arrays
+            are not its.
+    """
+    graphdef, params, model_state = split_module(
+        _build(meta) if module is None else module
     )
+    values = load_checkpoint(path, params=params, model_state=model_state)
+    return nnx.merge(graphdef, *values)
 
 
-def _build(meta: dict) -> nnx.Module:
+def _build(meta: Mapping[str, Any]) -> nnx.Module:
     recipe = meta.get("network")
     if not recipe or recipe["arch"] not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
@@ -229,6 +242,7 @@ def describe(
     data: Any,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
+    training: Mapping[str, Any] | None = None,
 ) -> dict:
     """Returns the description that a checkpoint holds, all of it plain JSON.
 
@@ -237,6 +251,8 @@ def describe(
         data: `ImageDataLoaders`: classes, kind of labels, preparation.
         mean: Of each channel, for images in 0..1, or None.
         std: Of each channel, or None.
+        training: Groups, loss, metrics and what else decides a training, for one that
+            goes on with more photos or classes.
     """
     return {
         "format": "jaxtune/1",
@@ -246,4 +262,5 @@ def describe(
         "num_outputs": data.num_outputs,
         "mean": None if mean is None else [float(x) for x in mean],
         "std": None if std is None else [float(x) for x in std],
+        "training": None if training is None else dict(training),
     }

@@ -4,10 +4,13 @@ The one rule of the file: a program is known by what is code (the network's grap
 trains); rates, schedules, epochs and values never make another.
 """
 
+import copy
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 
@@ -17,9 +20,11 @@ from jaxtune.data import (
     training_images,
     validation_images,
 )
+from jaxtune.learner.gradcam import grad_cam
 from jaxtune.learner.recipe import name_of
 from jaxtune.train import (
     Metric,
+    apply_module,
     compile_step,
     make_eval_step,
     make_predict_step,
@@ -28,7 +33,14 @@ from jaxtune.train import (
 
 
 class Programs:
-    """Compiled train, eval and predict steps, photos' preparation included."""
+    """Compiled train, eval and predict steps, photos' preparation included.
+
+    Attributes:
+        loss: (logits, label) -> a value for each row.
+        metrics: By name, functions of the same form.
+        mean: Of each channel, for images in 0..1, or None.
+        std: Of each channel, or None.
+    """
 
     def __init__(
         self,
@@ -59,9 +71,23 @@ class Programs:
         self._mixing = mixing
         self._size = size
         self._augmentation = augmentation
-        self._loss = loss
+        self.loss = loss
         self.mean, self.std = mean, std
         self._steps: dict = {}
+        self._halves: dict = {}
+
+    def for_data(self, data: Any, *, loss: Callable | None = None) -> "Programs":
+        """Returns the same programs for other data; nothing is compiled yet.
+
+        Args:
+            data: `ImageDataLoaders`, of the same kind of labels.
+            loss: Instead of the one there is, if not None.
+        """
+        other = copy.copy(self)
+        other._size, other._augmentation = data.size, data.augmentation
+        other.loss = self.loss if loss is None else loss
+        other._steps, other._halves = {}, {}
+        return other
 
     @property
     def count(self) -> int:
@@ -71,7 +97,7 @@ class Programs:
     def describe(self) -> dict[str, Any]:
         """Returns what of the programs, augmentation aside, decides a run's numbers."""
         return {
-            "loss": name_of(self._loss),
+            "loss": name_of(self.loss),
             "mixing": None if self._mixing is None else repr(self._mixing),
             "metrics": [name_of(metric) for metric in self.metrics.values()],
             "mean": None if self.mean is None else [float(x) for x in self.mean],
@@ -94,7 +120,7 @@ class Programs:
             lambda: make_train_step(
                 graphdef,
                 tx,
-                loss=self._loss,
+                loss=self.loss,
                 labels=labels,
                 prepare=self._augmented,
                 mixing=self._mixing,
@@ -108,22 +134,69 @@ class Programs:
             ("eval", graphdef),
             lambda: make_eval_step(
                 graphdef,
-                loss=self._loss,
+                loss=self.loss,
                 metrics=self.metrics,
                 prepare=lambda batch: self._plain(batch["image"]),
             ),
         )
 
-    def predict_step(self, graphdef: nnx.GraphDef) -> Callable:
-        """Returns the compiled predict step of a network in eval mode."""
+    def answer_step(self, graphdef: nnx.GraphDef) -> Callable:
+        """Returns the compiled step which says what a network makes of photos.
+
+        Args:
+            graphdef: Of the network in eval mode.
+
+        Returns:
+            (params, model_state, images uint8 (b, h, w, c)) -> the outputs (b, k) as
+            the network gives them, and after the activation, float32.
+        """
         return self._made(
-            ("predict", graphdef),
+            ("answer", graphdef),
             lambda: make_predict_step(
-                graphdef, activation=self._activation, prepare=self._plain
+                graphdef,
+                activation=lambda outputs: (outputs, self._activated(outputs)),
+                prepare=self._plain,
             ),
         )
 
+    def predict_step(self, graphdef: nnx.GraphDef) -> Callable:
+        """Returns the activated half of `answer_step`; it is the same program."""
+        key, answer = _as_key(("predict", graphdef)), self.answer_step(graphdef)
+        return self._halves.setdefault(key, lambda *given: answer(*given)[1])
+
+    def augmented_step(self, graphdef: nnx.GraphDef) -> Callable:
+        """Returns the compiled predict step of photos augmented as those that train.
+
+        It maps (params, model_state, batch, key) to activated outputs (b, k).
+        """
+
+        def augmented(params, model_state, batch, key):
+            images = self._augmented(batch, key)
+            outputs, _ = apply_module(graphdef, params, model_state, images)
+            return self._activated(outputs)
+
+        return self._made(("augmented", graphdef), lambda: augmented)
+
+    def loss_step(self) -> Callable:
+        """Returns the compiled loss: (outputs, label) -> a value for each row."""
+        return self._made(("loss",), lambda: self.loss)
+
+    def heat_step(self, graphdef: nnx.GraphDef, layer: str) -> Callable:
+        """Returns the compiled `grad_cam` of a network in eval mode.
+
+        It maps (params, model_state, images uint8 (b, h, w, c), class numbers (b,)) to
+        maps (b, h', w') of the layer's output.
+        """
+
+        def heat(params, model_state, images, index):
+            images = self._plain(images)
+            explain = functools.partial(grad_cam, layer=layer, class_index=index)
+            return explain(graphdef, params, model_state, images)
+
+        return self._made(("heat", graphdef, layer), lambda: heat)
+
     def _made(self, key: tuple, make: Callable, *, donate: bool = False) -> Callable:
+        key = _as_key(key)
         if key not in self._steps:
             self._steps[key] = compile_step(make(), donate=donate)
         return self._steps[key]
@@ -138,5 +211,29 @@ class Programs:
             std=self.std,
         )
 
+    def _activated(self, outputs: jax.Array) -> jax.Array:
+        return self._activation(outputs.astype(jnp.float32))
+
     def _plain(self, images: jax.Array) -> jax.Array:
         return validation_images(images, mean=self.mean, std=self.std)
+
+
+class _Compared:
+    """A key that can't be hashed, found by comparing: a module may hold plain dicts."""
+
+    def __init__(self, parts: tuple):
+        self.parts = parts
+
+    def __hash__(self) -> int:
+        return hash(self.parts[0])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Compared) and self.parts == other.parts
+
+
+def _as_key(parts: tuple) -> object:
+    try:
+        hash(parts)
+    except TypeError:
+        return _Compared(parts)
+    return parts

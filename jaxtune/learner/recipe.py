@@ -4,6 +4,7 @@ Data, phases and options in, a dict out. The one rule of the file: what changes 
 number (threads, caches, where the photos lie) is not in it.
 """
 
+import ast
 import dataclasses
 import functools
 import os
@@ -12,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
+import jaxtune.train
 from jaxtune.checkpoint import fingerprint, fingerprint_text
+from jaxtune.data import Items
 from jaxtune.transfer import Groups
 
 
@@ -42,12 +45,13 @@ def describe_data(data) -> dict[str, Any]:
             "batch_size": loader.batch_size,
             "on_error": loader.on_error,
             "preparation": dataclasses.asdict(loader.preparation),
-            "items": _items_fingerprint(loader.items),
+            "items": describe_items(loader.items),
         }
     return described
 
 
-def _items_fingerprint(items) -> str:
+def describe_items(items: Items) -> str:
+    """Returns a sha256 of which photos there are, and of their labels and weights."""
     rest = {"labels": np.asarray(items.labels)}
     if items.weights is not None:
         rest["weights"] = np.asarray(items.weights)
@@ -66,6 +70,36 @@ def describe_groups(groups: Groups) -> dict[str, str | list[str]]:
         name: members if isinstance(members, str) else sorted(members)
         for name, members in groups.items()
     }
+
+
+def function_named(name: str) -> Callable | None:
+    """Returns the function of jaxtune's own that has a name, see `name_of`.
+
+    Only what `jaxtune.train` offers is found, with keywords that are plain values: a
+    name out of a file runs nothing else.
+
+    Returns:
+        The function, or a partial of it; None if it isn't one of these.
+
+    Example:
+        >>> name = "jaxtune.train.losses.cross_entropy(label_smoothing=0.1)"
+        >>> function_named(name).keywords
+        {'label_smoothing': 0.1}
+        >>> function_named("os.remove('photos')")
+    """
+    bare, opened, _ = name.partition("(")
+    function = getattr(jaxtune.train, bare.rpartition(".")[2], None)
+    if not callable(function) or name_of(function) != bare:
+        return None
+    if not opened:
+        return function
+    try:
+        call = ast.parse(name, mode="eval").body
+        arguments = [ast.literal_eval(value) for value in call.args]
+        keywords = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
+        return functools.partial(function, *arguments, **keywords)
+    except (SyntaxError, ValueError):
+        return None
 
 
 def name_of(function: Callable | Any) -> str:

@@ -83,8 +83,8 @@ class Results(Explanation):
 
         def answer(batch: Mapping[str, Any]) -> dict[str, jax.Array]:
             placed = answers.place(batch)
-            outputs = answers.outputs(placed["image"])
-            found = {"probabilities": answers.probabilities(outputs)}
+            outputs, said = answers.of(placed["image"])
+            found = {"probabilities": said}
             if with_loss:
                 found["losses"] = answers.losses(outputs, placed["label"])
             return found
@@ -142,7 +142,7 @@ class Results(Explanation):
         def answer(batch: Mapping[str, Any]) -> dict[str, jax.Array]:
             placed = answers.place(batch)
             keys = (jax.random.fold_in(key, i) for i in range(n))
-            said = (answers.probabilities(answers.augmented(placed, k)) for k in keys)
+            said = (answers.augmented(placed, key) for key in keys)
             return {"probabilities": functools.reduce(combine, said)}
 
         rows = gather(answer, augmented.batches())

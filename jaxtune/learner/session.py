@@ -17,12 +17,13 @@ from jaxtune.checkpoint import (
     load_checkpoint,
     load_meta,
     load_opt_state,
+    load_raw,
     taking_up,
 )
 from jaxtune.learner.loop import Running
 from jaxtune.learner.position import Position
 from jaxtune.learner.stopping import RunStopped, StopRequested, StopSignals
-from jaxtune.train import Phase, TrainState
+from jaxtune.train import Phase, TrainState, averaged, raw_values, with_raw_values
 
 
 class Session:
@@ -105,13 +106,16 @@ class Session:
                 self.checkpoint, params=state.params, model_state=state.model_state
             )
             opt_state = load_opt_state(self.checkpoint, state.opt_state)
+            raw = raw_values(state)
+            raw = None if raw is None else load_raw(self.checkpoint, raw)
             step = load_meta(self.checkpoint)["run"]["train_step"]
-        return TrainState(
+        restored = state.replace(
             step=jax.numpy.asarray(step, state.step.dtype),
             params=params,
             model_state=model_state,
             opt_state=opt_state,
         )
+        return restored if raw is None else with_raw_values(restored, raw)
 
     def after_step(self, running: Running) -> None:
         """Saves if it is time to.
@@ -133,11 +137,14 @@ class Session:
         position = running.position
         if position.progress != self._saved:
             fresh = position.step == 0 and position.rows
+            # The validation loss is that of the averaged network.
+            params, model_state = averaged(running.state)
             self._folder.save(
                 position.progress,
-                params=running.state.params,
-                model_state=running.state.model_state,
+                params=params,
+                model_state=model_state,
                 opt_state=running.state.opt_state,
+                raw=raw_values(running.state),
                 meta={
                     **self._meta,
                     "learner": {**self.place, "step": int(running.state.step)},

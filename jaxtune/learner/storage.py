@@ -138,6 +138,7 @@ class Storage:
         what = "the same classes in another order" if same else "other classes"
         raise CheckpointMismatchError(
             f"{checkpoint} was saved with {what}: {', '.join(classes)}; the data has "
-            f"{', '.join(self.data.classes)}. Give the data classes= in that order, or "
-            'take the body alone with partial="body".'
+            f"{', '.join(self.data.classes)}. Give the data classes= in that order, "
+            "keep each class's row with continue_from(..., extend=True, reorder=True), "
+            'or take the body alone with partial="body".'
         )

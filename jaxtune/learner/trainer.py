@@ -7,11 +7,14 @@ run.
 import copy
 import signal
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxtune.learner.callbacks import CallbackList, StopPhase, StopTraining
+from jaxtune.learner.further import describe_further, further_columns
 from jaxtune.learner.history import Row
 from jaxtune.learner.loop import Running, run_epochs
 from jaxtune.learner.network import PhasedNetwork
@@ -20,18 +23,25 @@ from jaxtune.learner.progress import Reporter, describe_phase
 from jaxtune.learner.session import Session
 from jaxtune.learner.snapshot import Snapshot
 from jaxtune.learner.stopping import StopRequested
-from jaxtune.train import Phase, split_module
+from jaxtune.train import Phase, averaged, split_module
 
 
 class Trainer(PhasedNetwork):
     """A network in a phase, which trains: see `PhasedNetwork` for its attributes.
 
     Attributes:
+        further: Loaders by name which each epoch validates on too.
         step_losses: Loss of each step of the epoch whose row was yielded last; none if
             it was trained by another process.
     """
 
+    further: Mapping[str, Any] = MappingProxyType({})
     step_losses: Sequence[float] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what of the training, values aside, decides a run's numbers."""
+        also = describe_further(self.further)
+        return super().describe() | ({"validate_also": also} if also else {})
 
     def run(
         self,
@@ -56,9 +66,12 @@ class Trainer(PhasedNetwork):
             verbose: Whether to show anything.
 
         Raises:
+            ValueError: If a phase has too few batches for one update.
             RunStopped: If the process was asked to end; the run is saved then.
             KeyboardInterrupt: Likewise, with Ctrl-C.
         """
+        for phase in phases:
+            self._check_updates(phase.epochs * len(data.train_loader))
         events = callbacks or CallbackList(None, None)
         position = Position() if session is None else copy.deepcopy(session.position)
         taken_up = position.phase
@@ -112,8 +125,7 @@ class Trainer(PhasedNetwork):
             state = jax.device_put(session.restore(state), self._everywhere)
             if position.phase > 1:
                 # What the phase began with, in another process, is not known.
-                copies = jax.tree.map(jnp.copy, (state.params, state.model_state))
-                values = copies
+                values = jax.tree.map(jnp.copy, averaged(state))
         self._take_snapshot(phase, *values)
         running = self._running = Running(state, position)
         if session is not None:
@@ -144,10 +156,11 @@ class Trainer(PhasedNetwork):
                     data=data,
                     key=key,
                     train_step=train_step,
-                    eval_step=self.programs.eval_step(self._eval_graphdef()),
+                    eval_step=self.programs.eval_step(self.eval_graphdef()),
                     place=self.place,
                     metrics=self.programs.metrics,
                     reporter=reporter,
+                    further=self.further,
                     before_epoch=begin_epoch,
                     after_step=after_step,
                 ):
@@ -178,6 +191,14 @@ class Trainer(PhasedNetwork):
             self._step = int(running.state.step)
         events.tell("on_phase_end", self.phase)
 
+    def _check_updates(self, batches: int) -> None:
+        if batches < self.gradient_accumulation_steps:
+            raise ValueError(
+                f"gradient_accumulation_steps={self.gradient_accumulation_steps} makes "
+                f"no update of a phase's {batches} batches: nothing would train. Give "
+                "a smaller number, smaller batches or more epochs."
+            )
+
     def _take_snapshot(self, phase: Phase, params, model_state) -> None:
         name = phase.name or f"phase {self.phase}"
         self.snapshots.append(
@@ -192,7 +213,10 @@ class Trainer(PhasedNetwork):
             self.frozen_groups,
         )
         columns = ["phase", "epoch", "train_loss", "valid_loss"]
-        columns += [*self.programs.metrics, "images/s", "time"]
+        columns += self.programs.metrics
+        for name in self.further:
+            columns += further_columns(name, self.programs.metrics)
+        columns += ["images/s", "time"]
         return Reporter(start_line, columns, verbose=verbose)
 
 

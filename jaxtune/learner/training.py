@@ -184,9 +184,7 @@ class Training(PhaseTraining):
         References:
             fastai 2.8.12, callback/schedule.py `fine_tune`.
         """
-        phases = fine_tune_phases(
-            len(self.groups),
-            len(self.data.train_loader),
+        phases = self._fine_tuning(
             epochs,
             base_lr,
             freeze_epochs=freeze_epochs,
@@ -194,9 +192,9 @@ class Training(PhaseTraining):
             pct_start=pct_start,
             div=div,
             div_final=div_final,
-            weight_decay=self.wd if wd is None else wd,
-            momentums=moms or self.moms,
-            unfreeze_to=boundary_index(unfreeze_to, self.groups),
+            unfreeze_to=unfreeze_to,
+            wd=wd,
+            moms=moms,
         )
         return self._train(phases, run, save_every, callbacks)
 
@@ -233,6 +231,27 @@ class Training(PhaseTraining):
             weight_decay=self.wd if wd is None else wd,
         )
         return self.fit_phases(phases, **options)
+
+    def _fine_tuning(
+        self,
+        epochs: int,
+        base_lr: float,
+        *,
+        unfreeze_to: int | str = 0,
+        wd: float | None = None,
+        moms: tuple[float, float, float] | None = None,
+        **options,
+    ) -> tuple[Phase, ...]:
+        return fine_tune_phases(
+            len(self.groups),
+            len(self.data.train_loader),
+            epochs,
+            base_lr,
+            weight_decay=self.wd if wd is None else wd,
+            momentums=moms or self.moms,
+            unfreeze_to=boundary_index(unfreeze_to, self.groups),
+            **options,
+        )
 
     def _total_steps(self, epochs: int) -> int:
         check_epochs(epochs, "epochs")

@@ -24,7 +24,11 @@ _LEARNER_OPTIONS = (
     "wd",
     "moms",
     "clip_norm",
+    "gradient_accumulation_steps",
+    "precision",
+    "ema_decay",
     "mixing",
+    "validate_also",
     "seed",
     "verbose",
 )
@@ -32,7 +36,7 @@ _LEARNER_OPTIONS = (
 
 def vision_learner(
     data,
-    arch: Callable | nnx.Module,
+    arch: Callable | nnx.Module | None = None,
     *,
     metrics: Metric | Iterable[Metric] | None = None,
     pretrained: bool = True,
@@ -40,6 +44,7 @@ def vision_learner(
     cut: int | str | Callable | None = None,
     groups: Groups | None = None,
     split_on: Callable | None = None,
+    body: nnx.Module | None = None,
     head: nnx.Module | None = None,
     normalize: bool = True,
     channel_init: str = "zero",
@@ -52,12 +57,15 @@ def vision_learner(
         arch: An architecture (`resnet34`), a function that returns an NNX module, or a
             module; classifier included, `cut` says where it begins.
         metrics: One or several functions (logits, label) -> a value for each row.
-        pretrained: Whether the body starts from published weights; if so it is frozen.
+        pretrained: Whether the body starts from published weights, or has values of its
+            own that are worth keeping; if so it is frozen.
         weights: Which ones, see `Architecture`.
         cut: Where the old classifier begins, see `create_body`.
         groups: Layer groups, name to pattern; fastai's three for a ResNet, else body
             and head.
         split_on: Layer groups by a fastai splitter instead.
+        body: Instead of `arch`, an NNX module that is a body already, with its values:
+            from images to feature maps. Nothing is cut.
         head: The head, an NNX module from feature maps to logits; `create_head` makes
             one if None.
         normalize: Whether images are normalised with the mean and deviation that the
@@ -66,13 +74,14 @@ def vision_learner(
             number: "zero" (what is beyond the third begins at nothing, as in fastai) or
             "repeat" (as in timm).
         **options: Of `Learner` (loss, norms, optimizer, lr, wd, moms, clip_norm,
-            mixing, seed, verbose) and of `create_head` (hidden, dropout, concat_pool,
-            first_bn, bn_final, lin_first, y_range, init).
+            gradient_accumulation_steps, precision, ema_decay, mixing, validate_also,
+            seed, verbose) and of `create_head` (hidden, dropout, concat_pool, first_bn,
+            bn_final, lin_first, y_range, init).
 
     Raises:
         ValueError: If the cut, the groups or the weights don't fit the network, or the
             head's outputs the classes.
-        TypeError: If an option is unknown.
+        TypeError: If an option is unknown, or `arch` and `body` are both given.
 
     References:
         fastai 2.8.12, vision/learner.py `vision_learner`.
@@ -85,6 +94,7 @@ def vision_learner(
         pretrained=pretrained,
         weights=weights,
         cut=cut,
+        body=body,
         head=head,
         in_channels=data.in_channels,
         channel_init=channel_init,

@@ -1,7 +1,9 @@
 import csv
+import dataclasses
 import json
 import os
 import signal
+import types
 
 import pytest
 import runs
@@ -201,6 +203,23 @@ def test_the_best_of_all_phases_is_kept_and_given_back(root, tmp_path):
     assert len(seen) == 4 and runs.bits(model) == seen[min(seen)]
     assert load_meta(path)["classes"] == ["blue", "green", "red"]
     assert os.listdir(tmp_path) == ["best"]
+
+
+def test_epochs_without_the_column_are_not_compared(tmp_path):
+    saved = []
+
+    def save(path):
+        path.mkdir()
+        saved.append(path)
+
+    rows = [row(1.0)]
+    best = SaveBest(tmp_path / "best", monitor="old_valid_loss")
+    best.learner = types.SimpleNamespace(history=rows, save=save)
+    with pytest.raises(ValueError, match="no column 'old_valid_loss'"):
+        best.on_epoch_end(0, {})
+    rows.append(dataclasses.replace(row(1.0), metrics={"old_valid_loss": 2.0}))
+    best.on_epoch_end(1, {})
+    assert len(saved) == 1
 
 
 def test_logs_have_every_phase(root, tmp_path):

@@ -1,21 +1,18 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
+from processes import run_script
 
 from jaxtune.learner.devices import data_sharding, place_batch
 
 SCRIPT = """
 import sys
-sys.path[:0] = {path!r}
 import jax, numpy as np
 from photos import tiny_resnet
 from jaxtune import ImageDataLoaders, vision_learner
 from jaxtune.train import split_module
-data = ImageDataLoaders.from_folder({root!r}, size=32, batch_size=8)
+data = ImageDataLoaders.from_folder(sys.argv[1], size=32, batch_size=8)
 model = vision_learner(data, tiny_resnet, hidden=(16,), verbose=False)
 history = model.fine_tune(1, 1e-2)
 leaf = split_module(model.model)[1]["head"]["linear1"]["weight"]
@@ -34,19 +31,7 @@ def test_rows_are_split_and_values_kept():
 
 
 def run(devices: int, root: Path) -> list[float]:
-    flag = f"--xla_force_host_platform_device_count={devices}"
-    support = str(Path(__file__).parents[1] / "support")
-    # The package under test, installed or not, must be found in the subprocess too.
-    package = str(Path(sys.modules["jaxtune"].__file__).parents[1])
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT.format(path=[support, package], root=str(root))],
-        env=os.environ | {"XLA_FLAGS": flag, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return [float(word) for word in done.stdout.split()]
+    return [float(word) for word in run_script(SCRIPT, root, devices=devices).split()]
 
 
 def test_two_devices_train_as_one_does(root):

@@ -6,7 +6,7 @@ import pytest
 import runs
 from photos import make_photos
 
-from jaxtune.train import split_module
+from jaxtune.train import group_states, split_module
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,7 @@ def test_it_takes_as_many_steps_as_asked_over_several_epochs(root, capsys):
     assert set(found.suggestions) == {"valley", "slide", "minimum", "steep"}
     assert all(1e-6 <= rate <= 1e-2 for rate in found.suggestions.values())
     assert found.what.startswith("phase 1 · head only")
+    assert (found.phase, found.groups) == (1, ("head",))
     assert capsys.readouterr().out.strip() == str(found)
 
 
@@ -70,3 +71,24 @@ def test_it_stops_where_the_loss_explodes(root):
     assert found.losses[-1] > 4 * found.losses.min()
     with pytest.raises(ValueError, match="num_it must be at least 8"):
         model.lr_find(num_it=3)
+
+
+def test_each_step_of_the_search_is_an_update(root, monkeypatch):
+    """With gradient accumulation too: so many batches at one rate, then the next."""
+    model = runs.make_learner(root, gradient_accumulation_steps=3, verbose=False)
+    rates, begin = [], model._trainer.begin
+
+    def watched(phase):
+        step, state = begin(phase)
+
+        def counted(state, batch, key):
+            head = group_states(state.opt_state)["head"]
+            rates.append(float(head.schedule(head.step)[0]))
+            return step(state, batch, key)
+
+        return counted, state
+
+    monkeypatch.setattr(model._trainer, "begin", watched)
+    found = model.lr_find(1e-6, 1e-2, num_it=10)
+    assert len(found.rates) == len(found.losses) == 10
+    np.testing.assert_allclose(rates, np.repeat(found.rates, 3), rtol=1e-4)

@@ -154,7 +154,44 @@ def test_the_plot_has_losses_metrics_and_rates_with_phases_marked():
     assert early.get_xdata()[0] == late.get_xdata()[0] == 1.0
     assert head.get_xdata()[0] == 0.0
     assert np.nanmax(head.get_ydata()) == pytest.approx(2e-3, rel=2e-2)
+    assert figure.axes[-1].get_ylim()[0] == pytest.approx(1e-5 / 30, rel=5e-2)
     figure._repr_png_()
+
+
+def test_further_photos_stand_beside_the_validation_photos():
+    old = {"old_valid_loss": 2.0, "old_error_rate": 0.75, "gold_error_rate": 0.5}
+    later = Row(2, 2, 0.5, 0.4, {"error_rate": 0.125, **old}, 10.0, 3.0)
+    history = History([*rows(), later])
+    assert [*history.history][3:] == [
+        "valid_loss", "error_rate", *old, "images/s", "time"
+    ]  # fmt: skip
+    pytest.importorskip("matplotlib")
+    loss, error_rate, own = history.plot().axes
+    assert [axes.get_title() for axes in (loss, error_rate, own)] == [
+        "loss", "error_rate", "gold_error_rate"
+    ]  # fmt: skip
+    for axes, names in (
+        (loss, ["train", "valid", "old"]),
+        (error_rate, ["old", "valid"]),
+    ):
+        assert [t.get_text() for t in axes.get_legend().get_texts()] == names
+    np.testing.assert_array_equal(
+        error_rate.lines[0].get_ydata(), [np.nan] * 2 + [0.75]
+    )
+    assert own.get_legend() is None
+
+
+def test_a_phases_small_rates_are_not_below_the_plot():
+    """A group whose norms trained first, at a rate far above its own later one."""
+    pytest.importorskip("matplotlib")
+    history = with_phases()
+    record = history.phases[1]
+    history.add_phase(1, record.phase, groups=record.groups, steps_per_epoch=10)
+    axes = history.plot().axes[-1]
+    early = axes.lines[0].get_ydata()
+    assert len(axes.lines) == 3 and np.isfinite(early[:10]).all()
+    assert axes.get_ylim()[0] < np.nanmax(early[11:]) / 20
+    assert np.nanmax(early[:10]) > 10 * np.nanmax(early[11:])
 
 
 def test_the_plot_does_without_what_is_not_known():

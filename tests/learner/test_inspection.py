@@ -85,6 +85,13 @@ def test_the_history_of_a_training_has_its_rates_and_losses(tuned):
         assert np.mean(losses) == pytest.approx(row.train_loss, rel=1e-4)
 
 
+def test_frozen_groups_whose_norms_train_have_rates_too(photos):
+    model = inspected(photos, norms="train")
+    model._announce(fine_tune_phases(2, 12, 1))
+    rates = model.history.phases[1].learning_rates()
+    assert set(rates) == {"body", "head"} and rates["body"].max() > 0
+
+
 def test_a_diff_tells_the_phases_apart(tuned):
     model, _ = tuned
     diff = model.diff()

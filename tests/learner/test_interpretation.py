@@ -6,6 +6,7 @@ from kinds import make_data, make_model
 
 from jaxtune.data import Items
 from jaxtune.learner.gathering import Predictions, decode
+from jaxtune.learner.gradcam import GradCam
 from jaxtune.learner.interpretation import ClassificationInterpretation, Interpretation
 from jaxtune.learner.regression import RegressionInterpretation
 
@@ -34,7 +35,10 @@ def single():
         found,
         items_of(labels, "single"),
         photo=lambda i: np.full((4, 4, 3), i, np.uint8),
-        heat=lambda photos, chosen: np.asarray(chosen)[:, None, None] / np.ones((2, 2)),
+        heat=lambda places, outputs: [
+            GradCam(np.full((8, 8, 3), place, np.uint8), np.full((2, 2), k), "", 0.5)
+            for place, k in zip(places, outputs, strict=True)
+        ],
     )
 
 
@@ -78,6 +82,7 @@ def test_pictures_have_fastais_titles(single):
     assert figure.texts[0].get_text() == "Prediction / Actual / Loss / Probability"
     assert [axes.images[0].get_array()[0, 0, 0] for axes in figure.axes] == [5, 4]
     warm = single.plot_top_losses(2, heatmap=True)
+    assert [axes.images[0].get_array()[0, 0, 0] for axes in warm.axes] == [5, 4]
     assert [axes.images[1].get_array()[0, 0] for axes in warm.axes] == [2, 1]
     cells = [t.get_text() for t in single.plot_confusion_matrix().axes[0].texts]
     assert cells[:3] == ["1", "2", "0"]

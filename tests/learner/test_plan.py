@@ -60,6 +60,20 @@ def test_adam_keeps_two_numbers_a_parameter_and_sgd_one(net):
     assert [row.optimizer_bytes for row in rows] == [4 * n for n in count.values()]
 
 
+def test_an_average_is_one_number_more_of_what_moves(net):
+    count = sizes(net)
+    without, rows = plan(net).rows, plan(net, averages=True).rows
+    more = [
+        row.optimizer_bytes - alone.optimizer_bytes
+        for row, alone in zip(rows, without, strict=True)
+    ]
+    statistics = jax.tree_util.tree_leaves_with_path(split_module(net)[2])
+    in_head = sum(leaf.size for path, leaf in statistics if path[0].key == "head")
+    whole = sum(count.values()) + sum(leaf.size for _, leaf in statistics)
+    assert more[:3] == [0, 0, 4 * (count["head"] + in_head)]
+    assert sum(more[3:]) == 4 * whole and more[5] == more[2]
+
+
 def test_a_frozen_step_costs_the_forward_pass(net):
     head, whole = plan(net).of_phase(1), plan(net).of_phase(2)
     late = [rows[1].operations for rows in (head, whole)]
@@ -97,3 +111,16 @@ def test_it_prints_as_a_table_that_fits(net):
     assert lines[4][3:7] == [f"{count['head']:,}", "0.002", "0.01", "train"]
     assert "phase 1: 1 epoch, 12 steps; early, late frozen; a step costs" in text
     assert "phase 2: 2 epochs, 24 steps; nothing frozen" in text
+
+
+def test_gathered_gradients_are_one_number_more_of_what_trains(net):
+    count = sizes(net)
+    without, with_them = plan(net), plan(net, gradient_accumulation_steps=5)
+    more = [
+        row.optimizer_bytes - alone.optimizer_bytes
+        for row, alone in zip(with_them.rows, without.rows, strict=True)
+    ]
+    assert more == [0, 0, 4 * count["head"], *(4 * n for n in count.values())]
+    text = str(with_them)
+    assert "12 steps, an update every 5 (2 in all); early, late frozen" in text
+    assert "24 steps, an update every 5 (4 in all); nothing frozen" in text

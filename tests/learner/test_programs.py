@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,7 @@ from flax import nnx
 from photos import tiny_resnet
 
 from jaxtune.learner.programs import Programs
-from jaxtune.train import cross_entropy, split_module
+from jaxtune.train import cross_entropy, focal, split_module
 from jaxtune.transfer import evaluating
 
 
@@ -40,3 +42,14 @@ def test_images_are_normalised_as_the_weights_were():
         got = make(**options).predict_step(graphdef)(params, model_state, images)
         expected = jax.nn.softmax(net(jnp.asarray(x, jnp.float32)))
         np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_other_data_begins_with_no_program():
+    programs = make()
+    programs.predict_step(nnx.graphdef(evaluating(tiny_resnet())))
+    data = SimpleNamespace(size=(16, 16), augmentation=None)
+    other = programs.for_data(data)
+    assert other.describe() == programs.describe()
+    assert (programs._size, other._size) == ((32, 32), (16, 16))
+    assert len(programs._steps) == 1 and not other._steps
+    assert programs.for_data(data, loss=focal).loss is focal

@@ -5,8 +5,13 @@ import optax
 from photos import make_photos
 
 from jaxtune import Augmentation, ImageDataLoaders
-from jaxtune.learner.recipe import describe_data, describe_groups, name_of
-from jaxtune.train import cross_entropy
+from jaxtune.learner.recipe import (
+    describe_data,
+    describe_groups,
+    function_named,
+    name_of,
+)
+from jaxtune.train import cross_entropy, error_rate, sgd, weighted_cross_entropy
 
 
 def describe(root, **options):
@@ -53,3 +58,23 @@ def test_names_of_functions_are_the_same_in_every_process():
             return logits
 
     assert name_of(Loss()).endswith("Loss") and "0x" not in name_of(Loss())
+
+
+def test_a_name_gives_back_jaxtunes_own_functions_and_no_others():
+    weighted = weighted_cross_entropy([1.0, 0.5], label_smoothing=0.1)
+    for function in (cross_entropy, error_rate, sgd, weighted):
+        found = function_named(name_of(function))
+        assert name_of(found) == name_of(function)
+        if function is not weighted:
+            assert found is function
+    assert found.keywords == weighted.keywords
+    for name in (
+        "os.system('true')",
+        "builtins.eval",
+        "jaxtune.train.losses._weights_of",
+        "jaxtune.train.losses.cross_entropy(label_smoothing=print('here'))",
+        "other.losses.cross_entropy",
+        "jaxtune.train.losses.cross_entropy(",
+        "",
+    ):
+        assert function_named(name) is None

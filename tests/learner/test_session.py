@@ -21,6 +21,7 @@ from jaxtune.checkpoint import (
     checkpoint_numbers,
     environment,
     find_checkpoint,
+    inspect_checkpoint,
     load_meta,
 )
 from jaxtune.learner.session import Session
@@ -72,13 +73,13 @@ def fine_tune(root, run, **options):
 class Child:
     """A run in a process of its own, begun or taken up."""
 
-    def __init__(self, folder: Path, root: Path):
+    def __init__(self, folder: Path, root: Path, *options):
         self.run = folder / "run"
         self.answer = folder / "answer.json"
         self.output = folder / "output.txt"
         before = self.text()
         self.seen = set(checkpoint_numbers(self.run))
-        self.process = runs.start(root, self.run, self.answer, self.output)
+        self.process = runs.start(root, self.run, self.answer, self.output, *options)
         self.began = time.monotonic()
         self.has_begun = lambda: "phase 1/2" in self.text()[len(before) :]
 
@@ -180,6 +181,33 @@ def test_a_notice_of_preemption_saves_and_says_how_to_go_on(root, whole, tmp_pat
     line = f"{child.run} goes on after phase"
     assert line in again.text().split("how to go on")[-1]
     assert json.loads(again.answer.read_text()) == whole
+
+
+def test_a_run_with_an_average_that_is_killed_ends_bit_for_bit_the_same(root, tmp_path):
+    model = runs.make_learner(root, verbose=False, ema_decay=0.9)
+    history = model.fine_tune(runs.EPOCHS, 1e-2, freeze_epochs=runs.FREEZE_EPOCHS)
+    whole = [runs.bits(model), runs.figures(history)]
+
+    child = Child(tmp_path, root, 0.9)
+    child.wait_for(child.has_passed_the_boundary)
+    assert child.stop(signal.SIGKILL) == -signal.SIGKILL, child.text()
+    assert BOUNDARY <= checkpoint_numbers(child.run)[-1] < END
+    again = Child(tmp_path, root, 0.9)
+    again.process.join()
+    assert "goes on after phase" in again.text()
+    assert json.loads(again.answer.read_text()) == whole
+
+    # What opens is the network that the validation loss was measured with.
+    best = find_checkpoint(child.run, "best")
+    model.load(best)
+    assert model.validate()["loss"] == load_meta(best)["valid_loss"]
+    items = inspect_checkpoint(best).items
+    held = {n for n in items["raw"] if n.startswith("params.")}
+    assert (
+        held <= {f"params.{n}" for n in items["params"]} and "updates" in items["raw"]
+    )
+    with pytest.raises(RunMismatchError, match="ema_decay: 0.9 in the folder, nothing"):
+        fine_tune(root, child.run)
 
 
 def test_a_kept_run_is_the_run_that_is_not_kept(root, whole, tmp_path, capsys):

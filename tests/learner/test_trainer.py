@@ -1,15 +1,21 @@
 import jax
+import numpy as np
 import pytest
 import runs
 from photos import make_photos
 
+from jaxtune import LambdaCallback, SaveBest
 from jaxtune.learner.trainer import Trainer
-from jaxtune.train import Phase, constant
+from jaxtune.train import Phase, constant, split_module
 
 
 @pytest.fixture(scope="module")
-def learner(tmp_path_factory):
-    root = make_photos(tmp_path_factory.mktemp("photos"), train=32)
+def root(tmp_path_factory):
+    return make_photos(tmp_path_factory.mktemp("photos"), train=32)
+
+
+@pytest.fixture(scope="module")
+def learner(root):
     return runs.make_learner(root, verbose=False)
 
 
@@ -36,3 +42,41 @@ def test_a_snapshot_is_taken_before_each_phase(learner):
     # Frozen in the first phase, moved in the second; what was noted stays.
     assert (conv == second.params["body"]["conv1"]["weight"]).all()
     assert not (conv == learner.model[0].conv1.weight[...]).all()
+
+
+def test_an_average_is_validated_kept_and_what_the_next_phase_begins_with(
+    root, tmp_path
+):
+    model = runs.make_learner(root, verbose=False, ema_decay=0.9)
+    seen = []
+
+    def look(epoch, logs):
+        state = model._trainer._running.state
+        seen.append((jax.tree.map(np.asarray, state.params), runs.bits(model), logs))
+
+    def load_and_validate():
+        network = runs.make_learner(root, verbose=False)
+        network.restore_values(tmp_path / "best")
+        return network.validate()["loss"]
+
+    found = model.lr_find(num_it=8)
+    callbacks = [LambdaCallback(on_epoch_end=look), SaveBest(tmp_path / "best")]
+    history = model.fine_tune(1, 1e-2, callbacks=callbacks)
+    (head, first, _), (raw, last, logs) = seen
+    # Validation, the module during training and after it, and what is saved agree.
+    assert runs.bits(model) == last != first
+    assert model.validate()["loss"] == logs["valid_loss"]
+    assert load_and_validate() == min(history.history["valid_loss"])
+    values = split_module(model.model)[1]
+    same = jax.tree.leaves(jax.tree.map(np.array_equal, values, raw))
+    assert not any(same)
+    # A phase begins where the average of the one before ended, not the raw values.
+    begun = model._trainer.snapshots[1].params
+    same = jax.tree.map(np.array_equal, begun, head)
+    assert all(jax.tree.leaves(same["body"])) and not any(jax.tree.leaves(same["head"]))
+    # Nothing else of the learner minds.
+    assert len(found.losses) == 8
+    moved = {(row.phase, row.group): row.parameters for row in model.diff().groups()}
+    assert not moved[1, "body"].changed and moved[2, "body"].changed
+    model.assert_frozen()
+    assert model._trainer.programs.count == 3

@@ -3,7 +3,7 @@ import pytest
 from flax import nnx
 from photos import tiny_resnet
 
-from jaxtune import error_rate, resnet18, vision_learner
+from jaxtune import create_body, error_rate, resnet18, vision_learner
 from jaxtune.models import GlobalAvgPool, Linear, Sequence
 
 
@@ -29,6 +29,13 @@ def test_fastais_splitter_and_cut_are_honoured(data):
     )
     assert model.model[0].names[-1] == "layer3"
     assert list(model.groups) == ["group0", "group1", "group2"]
+
+
+def test_a_body_of_ones_own_is_taken_whole_and_frozen(data):
+    body = create_body(tiny_resnet())
+    model = vision_learner(data, body=body)
+    assert model.model[0] is body and model.frozen_groups == ("early", "late")
+    assert vision_learner(data, body=body, pretrained=False).frozen_groups == ()
 
 
 def test_the_head_must_fit_the_classes(data):

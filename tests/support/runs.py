@@ -63,12 +63,15 @@ def figures(history) -> list:
     ]
 
 
-def train(root: str, run: str | None, answer: str, output: str) -> None:
+def train(
+    root: str, run: str | None, answer: str, output: str, ema_decay: str | None = None
+) -> None:
     """Fine-tunes; writes what came out, whole, when the run is at its end."""
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    model = make_learner(Path(root))
+    decay = None if ema_decay is None else float(ema_decay)
+    model = make_learner(Path(root), ema_decay=decay)
     history = model.fine_tune(
         EPOCHS, 1e-2, freeze_epochs=FREEZE_EPOCHS, run=run, save_every=0
     )

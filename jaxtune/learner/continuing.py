@@ -1,0 +1,197 @@
+"""A training that goes on from what another one left, with more photos or classes.
+
+A run and data in, a learner out. The one rule of the file: what the run was is taken
+over or said to be missing; nothing of it is replaced in silence.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from flax import nnx
+
+from jaxtune.checkpoint import find_checkpoint, load_meta
+from jaxtune.data import CutMix, Mixing, MixUp
+from jaxtune.learner.extending import (
+    check_data,
+    check_loss,
+    said_of_classes,
+    said_of_freezing,
+)
+from jaxtune.learner.learner import Learner
+from jaxtune.learner.predictor import load_network
+from jaxtune.learner.recipe import function_named
+from jaxtune.models import kaiming_normal
+from jaxtune.train import Metric
+from jaxtune.transfer import class_rows, extend_outputs, output_shape
+
+#: Options of `Learner` that a checkpoint says as they are.
+_KEPT = (
+    "groups",
+    "norms",
+    "clip_norm",
+    "gradient_accumulation_steps",
+    "precision",
+    "ema_decay",
+)
+
+
+def continue_from(
+    path: str | os.PathLike,
+    data: Any,
+    *,
+    which: Literal["latest", "best"] = "latest",
+    extend: bool = False,
+    reorder: bool = False,
+    module: nnx.Module | None = None,
+    at: str | Sequence[str] | None = None,
+    init: Callable = kaiming_normal,
+    metrics: Metric | Iterable[Metric] | None = None,
+    loss: Callable | None = None,
+    **options,
+) -> Learner:
+    """Returns a learner that goes on from a run or a checkpoint, with other data.
+
+    The network, its values, classes, normalisation and layer groups are the run's, and
+    what was frozen is; so are loss, metrics, norms, optimizer, clip_norm, mixing,
+    gradient_accumulation_steps, precision and ema_decay where nothing else is asked
+    for. The history, the optimizer's state and the rates begin anew. Where an average
+    was kept, its values are taken.
+
+    With `extend=True` the data may have more classes. Each known one keeps its row of
+    the last layer bit for bit, by its name, and new ones get fresh rows. These know
+    nothing yet, and what was frozen stays so: `fine_tune` trains the head alone first,
+    or call `freeze()`. `validate_also={"old": old_photos}` shows after each epoch what
+    the network still knows.
+
+    Args:
+        path: The folder of a run, or of what `Learner.save` wrote.
+        data: `ImageDataLoaders`. It has all of the run's classes in their order; where
+            it has no photos of one, make it with `classes=`.
+        which: Of a run's checkpoints, the latest or the one with the lowest validation
+            loss.
+        extend: Whether there may be new classes.
+        reorder: Whether the known classes may be in another order; their rows are moved
+            by name then.
+        module: The network, body and head, as it was; built from the description if
+            None, which works for jaxtune's own architectures and heads.
+        at: Path of the layer with the outputs ("head.fc"), where it can't be found.
+        init: Draws the new rows' weights, see `extend_outputs`.
+        metrics: Instead of the run's.
+        loss: Instead of the run's.
+        **options: Of `Learner`: groups, split_on, norms, optimizer, lr, wd, moms,
+            clip_norm, gradient_accumulation_steps, precision, ema_decay, mixing,
+            validate_also, seed, verbose.
+
+    Raises:
+        FileNotFoundError: If there is no checkpoint at the path.
+        jaxtune.CheckpointMismatchError: If `module` is not the run's network.
+        ValueError: If the classes are not the run's and that wasn't asked for, labels
+            or channels are of another kind, the network can't be built from the
+            description, or the run's loss or optimizer is not jaxtune's own or has a
+            weight for each class; the message says what to write.
+
+    Example:
+        ::
+
+            model = continue_from(
+                "runs/flowers", photos, extend=True, validate_also={"old": old_photos}
+            )
+            model.fine_tune(2, base_lr=5e-4)
+    """
+    checkpoint = find_checkpoint(path, which)
+    meta = load_meta(checkpoint)
+    classes = tuple(meta["classes"])
+    check_data(
+        data,
+        kind=meta.get("kind", "single"),
+        outputs=meta.get("num_outputs", len(classes)),
+        in_channels=meta.get("in_channels", 3),
+    )
+    rows = class_rows(classes, data.classes, extend=extend, reorder=reorder)
+    same = rows == tuple(range(len(classes)))
+    was = meta.get("training") or {}
+    if loss is None and was:
+        loss = _named(was["loss"], "loss")
+        if not same:
+            check_loss(loss)
+    if metrics is None:
+        metrics = [_named(name, "metrics") for name in was.get("metrics", ())]
+    own_groups = {"groups", "split_on"} & set(options)
+    for name in _KEPT:
+        if name in was and not (name == "groups" and own_groups):
+            options.setdefault(name, was[name])
+    for name, find in (("optimizer", _named), ("mixing", _mixing)):
+        if was.get(name) and name not in options:
+            options[name] = find(was[name], name)
+    if module is not None:
+        _check_outputs(module, meta)
+    module = load_network(checkpoint, meta, module)
+    if not same:
+        seed = options.get("seed")
+        module = extend_outputs(
+            module,
+            classes,
+            data.classes,
+            reorder=reorder,
+            size=data.size,
+            in_channels=data.in_channels,
+            at=at,
+            init=init,
+            rngs=nnx.Rngs(data.seed if seed is None else seed),
+        )
+    learner = Learner(
+        data,
+        module,
+        metrics=metrics,
+        loss=loss,
+        mean=meta["mean"],
+        std=meta["std"],
+        network=meta.get("network"),
+        **options,
+    )
+    place = meta.get("learner") or {"phase": 0, "frozen": ()}
+    if not own_groups:
+        learner.freeze_to(len(place["frozen"]))
+    if learner.verbose:
+        print(_said(path, classes, learner, place, own_groups), flush=True)
+    return learner
+
+
+def _check_outputs(module: nnx.Module, meta: Mapping[str, Any]) -> None:
+    shape = output_shape(module, in_channels=meta.get("in_channels", 3))
+    outputs = meta.get("num_outputs", len(meta["classes"]))
+    if shape[-1] != outputs:
+        raise ValueError(
+            f"module= gives {shape[-1]} outputs, and the run's network had {outputs}. "
+            "Build it as it was; extend=True gives it the rows of new classes."
+        )
+
+
+def _named(name: str, what: str) -> Callable:
+    function = function_named(name)
+    if function is None:
+        raise ValueError(
+            f"the run's {what} is {name}, which is not one of jaxtune's own, so it "
+            f"can't be found by its name. Hand it over: {what}=."
+        )
+    return function
+
+
+def _mixing(text: str, what: str) -> Mixing:
+    kind, _, alpha = text.removesuffix(")").partition("(alpha=")
+    if kind not in ("MixUp", "CutMix"):
+        raise ValueError(f"the run's {what} is {text}. Hand it over: {what}=.")
+    return (MixUp if kind == "MixUp" else CutMix)(float(alpha))
+
+
+def _said(
+    path, classes: tuple, learner: Learner, place: Mapping[str, Any], own_groups
+) -> str:
+    whose = "the groups are new" if own_groups else f"as in phase {place['phase']}"
+    return (
+        f"continued from {os.fspath(path)} · "
+        f"{said_of_classes(classes, learner.data.classes)} · "
+        f"{said_of_freezing(learner.frozen_groups)}, {whose} · the optimizer and the "
+        "history begin anew"
+    )
