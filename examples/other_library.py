@@ -67,7 +67,7 @@ def fill(network, weights):
         variable[...] = jax.numpy.asarray(array)
 
 
-def main(argv=None, network=None):
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("photos", type=Path, help="holds train/ and valid/ or val/")
     parser.add_argument("--epochs", type=int, default=1)
@@ -83,7 +83,7 @@ def main(argv=None, network=None):
         seed=args.seed,
     )
 
-    import jaxnn
+    import jaxnn  # here, so that --help works without it
 
     network = jaxnn.create_model("resnet18")
     fill(network, read_weights(resnet18.resolve().path))

@@ -14,7 +14,7 @@ from jaxtune.checkpoint import find_checkpoint, load_checkpoint
 from jaxtune.data import as_size, load_image, prepare_image
 from jaxtune.learner.answers import Answers
 from jaxtune.learner.gathering import decode
-from jaxtune.learner.gradcam import GradCam, explained_size
+from jaxtune.learner.gradcam import GradCam, larger_sizes
 from jaxtune.learner.kernels import first_weight, outputs_first, plot_kernels
 from jaxtune.learner.trainer import Trainer
 from jaxtune.train import split_module
@@ -52,8 +52,8 @@ class Explanation:
             layer: Dotted name of the module whose output is looked at: "body", or
                 "body.layer3" for finer and less certain maps.
             size: Height and width at which the network looks, in pixels. If None, 224
-                for the shorter side, where the photo is so large and the network takes
-                it and says the same of it; else the data's.
+                for the shorter side, else twice the data's, where the photo is so
+                large, the network takes it, and says the same of it; else the data's.
 
         Raises:
             ValueError: If there is no such class or layer.
@@ -101,7 +101,7 @@ class Explanation:
             class_index = said.argmax(axis=-1)
         index = [int(number) for number in class_index]
         looked = [
-            self._looked_at(*each, layer, size)
+            self._looked_at(answers, *each, layer, size)
             for each in zip(photos, images, said, index, strict=True)
         ]
         return [
@@ -111,6 +111,7 @@ class Explanation:
 
     def _looked_at(
         self,
+        answers: Answers,
         photo: Any,
         image: np.ndarray,
         said: np.ndarray,
@@ -119,28 +120,28 @@ class Explanation:
         size: int | tuple[int, int] | None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """A photo as large as the network looks at it, and where it sees an output."""
-        data, answers = self.data, self._answers()
-        if size is None:
-            shape = load_image(photo, channels=data.in_channels).shape
-            wanted = explained_size(data.size, shape[:2])
-        else:
-            wanted = as_size(size)
-        if wanted != data.size:
-            larger = prepare_image(
-                photo,
-                wanted,
-                resize=data.resize,
-                pad_mode=data.pad_mode,
-                channels=data.in_channels,
-            )[None]
+        if size is not None:
+            image = self._prepared(photo, as_size(size))
+            return image, answers.heat(image[None], [index], layer)[0]
+        shape = load_image(photo, channels=self.data.in_channels).shape
+        for wanted in larger_sizes(self.data.size, shape[:2]):
+            larger = self._prepared(photo, wanted)
             try:
-                if size is not None or self._agrees(answers, larger, said, index):
-                    return larger[0], answers.heat(larger, [index], layer)[0]
+                if self._agrees(answers, larger[None], said, index):
+                    return larger, answers.heat(larger[None], [index], layer)[0]
             except (TypeError, ValueError, ZeroDivisionError):
-                # Some networks take one size only.
-                if size is not None:
-                    raise
+                break  # Some networks take one size only.
         return image, answers.heat(image[None], [index], layer)[0]
+
+    def _prepared(self, photo: Any, size: tuple[int, int]) -> np.ndarray:
+        data = self.data
+        return prepare_image(
+            photo,
+            size,
+            resize=data.resize,
+            pad_mode=data.pad_mode,
+            channels=data.in_channels,
+        )
 
     def _agrees(
         self, answers: Answers, larger: np.ndarray, said: np.ndarray, index: int

@@ -134,26 +134,30 @@ def plot_grad_cams(
     )
 
 
-def explained_size(
-    size: tuple[int, int], photo: tuple[int, int], *, shorter: int = 224
-) -> tuple[int, int]:
-    """Returns the height and width at which a photo is looked at.
+def larger_sizes(
+    size: tuple[int, int], photo: tuple[int, int]
+) -> list[tuple[int, int]]:
+    """Returns heights and widths at which a photo may be looked at, largest first.
+
+    The shorter side is 224, or else twice what the network was trained on, from which
+    what it has learnt is less far; in a photo that is not so large, which is never
+    enlarged, sides are multiples of 32, so that few sizes need a program.
 
     Args:
-        size: Height and width that the network was trained on, in pixels: the least.
-        photo: Those of the photo, which is not enlarged.
-        shorter: The shorter side where the photo is so large. Otherwise sides are
-            multiples of 32, so that few sizes need a program.
+        size: Height and width that the network was trained on, in pixels.
+        photo: Those of the photo.
 
     Example:
-        >>> explained_size((64, 64), (500, 333)), explained_size((64, 64), (150, 400))
-        ((224, 224), (128, 128))
+        >>> larger_sizes((64, 64), (500, 333)), larger_sizes((64, 64), (120, 400))
+        ([(224, 224), (128, 128)], [(96, 96)])
     """
-    factor = min(shorter, *photo) / min(size)
-    if factor <= 1:
-        return size
-    height, width = (max(side, int(side * factor) // 32 * 32) for side in size)
-    return height, width
+    found = []
+    for shorter in (224, min(224, 2 * min(size))):
+        factor = min(shorter, *photo) / min(size)
+        grown = [int(side * factor) // 32 * 32 for side in size]
+        height, width = (max(*sides) for sides in zip(grown, size, strict=True))
+        found.append((height, width))
+    return [new for new in dict.fromkeys(found) if new != size]
 
 
 def scale_heat(maps: Any) -> np.ndarray:

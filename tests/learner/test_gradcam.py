@@ -5,7 +5,13 @@ import pytest
 from flax import nnx
 
 from jaxtune import split_module
-from jaxtune.learner.gradcam import GradCam, grad_cam, plot_grad_cams, scale_heat
+from jaxtune.learner.gradcam import (
+    GradCam,
+    grad_cam,
+    larger_sizes,
+    plot_grad_cams,
+    scale_heat,
+)
 from jaxtune.models import Conv, Sequence
 
 
@@ -157,3 +163,13 @@ def test_heat_lies_over_the_photo():
     assert over.get_title() == "ant 0.75"
     np.testing.assert_array_equal(over.images[1].get_array(), heat)
     assert len(plot_grad_cams([cam, cam, cam]).axes) == 6
+
+
+def test_photos_are_looked_at_larger_but_never_enlarged():
+    assert larger_sizes((128, 128), (500, 375)) == [(224, 224)]
+    assert larger_sizes((64, 64), (500, 375)) == [(224, 224), (128, 128)]
+    assert larger_sizes((64, 128), (500, 500)) == [(224, 448), (128, 256)]
+    assert larger_sizes((64, 64), (150, 400)) == [(128, 128)]
+    for size in ((224, 224), (256, 320)):
+        assert larger_sizes(size, (1000, 1000)) == []
+    assert larger_sizes((64, 64), (64, 200)) == larger_sizes((64, 64), (20, 20)) == []
