@@ -34,6 +34,37 @@ def test_a_1x1_convolution_written_as_a_product_is_the_convolution(stride):
     np.testing.assert_allclose(conv(x), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("sides", [(1, 1), (1, 2), (2, 2), (4, 1)])
+@pytest.mark.parametrize(
+    ("size", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (7, 2, 3), (2, 1, 1)]
+)
+def test_a_convolution_of_few_places_is_the_convolution(sides, size, stride, padding):
+    conv = Conv(5, 7, size, stride=stride, padding=padding, rngs=nnx.Rngs(0))
+    x = normal(2, *sides, 5)
+
+    def library(x, weight):
+        return jax.lax.conv_general_dilated(
+            x,
+            weight,
+            (stride, stride),
+            [(padding, padding)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    expected, back = jax.vjp(library, x, conv.weight[...])
+    assert "conv_general_dilated" not in str(jax.make_jaxpr(conv)(x))
+    np.testing.assert_allclose(conv(x), expected, rtol=1e-5, atol=1e-5)
+    ours = jax.grad(
+        lambda x, w: (nnx.merge(graphdef, nnx.State({"weight": w}))(x) ** 2).sum(),
+        argnums=(0, 1),
+    )
+    graphdef = nnx.graphdef(conv)
+    for found, wanted in zip(
+        ours(x, conv.weight[...]), back(2 * expected), strict=True
+    ):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_convolution_by_hand():
     """One 3x3 window, padding 1, stride 2, two groups."""
     conv = Conv(4, 2, 3, stride=2, padding=1, groups=2, use_bias=True, rngs=nnx.Rngs(0))
