@@ -298,3 +298,15 @@ def test_a_transplanted_body_keeps_what_is_named():
     fresh = create_body(small_network(rngs=nnx.Rngs(5)))
     assert values(body.conv1) == values(trained.conv1) != values(fresh.conv1)
     assert values(body.layer1) == values(fresh.layer1) != values(trained.layer1)
+
+
+def test_look_inside_draws_every_picture(options, tmp_path, capsys):
+    folder = tmp_path / "pictures"
+    model = example("look_inside").main(
+        [*options, "--epochs", "1", "--out", str(folder)], small_network
+    )
+    names = sorted(path.stem for path in folder.iterdir())
+    assert len(names) == 14 and {"lr_find", "grad_cams", "residuals"} <= set(names)
+    out = capsys.readouterr().out
+    assert "phase 2" in out and "precision" in out
+    assert float(out.split()[-1]) == pytest.approx(model.validate()["mae"], abs=1e-6)
