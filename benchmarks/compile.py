@@ -1,0 +1,119 @@
+"""What compiling costs: seconds and programs of a job, cold and warm.
+
+    python -m benchmarks.compile --arch resnet18 resnet34 resnet50 --size 128
+
+Each job is a process of its own that makes a learner on made-up photos, trains one
+epoch frozen and one unfrozen, validates, and then trains again with other rates,
+another schedule, more epochs and more photos, which must compile nothing. The first
+process of an architecture finds an empty compilation cache (cold), the second what the
+first left (warm). Counted are the seconds that JAX reports for tracing, lowering and
+compiling or fetching from the cache, over all programs of the process, and the train,
+eval and predict programs of the learner. One line of JSON for each case, then a table;
+needs nothing but jaxtune; about 3 minutes on two cores.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.measure import machine, say, table
+
+_JOB = """
+import json, sys, time
+import jax, jax.monitoring
+import numpy as np
+
+seconds, backend, hits = {"total": 0.0}, [], []
+def duration(name, value, **_):
+    if name.startswith("/jax/core/compile/"):
+        part = name.rsplit("/", 1)[-1]
+        seconds[part] = seconds.get(part, 0.0) + value
+        seconds["total"] += value
+        if part == "backend_compile_duration":
+            backend.append(value)
+jax.monitoring.register_event_duration_secs_listener(duration)
+jax.monitoring.register_event_listener(
+    lambda name, **_: hits.append(1) if name.endswith("cache_hits") else None
+)
+import jaxtune
+images = np.random.default_rng(0).integers(0, 256, (96, 64, 64, 3), np.uint8)
+arch, size = sys.argv[1], int(sys.argv[2])
+
+def loaders(count):
+    labels = [f"class {i % 5}" for i in range(count)]
+    return jaxtune.ImageDataLoaders.from_arrays(
+        (images[:count], labels), size=size, batch_size=32
+    )
+
+model = jaxtune.vision_learner(
+    loaders(80), getattr(jaxtune, arch), pretrained=False, verbose=False
+)
+model.freeze()
+began = time.perf_counter()
+model.fine_tune(1, freeze_epochs=1)
+job = time.perf_counter() - began
+first = {"programs": model.num_programs, "all_programs": len(backend), **seconds}
+model.data = loaders(96)
+model.fit_flat_cos(2, slice(1e-5, 1e-4))
+model.fine_tune(2, 1e-4, freeze_epochs=1)
+print(json.dumps({
+    "learner_programs": first["programs"],
+    "all_programs": first["all_programs"],
+    "cache_hits": len(hits),
+    "compile_s": round(first["total"], 2),
+    "parts": {k: round(v, 2) for k, v in first.items() if k.endswith("duration")},
+    "job_s": round(job, 2),
+    "more_learner_programs": model.num_programs - first["programs"],
+}))
+"""
+
+
+def job(arch: str, size: int, cache: str) -> dict:
+    """Returns the figures of one process."""
+    done = subprocess.run(
+        [sys.executable, "-c", _JOB, arch, str(size)],
+        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": cache},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main(argv=None) -> list[dict]:
+    """Runs the command line; returns the cases."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--arch", nargs="+", default=["resnet18", "resnet34", "resnet50"]
+    )
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=3, help="warm processes")
+    options = parser.parse_args(argv)
+    about, rows = machine(), []
+    for arch in options.arch:
+        with tempfile.TemporaryDirectory() as cache:
+            jobs = [job(arch, options.size, cache) for _ in range(options.rounds + 1)]
+            kept = sum(f.stat().st_size for f in Path(cache).rglob("*") if f.is_file())
+        warm = [found["compile_s"] for found in jobs[1:]]
+        for name, found in (("cold", jobs[0]), ("warm", jobs[1])):
+            row = {"case": name, "arch": arch, "size": options.size, **found}
+            row["cache_mb"] = round(kept / 1e6, 1)
+            if name == "warm":
+                row["compile_s"] = float(np.median(warm))
+                row["spread"] = [min(warm), max(warm)]
+            rows.append(row)
+            say(row | about)
+    shown = ["case", "arch", "learner_programs", "all_programs", "compile_s", "job_s"]
+    shown += ["more_learner_programs", "cache_mb"]
+    print(table(shown, [[row[name] for name in shown] for row in rows]))
+    return rows
+
+
+if __name__ == "__main__":
+    main()

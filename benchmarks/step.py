@@ -1,0 +1,218 @@
+"""One step of inference, of training with the body frozen, and unfrozen: the ratios.
+
+    python -m benchmarks.step --arch resnet18 resnet34 resnet50 --size 128 224
+
+Batches of 32, float32, both networks with fastai's head, on arrays that lie in memory
+already. The peer is PyTorch in the same process: torchvision's network, channels last,
+eager, AdamW, the same number of threads. The two take turns, and each round gives a
+ratio (jaxtune's time / PyTorch's, less is better); shown are the median and the range.
+
+- inference: body and head, softmax;
+- frozen: body in eval mode, the head trains; `to_fastai` has it against what fastai
+  computes when it is frozen: batch norms in train mode, and trained;
+- unfrozen: everything trains.
+
+`--memory` measures instead the largest resident memory of each case in a process of its
+own, `--python` what Python costs a step. One line of JSON for each case, then a table.
+Needs benchmarks/requirements.txt; about 25 minutes on two cores.
+"""
+
+import argparse
+import functools
+import statistics
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.measure import in_turn, machine, ratio, say, seconds, table
+
+CLASSES = 37
+CASES = ("inference", "frozen", "unfrozen")
+
+
+def arrays(batch: int, size: int) -> dict[str, np.ndarray]:
+    """Returns a batch of noise, (b, size, size, 3) float32, and labels."""
+    rng = np.random.default_rng(0)
+    return {
+        "image": rng.normal(size=(batch, size, size, 3)).astype(np.float32),
+        "label": rng.integers(0, CLASSES, batch).astype(np.int32),
+    }
+
+
+def ours(arch: str, case: str, batch: dict):
+    """Returns a function of no argument that does one step of jaxtune's."""
+    import jaxtune
+
+    net = jaxtune.create_cnn_model(getattr(jaxtune, arch), CLASSES, pretrained=False)
+    data = jax.device_put(batch)
+    if case == "inference":
+        graphdef, params, model_state = jaxtune.split_module(jaxtune.evaluating(net))
+        predict = jaxtune.compile_step(
+            jaxtune.make_predict_step(graphdef, activation=jax.nn.softmax)
+        )
+        return lambda: jax.block_until_ready(
+            predict(params, model_state, data["image"])
+        )
+    groups = jaxtune.default_groups(net)
+    labels = jaxtune.group_labels(jaxtune.split_module(net)[1], groups)
+    frozen = tuple(groups)[:-1] if case == "frozen" else ()
+    trained = jaxtune.optimizer_labels(labels, frozen)
+    tx = jaxtune.group_optimizer(
+        trained,
+        dict.fromkeys(groups, 1e-4),
+        jaxtune.one_cycle(1000),
+        no_decay=jaxtune.no_decay_paths(net),
+    )
+    view = jaxtune.training_view(net, labels, frozen)
+    graphdef, params, model_state = jaxtune.split_module(view)
+    step = jaxtune.compile_step(
+        jaxtune.make_train_step(
+            graphdef, tx, loss=jaxtune.cross_entropy, labels=trained
+        ),
+        donate=True,
+    )
+    # The step gives its state up to the next; the network keeps its own arrays.
+    copied = jax.tree.map(jnp.copy, (params, model_state))
+    held = {"state": jaxtune.TrainState.create(*copied, tx)}
+    key = jax.random.key(0)
+
+    def call():
+        held["state"], metrics = step(held["state"], data, key)
+        return float(metrics["loss"])
+
+    return call
+
+
+def theirs(arch: str, case: str, batch: dict, *, norms_train: bool = False):
+    """Returns a function of no argument that does one step of PyTorch's."""
+    from benchmarks import peers
+
+    net = peers.network(arch, CLASSES)
+    images, labels = peers.batch(batch["image"], batch["label"])
+    if case == "inference":
+        return peers.predict_step(net, images)
+    net.train()
+    if case == "frozen":
+        peers.freeze(net, norms_train=norms_train)
+    return peers.train_step(net, images, labels)
+
+
+def measure(arch: str, size: int, case: str, *, batch: int, rounds: int) -> dict:
+    """Returns one case's figures."""
+    data = arrays(batch, size)
+    calls = {"jaxtune": ours(arch, case, data), "torch": theirs(arch, case, data)}
+    if case == "frozen":
+        calls["fastai"] = theirs(arch, case, data, norms_train=True)
+    times = in_turn(calls, rounds=rounds)
+    row = {"case": case, "arch": arch, "size": size, "batch": batch}
+    row |= {f"{n}_ms": round(1e3 * statistics.median(t), 1) for n, t in times.items()}
+    row |= ratio(times["jaxtune"], times["torch"])
+    if "fastai" in times:
+        row |= {
+            f"{name}_to_fastai": value
+            for name, value in ratio(times["jaxtune"], times["fastai"]).items()
+        }
+    return row
+
+
+def peak_memory(who: str, arch: str, size: int, case: str, batch: int) -> float:
+    """Returns the largest resident memory of a process that does a few steps, MB."""
+    code = (
+        "from benchmarks.step import *\n"
+        f"call = {who}({arch!r}, {case!r}, arrays({batch}, {size}))\n"
+        "for _ in range(3): call()\n"
+        "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    return int(done.stdout.split()[-1]) / 1024
+
+
+def python_share(arch: str, case: str) -> float:
+    """Returns the milliseconds of Python in one step of the learner's loop.
+
+    The loop is the learner's own; the step is a compiled one with the same state and
+    metrics that computes nothing, so what is left is what Python does.
+    """
+    import jaxtune
+    from jaxtune.learner.loop import Running, train_epoch
+    from jaxtune.learner.position import Position
+    from jaxtune.learner.progress import Reporter
+
+    net = jaxtune.create_cnn_model(getattr(jaxtune, arch), CLASSES, pretrained=False)
+    labels = jaxtune.group_labels(
+        jaxtune.split_module(net)[1], jaxtune.default_groups(net)
+    )
+    tx = jaxtune.group_optimizer(
+        labels, dict.fromkeys(jaxtune.default_groups(net), 1e-4), jaxtune.one_cycle(9)
+    )
+    _, params, model_state = jaxtune.split_module(net)
+    state = jaxtune.TrainState.create(params, model_state, tx)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def nothing(state, batch, key):
+        metrics = {"loss": jnp.zeros(()), "count": jnp.ones(()), "grad_norm": key[0]}
+        return state, metrics | {"finite": jnp.asarray(True)}
+
+    batch = jax.device_put({"image": np.zeros((1, 1, 1, 3)), "label": np.zeros(1)})
+
+    newest = Running(jax.tree.map(jnp.copy, state))
+
+    def epoch():
+        newest.position = Position()
+        train_epoch(
+            newest,
+            [batch] * 100,
+            jnp.zeros(1),
+            train_step=nothing,
+            place=lambda batch: batch,
+            reporter=Reporter("", [], verbose=False),
+        )
+
+    return 10 * min(seconds(epoch) for _ in range(5))
+
+
+def main(argv=None) -> list[dict]:
+    """Runs the command line; returns the cases."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--arch", nargs="+", default=["resnet18", "resnet34", "resnet50"]
+    )
+    parser.add_argument("--size", nargs="+", type=int, default=[128, 224])
+    parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--python", action="store_true")
+    options = parser.parse_args(argv)
+    rows, about = [], machine(*(() if options.python else ("torch",)))
+    for arch in options.arch:
+        if options.python:
+            rows.append({"case": "python", "arch": arch})
+            rows[-1]["ms"] = round(python_share(arch, "unfrozen"), 2)
+            say(rows[-1] | about)
+            continue
+        for size in options.size:
+            for case in options.case:
+                if options.memory:
+                    row = {"case": case, "arch": arch, "size": size}
+                    for who in ("ours", "theirs"):
+                        peak = peak_memory(who, arch, size, case, options.batch)
+                        row[f"{who}_mb"] = round(peak)
+                else:
+                    row = measure(
+                        arch, size, case, batch=options.batch, rounds=options.rounds
+                    )
+                rows.append(row)
+                say(row | about)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    print(table(columns, [[row.get(name, "") for name in columns] for row in rows]))
+    return rows
+
+
+if __name__ == "__main__":
+    main()
