@@ -75,12 +75,13 @@ class Extending:
         check_data(data, kind=before.kind, outputs=before.num_outputs,
                    in_channels=before.in_channels)  # fmt: skip
         rows = class_rows(before.classes, data.classes, reorder=reorder)
-        if loss is None and rows != tuple(range(len(before.classes))):
+        same = rows == tuple(range(len(before.classes)))
+        if loss is None and not same:
             check_loss(trainer.programs.loss)
         sources = self._validate_also if validate_also is None else validate_also
         further = matching_loaders(sources, data, trainer.programs.metrics)
         network = trainer.module
-        if rows != tuple(range(len(before.classes))):
+        if not same:
             network = extend_outputs(
                 network,
                 before.classes,

@@ -156,11 +156,15 @@ class PhasedNetwork:
         self.boundary = boundary_index(boundary, self.groups)
         self._opt_state = None
 
-    def labels(self) -> nnx.State:
-        """Returns each parameter's group, `FROZEN` for those that don't train now."""
+    def labels(self, frozen: tuple[str, ...] | None = None) -> nnx.State:
+        """Returns each parameter's group, `FROZEN` for those that don't train.
+
+        Args:
+            frozen: Names of the frozen groups; those that are frozen now if None.
+        """
         return optimizer_labels(
             group_labels(split_module(self._module)[1], self.groups),
-            self.frozen_groups,
+            self.frozen_groups if frozen is None else frozen,
             norms=self.norms,
             norm_params=norm_paths(self._module),
         )

@@ -22,12 +22,8 @@ from jaxtune.train import (
     Phase,
     boundary_index,
     check_epochs,
-    norm_paths,
-    optimizer_labels,
     resolve_rates,
-    split_module,
 )
-from jaxtune.transfer import group_labels
 
 Callbacks = Callback | Iterable | None
 
@@ -162,12 +158,7 @@ class PhaseTraining:
 
     def _resting(self, frozen: tuple[str, ...]) -> list[str]:
         """Those of the frozen groups of which not even the norms train."""
-        module, norms = self._trainer.module, self._trainer.norms
-        groups = group_labels(split_module(module)[1], self.groups)
-        labels = optimizer_labels(
-            groups, frozen, norms=norms, norm_params=norm_paths(module)
-        )
-        trained = set(jax.tree.leaves(labels))
+        trained = set(jax.tree.leaves(self._trainer.labels(frozen)))
         return [group for group in frozen if group not in trained]
 
     def _before(self, path: Path) -> dict:
