@@ -8,12 +8,10 @@ The one rule of the file: a layer holds arrays and calls functions of arrays.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-#: Maps of so many places at most are convolved by a matrix product.
-_FEW_PLACES = 4
+from jaxtune.models.windows import convolve, max_pool
 
 
 def kaiming_normal(
@@ -66,51 +64,10 @@ class Conv(nnx.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
         """Returns the convolved images."""
         weight = self.weight[...].astype(x.dtype)
-        if self.kernel_size == 1 and self.padding == 0 and self.groups == 1:
-            # A 1x1 convolution is a matrix product; XLA on the CPU runs it as one
-            # only if it is written as one (0.65 of the time of a ResNet-50 step).
-            y = x[:, :: self.stride, :: self.stride] @ weight[0, 0]
-        elif x.shape[1] * x.shape[2] <= _FEW_PLACES and self.groups == 1:
-            y = _at_few_places(x, weight, stride=self.stride, padding=self.padding)
-        else:
-            y = jax.lax.conv_general_dilated(
-                x,
-                weight,
-                window_strides=(self.stride, self.stride),
-                padding=[(self.padding, self.padding)] * 2,
-                feature_group_count=self.groups,
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
+        y = convolve(
+            x, weight, stride=self.stride, padding=self.padding, groups=self.groups
+        )
         return y + self.bias[...].astype(x.dtype) if self.use_bias else y
-
-
-def _at_few_places(
-    x: Float[Array, "b h w c"],
-    weight: Float[Array, "k k c d"],
-    *,
-    stride: int,
-    padding: int,
-) -> Float[Array, "b h2 w2 d"]:
-    """A convolution of a map of very few places, as one matrix product.
-
-    XLA on the CPU takes 15 times as long for a 3x3 convolution of 2x2 places, which is
-    what the last stage of a ResNet sees of a photo of 64 pixels.
-    """
-    (batch, *sides, _), size = x.shape, weight.shape[0]
-    outputs = [(side + 2 * padding - size) // stride + 1 for side in sides]
-    nothing = jnp.zeros(weight.shape[2:], weight.dtype)
-
-    def tap(place, output):
-        y, x = (p + padding - o * stride for p, o in zip(place, output, strict=True))
-        return weight[y, x] if 0 <= y < size and 0 <= x < size else nothing
-
-    matrix = jnp.concatenate(
-        [
-            jnp.concatenate([tap(place, o) for o in np.ndindex(*outputs)], axis=1)
-            for place in np.ndindex(*sides)
-        ]
-    )
-    return (x.reshape(batch, -1) @ matrix).reshape(batch, *outputs, -1)
 
 
 class Linear(nnx.Module):
@@ -219,12 +176,7 @@ class MaxPool(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
         """Returns the maxima; padding never wins."""
-        return nnx.max_pool(
-            x,
-            (self.window, self.window),
-            strides=(self.stride, self.stride),
-            padding=((self.padding, self.padding),) * 2,
-        )
+        return max_pool(x, self.window, self.stride, self.padding)
 
 
 class AvgPool(nnx.Module):

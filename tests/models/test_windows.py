@@ -1,0 +1,184 @@
+"""Convolution and pooling: values, derivatives, transforms, and what is compiled."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxtune.models.windows import convolve, max_pool
+from jaxtune.train import compile_step
+
+#: (side, channels in, out, kernel, stride, padding); the last has phases of no taps.
+SHAPES = [
+    (9, 16, 8, 3, 1, 1),
+    (9, 16, 8, 3, 2, 1),
+    (8, 16, 8, 3, 2, 1),
+    (8, 16, 8, 3, 1, 0),
+    (13, 3, 8, 7, 2, 3),
+    (11, 16, 4, 5, 3, 2),
+    (8, 16, 8, 1, 2, 0),
+    (7, 16, 8, 1, 2, 1),
+]
+
+
+def plain(x, weight, *, stride, padding):
+    """The operation as JAX has it."""
+    return jax.lax.conv_general_dilated(
+        x,
+        weight,
+        (stride, stride),
+        [(padding, padding)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def arrays(side, channels, outputs, kernel):
+    keys = jax.random.split(jax.random.key(0), 4)
+    shapes = [(2, side, side, channels), (kernel, kernel, channels, outputs)] * 2
+    return [jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True)]
+
+
+def close(ours, theirs):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4),
+        ours,
+        theirs,
+    )
+
+
+@pytest.mark.parametrize(
+    ("side", "channels", "outputs", "kernel", "stride", "padding"), SHAPES
+)
+def test_values_and_derivatives_of_both_kinds_are_jaxs(
+    side, channels, outputs, kernel, stride, padding
+):
+    x, weight, moved_x, moved_weight = arrays(side, channels, outputs, kernel)
+    sizes = {"stride": stride, "padding": padding}
+    ours = functools.partial(convolve, **sizes)
+    theirs = functools.partial(plain, **sizes)
+
+    def loss(f):
+        return lambda x, weight: jnp.sin(f(x, weight)).sum()
+
+    close(ours(x, weight), theirs(x, weight))
+    for arguments in (0, 1, (0, 1)):
+        close(
+            jax.grad(loss(ours), arguments)(x, weight),
+            jax.grad(loss(theirs), arguments)(x, weight),
+        )
+    tangents = (moved_x, moved_weight)
+    close(jax.jvp(ours, (x, weight), tangents), jax.jvp(theirs, (x, weight), tangents))
+
+
+def test_each_images_gradient_and_a_second_derivative_are_jaxs():
+    x, weight, moved, _ = arrays(6, 16, 4, 3)
+    sizes = {"stride": 1, "padding": 1}
+
+    def of_one(f):
+        return lambda weight, x: (f(x[None], weight, **sizes) ** 3).mean()
+
+    def each(f):
+        return jax.jit(jax.vmap(jax.grad(of_one(f)), (None, 0)))(weight, x)
+
+    def along(f):
+        slope = jax.grad(lambda x: of_one(f)(weight, x))
+        return jax.jvp(slope, (x[0],), (moved[0],))
+
+    close(each(convolve), each(plain))
+    close(along(convolve), along(plain))
+
+
+def test_groups_and_very_small_maps_are_jaxs():
+    x, weight, *_ = arrays(2, 16, 8, 3)
+    close(
+        convolve(x, weight, stride=1, padding=1), plain(x, weight, stride=1, padding=1)
+    )
+    grouped = convolve(x, weight[:, :, :4], padding=1, groups=4)
+    apart = [
+        plain(x[..., i : i + 4], weight[:, :, :4, i // 2 : i // 2 + 2], **_ONE)
+        for i in range(0, 16, 4)
+    ]
+    close(grouped, jnp.concatenate(apart, -1))
+
+
+_ONE = {"stride": 1, "padding": 1}
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of the CPU backend only")
+def test_the_weights_gradient_reads_arrays_and_computes_none_again():
+    """What XLA lays out anew for it must be laid out, not recomputed on the way."""
+    x, weight, *_ = arrays(12, 16, 16, 3)
+
+    def loss(convolution, weights, x):
+        for weight in weights:
+            y = convolution(x, weight, **_ONE)
+            x = jax.nn.relu((y - y.mean((0, 1, 2))) * 1.5 + x)
+        return (x**2).mean()
+
+    def fused_layouts(convolution):
+        step = compile_step(jax.grad(functools.partial(loss, convolution)))
+        text = step.lower([weight, weight, weight], x).compile().as_text()
+        # The images, channels first and the batch last, as the gradient wants them.
+        return re.findall(r"= f32\[16,12,12,2\]\S* fusion\((.*?)\), kind", text)
+
+    assert any(operands.count("%") > 1 for operands in fused_layouts(plain))
+    assert all(operands.count("%") == 1 for operands in fused_layouts(convolve))
+
+
+def test_a_frozen_layers_gradient_is_not_computed():
+    x, weight, *_ = arrays(12, 16, 16, 3)
+
+    def count(**arguments):
+        loss = functools.partial(lambda x, weight: convolve(x, weight, **_ONE).sum())
+        gradient = jax.grad(loss, **arguments)
+        text = jax.jit(gradient).lower(x, weight).compile().as_text()
+        return len(re.findall(r" convolution\(", text))
+
+    assert count(argnums=0) == 1
+    assert count(argnums=1) == 1
+    assert count(argnums=(0, 1)) == 2
+
+
+@pytest.mark.parametrize(
+    ("side", "window", "stride", "padding"),
+    [(8, 3, 2, 1), (9, 3, 2, 1), (7, 2, 2, 0), (9, 5, 3, 2)],
+)
+def test_max_pools_values_and_gradient_are_jaxs(side, window, stride, padding):
+    x, _, moved, _ = arrays(side, 4, 1, 1)
+    sizes = ((window, window), (stride, stride), ((padding, padding),) * 2)
+
+    def ours(x):
+        return max_pool(x, window, stride, padding)
+
+    def theirs(x):
+        return jax.lax.reduce_window(
+            x,
+            -jnp.inf,
+            jax.lax.max,
+            (1, *sizes[0], 1),
+            (1, *sizes[1], 1),
+            ((0, 0), *sizes[2], (0, 0)),
+        )
+
+    close(ours(x), theirs(x))
+    for f in (jax.grad(lambda x: (ours(x) ** 2).sum()),):
+        close(f(x), jax.grad(lambda x: (theirs(x) ** 2).sum())(x))
+    close(jax.jvp(ours, (x,), (moved,)), jax.jvp(theirs, (x,), (moved,)))
+
+
+def test_of_equal_places_the_first_gets_the_gradient_and_padding_none():
+    gradient = jax.grad(lambda x: max_pool(x, 3, 2, 1).sum())(jnp.zeros((1, 4, 4, 1)))
+    first = [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    np.testing.assert_array_equal(gradient[0, :, :, 0], first)
+    below = jax.grad(lambda x: max_pool(x, 3, 2, 1).sum())(jnp.full((1, 4, 4, 1), -5.0))
+    np.testing.assert_array_equal(below, gradient)
+
+
+def test_pooling_a_value_that_is_no_number_is_no_number():
+    x = jnp.ones((1, 4, 4, 1)).at[0, 0, 0, 0].set(jnp.nan)
+    value, _ = jax.value_and_grad(lambda x: max_pool(x, 3, 2, 1)[0, 0, 0, 0])(x)
+    assert jnp.isnan(value)
+    assert jnp.isnan(max_pool(x, 3, 2, 1)[0, 0, 0, 0])
