@@ -4,8 +4,10 @@ The one rule of the file: between two runs the module holds the values; during o
 running state does.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping
+from threading import Thread
 from typing import Any
 
 import jax
@@ -274,22 +276,8 @@ class PhasedNetwork:
             The step gives up its state; the one returned is a copy, so the module keeps
             its arrays.
         """
-        groups = group_labels(split_module(self._module)[1], self.groups)
-        view = training_view(self._module, groups, self.frozen_groups, norms=self.norms)
-        view = with_precision(view, self.precision)
-        graphdef, params, model_state = split_module(view)
-        labels = self.labels()
-        tx = self._optimizer_for(labels, phase)
-        ema = None
-        if self.ema_decay is not None:
-            ema = init_average(
-                params,
-                model_state,
-                labels,
-                decay=self.ema_decay,
-                still=still_statistics(view),
-            )
-        state = TrainState.create(params, model_state, tx, ema=ema)
+        step, first_state = self._step_and_state(phase, self.frozen_groups)
+        state = first_state()
         same = jax.tree.structure(self._opt_state) == jax.tree.structure(
             state.opt_state
         )
@@ -297,8 +285,71 @@ class PhasedNetwork:
             kept = restart_schedule(self._opt_state, state.opt_state)
             state = state.replace(opt_state=kept)
         state = state.replace(step=jnp.asarray(self._step, jnp.int32))
-        state = jax.device_put(jax.tree.map(jnp.copy, state), self._everywhere)
-        return self.programs.train_step(graphdef, tx, labels), state
+        return step, jax.device_put(state, self._everywhere, may_alias=False)
+
+    def foresee(self, phase: Phase, batch: Mapping, key: jax.Array) -> Thread:
+        """Compiles the step of a phase to come, while another one trains.
+
+        Args:
+            phase: Its boundary says what will be frozen; None, what is frozen now.
+            batch: On the devices, of the form that the phase will have.
+            key: Of the form that the phase will have.
+
+        Returns:
+            The thread that compiles. It fails in silence: the phase itself will say
+            what is wrong.
+        """
+        frozen = self.frozen_groups
+        if phase.boundary is not None:
+            frozen = tuple(self.groups)[: phase.boundary]
+        step, first_state = self._step_and_state(phase, frozen)
+
+        def form(x, sharding=None):
+            return jax.ShapeDtypeStruct(
+                x.shape,
+                x.dtype,
+                sharding=sharding,
+                weak_type=getattr(x, "weak_type", False),
+            )
+
+        state = jax.tree.map(
+            lambda x: form(x, self._everywhere), jax.eval_shape(first_state)
+        )
+        placed = {name: form(x, x.sharding) for name, x in batch.items()}
+        forms = (state, placed, form(key))
+
+        def compile_it() -> None:
+            with contextlib.suppress(Exception):
+                step.lower(*forms).compile()
+
+        thread = Thread(target=compile_it, name="jaxtune-compile")
+        thread.start()
+        return thread
+
+    def _step_and_state(
+        self, phase: Phase, frozen: tuple[str, ...]
+    ) -> tuple[Callable, Callable[[], TrainState]]:
+        """The compiled step with these groups frozen; what makes its first state."""
+        groups = group_labels(split_module(self._module)[1], self.groups)
+        view = training_view(self._module, groups, frozen, norms=self.norms)
+        view = with_precision(view, self.precision)
+        graphdef, params, model_state = split_module(view)
+        labels = self.labels(frozen)
+        tx = self._optimizer_for(labels, phase)
+
+        def first_state() -> TrainState:
+            ema = None
+            if self.ema_decay is not None:
+                ema = init_average(
+                    params,
+                    model_state,
+                    labels,
+                    decay=self.ema_decay,
+                    still=still_statistics(view),
+                )
+            return TrainState.create(params, model_state, tx, ema=ema)
+
+        return self.programs.train_step(graphdef, tx, labels), first_state
 
     def eval_graphdef(self) -> nnx.GraphDef:
         """Returns the graph of the network in eval mode, as validation runs it."""

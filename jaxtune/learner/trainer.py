@@ -7,6 +7,7 @@ run.
 import copy
 import signal
 from collections.abc import Iterator, Mapping, Sequence
+from threading import Thread
 from types import MappingProxyType
 from typing import Any
 
@@ -100,7 +101,7 @@ class Trainer(PhasedNetwork):
                 session=session,
                 restore=number == taken_up and session is not None,
                 events=events,
-                is_last=number == len(phases),
+                to_come=phases[number:],
                 verbose=verbose,
             )
         events.tell("on_train_end")
@@ -116,7 +117,7 @@ class Trainer(PhasedNetwork):
         session: Session | None,
         restore: bool,
         events: CallbackList,
-        is_last: bool,
+        to_come: Sequence[Phase],
         verbose: bool,
     ) -> Iterator[Row]:
         train_step, state = self.begin(phase)
@@ -145,6 +146,14 @@ class Trainer(PhasedNetwork):
             if session is not None:
                 session.after_step(running)
 
+        compiling: list[Thread] = []
+
+        def step_and_foresee(state, batch, key):
+            answer = train_step(state, batch, key)
+            if to_come and not compiling:
+                compiling.append(self.foresee(to_come[0], batch, key))
+            return answer
+
         try:
             with self._reporter(phase, verbose) as reporter:
                 yield from _finished(position, self.phase, reporter)
@@ -155,7 +164,7 @@ class Trainer(PhasedNetwork):
                     phase=self.phase,
                     data=data,
                     key=key,
-                    train_step=train_step,
+                    train_step=step_and_foresee,
                     eval_step=self.programs.eval_step(self.eval_graphdef()),
                     place=self.place,
                     metrics=self.programs.metrics,
@@ -176,7 +185,7 @@ class Trainer(PhasedNetwork):
                 raise KeyboardInterrupt from None
             raise stopped from None
         except (StopPhase, StopTraining) as request:
-            position.finished = is_last or isinstance(request, StopTraining)
+            position.finished = not to_come or isinstance(request, StopTraining)
             what = "training" if position.finished else f"phase {self.phase}"
             if verbose:
                 print(f"{what} ends early: {request}", flush=True)
@@ -185,6 +194,8 @@ class Trainer(PhasedNetwork):
                 position.progress += 1
                 session.save(running)
         finally:
+            for thread in compiling:
+                thread.join()
             self._running = None
             self._sync(running.state)
             self._opt_state = running.state.opt_state

@@ -12,7 +12,7 @@ from jaxtune.pretrained import (
     Architecture,
     adapt_statistics,
 )
-from jaxtune.train import Metric
+from jaxtune.train import Metric, enable_compilation_cache
 from jaxtune.transfer import Groups, create_cnn_model, output_shape
 
 #: Arguments of `Learner` that `vision_learner` hands on.
@@ -86,6 +86,7 @@ def vision_learner(
     References:
         fastai 2.8.12, vision/learner.py `vision_learner`.
     """
+    enable_compilation_cache()
     learner_options = {k: options.pop(k) for k in _LEARNER_OPTIONS if k in options}
     seed = learner_options.get("seed")
     model = create_cnn_model(

@@ -18,6 +18,9 @@ _CPU_OPTIONS = {
     )
 }
 
+#: JAX's own `jax_persistent_cache_min_compile_time_secs`, in seconds.
+_JAX_KEEPS_FROM = 1.0
+
 
 @functools.cache
 def compiler_options(backend: str) -> dict[str, str] | None:
@@ -59,7 +62,10 @@ def enable_compilation_cache() -> None:
     """Keeps compiled programs on disk between runs, unless the user chose a place.
 
     Sets JAX's `jax_compilation_cache_dir`, if nothing set it before, to a folder in
-    jaxtune's cache (see `cache_dir`).
+    jaxtune's cache (see `cache_dir`). Programs that compile in less than a second are
+    kept too, unless the user chose from when on: a job has a hundred of them.
     """
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "programs"))
+    if jax.config.jax_persistent_cache_min_compile_time_secs == _JAX_KEEPS_FROM:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -1,3 +1,5 @@
+import threading
+
 import jax
 import numpy as np
 import pytest
@@ -5,6 +7,7 @@ import runs
 from photos import make_photos
 
 from jaxtune import LambdaCallback, SaveBest
+from jaxtune.learner.programs import Programs
 from jaxtune.learner.trainer import Trainer
 from jaxtune.train import Phase, constant, split_module
 
@@ -32,6 +35,40 @@ def test_phases_are_run_one_after_the_other(learner):
     assert next(rows).phase == 1 and trainer.frozen_groups == ("body",)
     assert [(row.phase, row.epoch) for row in rows] == [(2, 1), (2, 2)]
     assert trainer.frozen_groups == () and trainer.phase == 2
+
+
+def test_the_next_phase_is_compiled_while_this_one_trains(root):
+    compiled = []
+
+    def listen(event, seconds, **about):
+        if event.endswith("backend_compile_duration"):
+            compiled.append((about["fun_name"], threading.current_thread().name))
+
+    model = runs.make_learner(root, verbose=False)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        model.fine_tune(1, freeze_epochs=1)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    steps = [thread for name, thread in compiled if name == "jit(train_step)"]
+    assert steps == ["MainThread", "jaxtune-compile"]
+    assert model.num_programs == 3
+    assert not any(t.name == "jaxtune-compile" for t in threading.enumerate())
+
+
+def test_a_phase_that_can_not_be_compiled_ahead_says_so_itself(root, monkeypatch):
+    model = runs.make_learner(root, verbose=False)
+    made = Programs.train_step
+
+    def fails_unfrozen(self, graphdef, tx, labels):
+        if "frozen" in jax.tree.leaves(labels):
+            return made(self, graphdef, tx, labels)
+        return jax.jit(lambda state, batch, key: state["no such thing"])
+
+    monkeypatch.setattr(Programs, "train_step", fails_unfrozen)
+    with pytest.raises(TypeError):
+        model.fine_tune(1, freeze_epochs=1)
+    assert [row.phase for row in model.history] == [1]
 
 
 def test_a_snapshot_is_taken_before_each_phase(learner):

@@ -49,3 +49,17 @@ def test_the_users_compilation_cache_is_kept(monkeypatch):
     before = jax.config.jax_compilation_cache_dir
     module.enable_compilation_cache()
     assert jax.config.jax_compilation_cache_dir == before is not None
+
+
+def test_small_programs_are_kept_too_unless_the_user_chose():
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    try:
+        jax.config.update(name, 1.0)
+        module.enable_compilation_cache()
+        assert getattr(jax.config, name) == 0.0
+        jax.config.update(name, 0.5)
+        module.enable_compilation_cache()
+        assert getattr(jax.config, name) == 0.5
+    finally:
+        jax.config.update(name, before)

@@ -1,0 +1,151 @@
+"""The whole job: from process start to the last printed line, beside fastai.
+
+    python -m benchmarks.fine_tune flowers5 hymenoptera --rounds 3
+
+Each job is a process of its own: `fine_tune(3, freeze_epochs=1)` of a pretrained
+ResNet-18 on a folder of JAXTUNE_DATA_DIR, 128 px, batches of 32, random resized crop
+(min_scale 0.35) and flip, error rate. jaxtune and fastai take turns. `cold` finds no
+compiled programs, which only the first job of a machine does; `warm` finds those of the
+job before. Ratios are jaxtune's seconds / fastai's, less is better.
+
+`--recipe` names a faster recipe of jaxtune's to run too; with all of them, the one that
+reaches fastai's mean error rate in the least time is what to compare. What a recipe
+trades is in its error rate. One line of JSON for each job, then a table. Needs
+benchmarks/requirements.txt; about 7 minutes a round and folder on two cores.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.measure import machine, ratio, say, table
+
+#: What of the whole recipe another one changes; `RECIPES["as fastai"]` changes nothing.
+RECIPES = {
+    "as fastai": "model.fine_tune(3, freeze_epochs=1)",
+    "late": "model.fine_tune(3, freeze_epochs=1, unfreeze_to='late')",
+    "late, 2 epochs": "model.fine_tune(2, freeze_epochs=1, unfreeze_to='late')",
+    "late, 1 epoch": "model.fine_tune(1, freeze_epochs=1, unfreeze_to='late')",
+}
+
+_OURS = """
+import sys
+from jaxtune import ImageDataLoaders, error_rate, resnet18, vision_learner
+root, valid, seed = sys.argv[1], sys.argv[2], int(sys.argv[3])
+data = ImageDataLoaders.from_folder(
+    root, train="train", valid=valid, size=128, batch_size=32, seed=seed
+)
+model = vision_learner(data, resnet18, metrics=error_rate)
+{recipe}
+print("error_rate", model.history[-1].metrics["error_rate"], flush=True)
+"""
+
+_FASTAI = """
+import os, sys
+from benchmarks import peers
+import torch
+from safetensors.torch import load_file
+from fastai.vision.all import *
+root, valid, seed = sys.argv[1], sys.argv[2], int(sys.argv[3])
+set_seed(seed, True)
+dls = ImageDataLoaders.from_folder(
+    root, train="train", valid=valid, bs=32, seed=seed,
+    item_tfms=[RandomResizedCrop(128, min_scale=0.35), FlipItem()],
+)
+learn = vision_learner(dls, resnet18, metrics=error_rate, pretrained=False)
+whole = torchvision.models.resnet18()
+whole.load_state_dict(load_file(sys.argv[4]))
+body = torch.nn.Sequential(*list(whole.children())[:-2])
+learn.model[0].load_state_dict(body.state_dict())
+learn.dls.after_batch.add(Normalize.from_stats(*imagenet_stats))
+learn.freeze()
+with learn.no_bar():
+    learn.fine_tune(3, freeze_epochs=1)
+print("error_rate", float(learn.recorder.values[-1][-1]), flush=True)
+"""
+
+
+def job(code: str, *arguments: str, cache: str) -> tuple[float, float]:
+    """Returns a process's seconds from start to end, and its last error rate."""
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": cache},
+        capture_output=True,
+        text=True,
+    )
+    elapsed = time.perf_counter() - began
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return elapsed, float(done.stdout.split()[-1])
+
+
+def measure(root: Path, rounds: int, recipes: list[str]) -> list[dict]:
+    """Returns the figures of one folder."""
+    valid = "val" if (root / "val").is_dir() else "valid"
+    weights = next(Path(os.environ["JAXTUNE_WEIGHTS_DIR"]).glob("resnet18*"))
+    times: dict[str, list] = {}
+    errors: dict[str, list] = {}
+    with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryDirectory() as none:
+        for seed in range(rounds):
+            jobs = {"fastai": (_FASTAI, cache)}
+            if not seed:
+                jobs["cold"] = (_OURS.format(recipe=RECIPES["as fastai"]), none)
+                # Fills the cache; a recipe's own programs are compiled here, too.
+                for name in recipes:
+                    job(
+                        _OURS.format(recipe=RECIPES[name]),
+                        root,
+                        valid,
+                        "0",
+                        cache=cache,
+                    )
+            for name in recipes:
+                jobs[name] = (_OURS.format(recipe=RECIPES[name]), cache)
+            for name, (code, place) in jobs.items():
+                arguments = (os.fspath(root), valid, str(seed), os.fspath(weights))
+                elapsed, error = job(code, *arguments, cache=place)
+                times.setdefault(name, []).append(elapsed)
+                errors.setdefault(name, []).append(error)
+                say(
+                    {"job": name, "data": root.name, "seed": seed}
+                    | {"seconds": round(elapsed, 1), "error_rate": round(error, 4)}
+                )
+    return [
+        {
+            "data": root.name,
+            "who": name,
+            "seconds": round(statistics.median(found), 1),
+            **ratio(found, times["fastai"][: len(found)]),
+            "error_rates": [round(error, 4) for error in errors[name]],
+            "mean": round(statistics.mean(errors[name]), 4),
+        }
+        for name, found in times.items()
+    ]
+
+
+def main(argv=None) -> list[dict]:
+    """Runs the command line; returns the cases."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="+", help="folders of JAXTUNE_DATA_DIR")
+    parser.add_argument("--rounds", type=int, default=3, help="seeds")
+    parser.add_argument("--recipe", nargs="+", default=list(RECIPES), choices=RECIPES)
+    options = parser.parse_args(argv)
+    about, rows = machine("torch", "fastai"), []
+    for name in options.folders:
+        root = Path(os.environ["JAXTUNE_DATA_DIR"]) / name
+        found = measure(root, options.rounds, options.recipe)
+        for row in found:
+            say(row | about)
+        rows += found
+    print(table(list(rows[0]), [list(row.values()) for row in rows]))
+    return rows
+
+
+if __name__ == "__main__":
+    main()
