@@ -48,7 +48,7 @@ print("error_rate", model.history[-1].metrics["error_rate"], flush=True)
 _FASTAI = """
 import os, sys
 from benchmarks import peers
-import torch
+import torch, torchvision
 from safetensors.torch import load_file
 from fastai.vision.all import *
 root, valid, seed = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -62,7 +62,7 @@ whole = torchvision.models.resnet18()
 whole.load_state_dict(load_file(sys.argv[4]))
 body = torch.nn.Sequential(*list(whole.children())[:-2])
 learn.model[0].load_state_dict(body.state_dict())
-learn.dls.after_batch.add(Normalize.from_stats(*imagenet_stats))
+learn.dls.add_tfms([Normalize.from_stats(*imagenet_stats)], "after_batch")
 learn.freeze()
 with learn.no_bar():
     learn.fine_tune(3, freeze_epochs=1)

@@ -24,6 +24,8 @@ def compilation_cache(tmp_path_factory):
 
         folder = tmp_path_factory.mktemp("programs")
         jax.config.update("jax_compilation_cache_dir", str(folder))
+        # Much of the suite's time is compiling the same small programs again.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _folder(variable: str) -> Path:

@@ -94,7 +94,8 @@ class Loader:
             seed: Of the order.
             workers: Threads that decode; 0 decodes in the caller's thread. By default
                 one per processor, at most 16. Batches do not depend on it.
-            cache_bytes: Bound on the memory for decoded photos; 0 keeps none.
+            cache_bytes: Bound on the memory for decoded photos; 0 keeps none. Where
+                they do not fit, a warning says so, and each epoch decodes them anew.
             on_error: What a damaged photo does while decoding: "raise" its `ImageError`
                 in the training loop, or "skip": warn once, and give a zero row whose
                 mask is False.
@@ -128,7 +129,16 @@ class Loader:
         self.on_error = on_error
         self.image_shape = (*preparation.crop, preparation.channels)
         self.cache_bytes = cache_bytes
-        fits = len(items) * int(np.prod(self.image_shape)) <= cache_bytes
+        decoded = len(items) * int(np.prod(self.image_shape))
+        fits = decoded <= cache_bytes
+        if cache_bytes and not fits:
+            warnings.warn(
+                f"{len(items):,} photos take {decoded / 1e9:.2f} GB once decoded, more "
+                f"than the {cache_bytes / 1e9:.2f} GB that cache_bytes leaves them: "
+                "they are decoded anew in each epoch. Give a larger cache_bytes to "
+                "keep them, or 0 to leave this unsaid.",
+                stacklevel=3,
+            )
         self._cache = _Cache(len(items), self.image_shape) if fits else None
         self._warned: set[int] = set()
 

@@ -127,6 +127,8 @@ def _names(paths: Sequence[Path], root: str | os.PathLike[str] | None) -> list[s
         return [path.as_posix() for path in paths]
     below = Path(root).as_posix().rstrip("/") + "/"
     below = "" if below == "./" else below
+    # Asking where a path lies from here is slow; photos of one folder ask once.
+    folders: dict[str, str] = {}
     names = []
     for path in paths:
         name = path.as_posix()
@@ -134,8 +136,11 @@ def _names(paths: Sequence[Path], root: str | os.PathLike[str] | None) -> list[s
         if plain and name.startswith(below):
             names.append(name[len(below) :])
         else:
-            # Ten times slower: it asks for the working directory each time.
-            names.append(Path(os.path.relpath(path, root)).as_posix())
+            folder, file = os.path.split(name)
+            if folder not in folders:
+                way = Path(os.path.relpath(folder or ".", root)).as_posix()
+                folders[folder] = "" if way == "." else way + "/"
+            names.append(folders[folder] + file)
     return names
 
 

@@ -119,7 +119,12 @@ def test_any_number_of_workers_gives_the_same_batches(items, cache_bytes):
 def test_the_cache_changes_nothing_but_is_used(items, tmp_path):
     copies = write(tmp_path, 9)
     kept = loader(copies, shuffle=True, batch_size=3)
-    streamed = loader(copies, shuffle=True, batch_size=3, cache_bytes=9 * 8 * 8 * 3 - 1)
+    with pytest.warns(
+        UserWarning, match="9 photos take 0.00 GB once decoded, more tha"
+    ):
+        streamed = loader(
+            copies, shuffle=True, batch_size=3, cache_bytes=9 * 8 * 8 * 3 - 1
+        )
     assert kept.cached_bytes == 9 * 8 * 8 * 3 and streamed.cached_bytes == 0
     for epoch in range(3):
         same(kept.batches(epoch), streamed.batches(epoch))
