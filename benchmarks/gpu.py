@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.measure import machine, say, seconds, table
-from benchmarks.step import CLASSES, arrays
+from benchmarks.step import CLASSES, arrays, build
 
 DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
 
@@ -50,48 +50,6 @@ def bandwidth(megabytes: int) -> float:
     copy(x).block_until_ready()
     best = min(seconds(lambda: copy(x).block_until_ready()) for _ in range(10))
     return 2 * x.nbytes / best
-
-
-def build(arch: str, case: str, precision: str, data=None):
-    """Returns jaxtune's uncompiled step and its first state."""
-    import jaxtune
-
-    net = jaxtune.create_cnn_model(
-        getattr(jaxtune, arch), data.num_classes if data else CLASSES, pretrained=False
-    )
-    groups = jaxtune.default_groups(net)
-    labels = jaxtune.group_labels(jaxtune.split_module(net)[1], groups)
-    frozen = tuple(groups)[:-1] if case == "frozen" else ()
-    trained = jaxtune.optimizer_labels(labels, frozen)
-    tx = jaxtune.group_optimizer(
-        trained,
-        dict.fromkeys(groups, 1e-4),
-        jaxtune.one_cycle(1000),
-        no_decay=jaxtune.no_decay_paths(net),
-    )
-    view = jaxtune.training_view(net, labels, frozen)
-    graphdef, params, model_state = jaxtune.split_module(
-        jaxtune.with_precision(view, precision)
-    )
-
-    def prepare(batch, key):
-        return jaxtune.training_images(
-            batch,
-            key,
-            size=data.size,
-            augmentation=data.augmentation,
-            mean=jaxtune.IMAGENET_MEAN,
-            std=jaxtune.IMAGENET_STD,
-        )
-
-    step = jaxtune.make_train_step(
-        graphdef,
-        tx,
-        loss=jaxtune.cross_entropy,
-        labels=trained,
-        prepare=None if data is None else prepare,
-    )
-    return step, jaxtune.TrainState.create(params, model_state, tx)
 
 
 def ours(options, case: str) -> dict:

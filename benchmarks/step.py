@@ -42,20 +42,13 @@ def arrays(batch: int, size: int) -> dict[str, np.ndarray]:
     }
 
 
-def ours(arch: str, case: str, batch: dict):
-    """Returns a function of no argument that does one step of jaxtune's."""
+def build(arch: str, case: str, precision: str = "float32", data=None):
+    """Returns jaxtune's uncompiled step and its first state."""
     import jaxtune
 
-    net = jaxtune.create_cnn_model(getattr(jaxtune, arch), CLASSES, pretrained=False)
-    data = jax.device_put(batch)
-    if case == "inference":
-        graphdef, params, model_state = jaxtune.split_module(jaxtune.evaluating(net))
-        predict = jaxtune.compile_step(
-            jaxtune.make_predict_step(graphdef, activation=jax.nn.softmax)
-        )
-        return lambda: jax.block_until_ready(
-            predict(params, model_state, data["image"])
-        )
+    net = jaxtune.create_cnn_model(
+        getattr(jaxtune, arch), data.num_classes if data else CLASSES, pretrained=False
+    )
     groups = jaxtune.default_groups(net)
     labels = jaxtune.group_labels(jaxtune.split_module(net)[1], groups)
     frozen = tuple(groups)[:-1] if case == "frozen" else ()
@@ -67,16 +60,48 @@ def ours(arch: str, case: str, batch: dict):
         no_decay=jaxtune.no_decay_paths(net),
     )
     view = jaxtune.training_view(net, labels, frozen)
-    graphdef, params, model_state = jaxtune.split_module(view)
-    step = jaxtune.compile_step(
-        jaxtune.make_train_step(
-            graphdef, tx, loss=jaxtune.cross_entropy, labels=trained
-        ),
-        donate=True,
+    graphdef, params, model_state = jaxtune.split_module(
+        jaxtune.with_precision(view, precision)
     )
-    # The step gives its state up to the next; the network keeps its own arrays.
-    copied = jax.tree.map(jnp.copy, (params, model_state))
-    held = {"state": jaxtune.TrainState.create(*copied, tx)}
+
+    def prepare(batch, key):
+        return jaxtune.training_images(
+            batch,
+            key,
+            size=data.size,
+            augmentation=data.augmentation,
+            mean=jaxtune.IMAGENET_MEAN,
+            std=jaxtune.IMAGENET_STD,
+        )
+
+    step = jaxtune.make_train_step(
+        graphdef,
+        tx,
+        loss=jaxtune.cross_entropy,
+        labels=trained,
+        prepare=None if data is None else prepare,
+    )
+    return step, jaxtune.TrainState.create(params, model_state, tx)
+
+
+def ours(arch: str, case: str, batch: dict):
+    """Returns a function of no argument that does one step of jaxtune's."""
+    import jaxtune
+
+    data = jax.device_put(batch)
+    if case == "inference":
+        net = jaxtune.create_cnn_model(
+            getattr(jaxtune, arch), CLASSES, pretrained=False
+        )
+        graphdef, params, model_state = jaxtune.split_module(jaxtune.evaluating(net))
+        predict = jaxtune.compile_step(
+            jaxtune.make_predict_step(graphdef, activation=jax.nn.softmax)
+        )
+        return lambda: jax.block_until_ready(
+            predict(params, model_state, data["image"])
+        )
+    step, state = build(arch, case)
+    step, held = jaxtune.compile_step(step, donate=True), {"state": state}
     key = jax.random.key(0)
 
     def call():

@@ -37,7 +37,8 @@ def test_phase_rates_are_fastais(data, monkeypatch):
 
     monkeypatch.setattr(Trainer, "_optimizer_for", spy)
     learner(data, norms="train").fine_tune(1)
-    frozen, *_, unfrozen = seen
+    frozen, foreseen, unfrozen = seen
+    assert foreseen == unfrozen
     assert frozen[0] == pytest.approx((2e-4, 2e-4, 2e-3))
     assert frozen[2:] == pytest.approx((0.99, 25.0))
     assert unfrozen[0] == pytest.approx((1e-5, 1e-4, 1e-3))

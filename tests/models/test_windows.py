@@ -23,6 +23,8 @@ SHAPES = [
     (7, 16, 8, 1, 2, 1),
 ]
 
+_ONE = {"stride": 1, "padding": 1}
+
 
 def plain(x, weight, *, stride, padding):
     """The operation as JAX has it."""
@@ -104,9 +106,6 @@ def test_groups_and_very_small_maps_are_jaxs():
     close(grouped, jnp.concatenate(apart, -1))
 
 
-_ONE = {"stride": 1, "padding": 1}
-
-
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="of the CPU backend only")
 def test_the_weights_gradient_reads_arrays_and_computes_none_again():
     """What XLA lays out anew for it must be laid out, not recomputed on the way."""
@@ -132,8 +131,7 @@ def test_a_frozen_layers_gradient_is_not_computed():
     x, weight, *_ = arrays(12, 16, 16, 3)
 
     def count(**arguments):
-        loss = functools.partial(lambda x, weight: convolve(x, weight, **_ONE).sum())
-        gradient = jax.grad(loss, **arguments)
+        gradient = jax.grad(lambda x, w: convolve(x, w, **_ONE).sum(), **arguments)
         text = jax.jit(gradient).lower(x, weight).compile().as_text()
         return len(re.findall(r" convolution\(", text))
 
@@ -164,8 +162,10 @@ def test_max_pools_values_and_gradient_are_jaxs(side, window, stride, padding):
         )
 
     close(ours(x), theirs(x))
-    for f in (jax.grad(lambda x: (ours(x) ** 2).sum()),):
-        close(f(x), jax.grad(lambda x: (theirs(x) ** 2).sum())(x))
+    close(
+        jax.grad(lambda x: (ours(x) ** 2).sum())(x),
+        jax.grad(lambda x: (theirs(x) ** 2).sum())(x),
+    )
     close(jax.jvp(ours, (x,), (moved,)), jax.jvp(theirs, (x,), (moved,)))
 
 
