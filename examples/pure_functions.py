@@ -93,7 +93,8 @@ def fine_tune(data, arch, *, epochs, freeze_epochs=1, base_lr=2e-3, seed=0, **he
                     augmentation=data.augmentation,
                     **colours,
                 ),
-            )
+            ),
+            donate=True,
         )
         state = TrainState.create(params, model_state, tx).replace(step=step)
         for _ in range(phase.epochs):

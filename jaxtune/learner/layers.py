@@ -233,4 +233,20 @@ def _product(equation: Any) -> int:
     return 2 * math.prod(equation.outvars[0].aval.shape) * each
 
 
-_OPERATIONS = {"conv_general_dilated": _convolution, "dot_general": _product}
+def _onednn_convolution(equation: Any) -> int:
+    left, right, made = (
+        variable.aval.shape for variable in (*equation.invars, *equation.outvars)
+    )
+    outputs, weight = {
+        "outputs": (made, right),
+        "images": (left, right),
+        "weight": (right, made),
+    }[equation.params["result"]]
+    return 2 * math.prod(outputs) * math.prod(weight[:-1])
+
+
+_OPERATIONS = {
+    "conv_general_dilated": _convolution,
+    "dot_general": _product,
+    "onednn_convolution": _onednn_convolution,
+}

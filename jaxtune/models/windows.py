@@ -15,6 +15,8 @@ from jax.custom_derivatives import SymbolicZero
 from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Float
 
+from jaxtune.models.convolution import onednn_computes, onednn_convolve
+
 #: Maps of so many places at most are convolved by a matrix product.
 _FEW_PLACES = 4
 
@@ -41,6 +43,8 @@ def convolve(
         padding: On all four sides, in pixels of zeros.
         groups: Of channels, convolved apart.
     """
+    if onednn_computes(x.dtype):
+        return onednn_convolve(x, weight, stride=stride, padding=padding, groups=groups)
     if groups > 1:
         return _convolution(x, weight, stride, padding, groups)
     if weight.shape[0] == 1 and padding == 0:

@@ -38,7 +38,10 @@ def test_a_1x1_convolution_written_as_a_product_is_the_convolution(stride):
 @pytest.mark.parametrize(
     ("size", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (7, 2, 3), (2, 1, 1)]
 )
-def test_a_convolution_of_few_places_is_the_convolution(sides, size, stride, padding):
+def test_a_convolution_of_few_places_is_the_convolution(
+    sides, size, stride, padding, monkeypatch
+):
+    monkeypatch.setenv("JAXTUNE_ONEDNN", "0")
     conv = Conv(5, 7, size, stride=stride, padding=padding, rngs=nnx.Rngs(0))
     x = normal(2, *sides, 5)
 

@@ -1,0 +1,288 @@
+"""Convolutions by oneDNN, the library with which PyTorch convolves on a CPU.
+
+Shapes and addresses of arrays in, an array filled. The one rule of the file: it alone
+knows oneDNN's C interface, and it knows nothing of JAX.
+"""
+
+import ctypes
+import functools
+import importlib.metadata
+import os
+import threading
+from ctypes import byref, c_int, c_int64, c_size_t, c_void_p
+
+#: The distribution that brings the library, built for GCC's OpenMP.
+DISTRIBUTION = "onednn-cpu-gomp"
+
+#: What may come out of a convolution's three arrays, given the two others.
+RESULTS = ("outputs", "images", "weight")
+
+#: What it computes in, and oneDNN's number for it.
+DTYPES = {"float32": 3, "bfloat16": 2}
+
+# From oneDNN's dnnl_types.h.
+_CPU, _IN_ORDER, _DIRECT, _FORWARD, _ANY_LAYOUT, _MAX_DIMENSIONS = 1, 1, 1, 64, 1, 12
+_FROM, _TO = 1, 17
+#: For each result: argument numbers of (images, weight, outputs), and the query that
+#: answers how the weights are to be laid out.
+_ARGUMENTS = {
+    "outputs": (1, 33, 17, 131),
+    "images": (129, 33, 145, 131),
+    "weight": (1, 161, 145, 132),
+}
+_ALIGNMENT = 64
+
+# The order of dimensions in memory, by their numbers in oneDNN's: (b, c, h, w) and
+# (group, out, in, h, w).
+_CHANNELS_LAST, _OUTPUTS_LAST = "0231", "34201"
+
+
+class _Argument(ctypes.Structure):
+    _fields_ = [("number", c_int), ("memory", c_void_p)]
+
+
+class Library:
+    """The loaded library, with an engine and a stream of its own.
+
+    One call runs at a time: each takes every core.
+    """
+
+    def __init__(self, path: str):
+        """Loads the library.
+
+        Args:
+            path: Of the shared object.
+
+        Raises:
+            OSError: It can't be loaded.
+        """
+        # Idle OpenMP threads would spin for the cores that XLA's threads need.
+        policy = os.environ.get("OMP_WAIT_POLICY")
+        os.environ["OMP_WAIT_POLICY"] = policy or "PASSIVE"
+        try:
+            self._calls = ctypes.CDLL(path)
+        finally:
+            if policy is None:
+                del os.environ["OMP_WAIT_POLICY"]
+        # What returns at once needn't give up Python's lock and wait for it again.
+        quick = ctypes.PyDLL(path)
+        self._point = quick.dnnl_memory_set_data_handle
+        self._point.argtypes = [c_void_p, c_void_p]
+        self._execute = self._calls.dnnl_primitive_execute
+        self._execute.argtypes = [c_void_p, c_void_p, c_int, c_void_p]
+        self._calls.dnnl_primitive_desc_query_md.restype = c_void_p
+        self._calls.dnnl_memory_desc_get_size.restype = c_size_t
+        self._calls.dnnl_memory_desc_get_size.argtypes = [c_void_p]
+        self.engine = self._made("engine_create", _CPU, c_size_t(0))
+        self.stream = self._made("stream_create", self.engine, _IN_ORDER)
+        self.lock = threading.Lock()
+        self._space = ctypes.create_string_buffer(0)
+
+    def _made(self, name: str, *arguments) -> c_void_p:
+        made = c_void_p()
+        status = getattr(self._calls, f"dnnl_{name}")(byref(made), *arguments)
+        if status:
+            raise RuntimeError(f"oneDNN's {name} failed with status {status}.")
+        return made
+
+    def described(self, shape, dtype: str, order: str | None) -> c_void_p:
+        """Returns a description of a dense array in oneDNN's order of dimensions.
+
+        Args:
+            shape: As oneDNN orders it: (b, c, h, w), weights
+                (group, out, in, h, w).
+            dtype: "float32" or "bfloat16".
+            order: The dimensions from the slowest to the fastest, as indices in a
+                string; None leaves the layout to oneDNN.
+        """
+        sizes, number = _dimensions(shape), DTYPES[dtype]
+        if order is None:
+            return self._made(
+                "memory_desc_create_with_tag", len(shape), sizes, number, _ANY_LAYOUT
+            )
+        strides, stride = [0] * len(shape), 1
+        for index in reversed([int(digit) for digit in order]):
+            strides[index], stride = stride, stride * shape[index]
+        return self._made(
+            "memory_desc_create_with_strides",
+            len(shape),
+            sizes,
+            number,
+            _dimensions(strides),
+        )
+
+    def descriptor(self, kind: str, *arguments) -> c_void_p:
+        """Returns a primitive's descriptor."""
+        return self._made(f"{kind}_primitive_desc_create", *arguments)
+
+    def primitive(self, descriptor: c_void_p) -> c_void_p:
+        """Returns what `run` runs."""
+        return self._made("primitive_create", descriptor)
+
+    def asked(self, descriptor: c_void_p, query: int) -> c_void_p:
+        """Returns the description that a primitive has of one of its arrays."""
+        return c_void_p(self._calls.dnnl_primitive_desc_query_md(descriptor, query, 0))
+
+    def memory(self, description: c_void_p) -> c_void_p:
+        """Returns an array without a place, see `place`."""
+        return self._made("memory_create", description, self.engine, c_void_p(0))
+
+    def size(self, description: c_void_p) -> int:
+        """Returns an array's size in bytes."""
+        return self._calls.dnnl_memory_desc_get_size(description)
+
+    def place(self, memory: c_void_p, address: int) -> None:
+        """Tells where an array lies."""
+        self._point(memory, address)
+
+    def space(self, size: int) -> int:
+        """Returns the address of so many bytes, good until the lock is given up."""
+        if len(self._space) < size + _ALIGNMENT:
+            self._space = ctypes.create_string_buffer(size + _ALIGNMENT)
+        return -(-ctypes.addressof(self._space) // _ALIGNMENT) * _ALIGNMENT
+
+    def run(self, primitive: c_void_p, arguments: ctypes.Array) -> None:
+        """Runs a primitive to its end.
+
+        Raises:
+            RuntimeError: oneDNN refused.
+        """
+        status = self._execute(primitive, self.stream, len(arguments), arguments)
+        if status:
+            raise RuntimeError(f"oneDNN failed with status {status}.")
+
+
+@functools.cache
+def library() -> Library | None:
+    """Returns the installed library, or None where there is none that loads."""
+    try:
+        files = importlib.metadata.files(DISTRIBUTION) or []
+        paths = sorted(str(f.locate()) for f in files if f.name == "libdnnl.so.3")
+        return Library(paths[0]) if paths else None
+    except (importlib.metadata.PackageNotFoundError, OSError):
+        return None
+
+
+class Convolution:
+    """One of a convolution's three arrays, computed from the two others.
+
+    Images are (b, h, w, c), weights (h, w, in / groups, out), outputs (b, h, w, out),
+    as JAX lays them out. With the outputs' gradient as `outputs`, the other two are
+    gradients.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        result: str,
+        *,
+        images: tuple[int, int, int, int],
+        weight: tuple[int, int, int, int],
+        outputs: tuple[int, int, int, int],
+        stride: int,
+        padding: int,
+        groups: int,
+        dtype: str,
+    ):
+        """Compiles the convolution.
+
+        Args:
+            library: See `library`.
+            result: Which array is filled, of `RESULTS`.
+            images: Shape.
+            weight: Shape.
+            outputs: Shape.
+            stride: In pixels, in both directions.
+            padding: In pixels, on all four sides.
+            groups: Of channels, convolved apart.
+            dtype: Of all three, "float32" or "bfloat16".
+
+        Raises:
+            RuntimeError: oneDNN knows no such convolution.
+        """
+        number_of = _ARGUMENTS[result]
+        (b, h, w, c), (kh, kw, i, o), (_, h2, w2, _) = images, weight, outputs
+        x = library.described((b, c, h, w), dtype, _CHANNELS_LAST)
+        y = library.described((b, o, h2, w2), dtype, _CHANNELS_LAST)
+        kernels = (groups, o // groups, i, kh, kw)
+        given = library.described(kernels, dtype, _OUTPUTS_LAST)
+        free = library.described(kernels, dtype, None)
+        window = (
+            _dimensions((stride, stride)),
+            _dimensions((0, 0)),
+            _dimensions((padding, padding)),
+            _dimensions((padding, padding)),
+        )
+        descriptor = forward = library.descriptor(
+            "convolution_forward",
+            library.engine,
+            _FORWARD,
+            _DIRECT,
+            *(x, free, None, y, *window, None),
+        )
+        if result == "images":
+            descriptor = library.descriptor(
+                "convolution_backward_data",
+                library.engine,
+                _DIRECT,
+                *(x, free, y, *window, forward, None),
+            )
+        elif result == "weight":
+            descriptor = library.descriptor(
+                "convolution_backward_weights",
+                library.engine,
+                _DIRECT,
+                *(x, free, None, y, *window, forward, None),
+            )
+        packed = library.asked(descriptor, number_of[3])
+        self._library, self._fills_weight = library, result == "weight"
+        self._size = library.size(packed)
+        self._images, self._outputs = library.memory(x), library.memory(y)
+        self._weight, self._packed = library.memory(given), library.memory(packed)
+        self._convolve = library.primitive(descriptor)
+        self._arguments = _arguments(
+            (number_of[0], self._images),
+            (number_of[1], self._packed),
+            (number_of[2], self._outputs),
+        )
+        ends = [(given, self._weight), (packed, self._packed)]
+        if self._fills_weight:
+            ends.reverse()
+        (before, taken), (after, left) = ends
+        self._lay_out = library.primitive(
+            library.descriptor(
+                "reorder", before, library.engine, after, library.engine, None
+            )
+        )
+        self._laid_out = _arguments((_FROM, taken), (_TO, left))
+
+    def __call__(self, images: int, weight: int, outputs: int) -> None:
+        """Fills the result.
+
+        Args:
+            images: Address of the array.
+            weight: Address of the array.
+            outputs: Address of the array.
+
+        Raises:
+            RuntimeError: oneDNN refused.
+        """
+        library = self._library
+        with library.lock:
+            library.place(self._images, images)
+            library.place(self._weight, weight)
+            library.place(self._outputs, outputs)
+            library.place(self._packed, library.space(self._size))
+            if not self._fills_weight:
+                library.run(self._lay_out, self._laid_out)
+            library.run(self._convolve, self._arguments)
+            if self._fills_weight:
+                library.run(self._lay_out, self._laid_out)
+
+
+def _dimensions(sizes) -> ctypes.Array:
+    return (c_int64 * _MAX_DIMENSIONS)(*sizes)
+
+
+def _arguments(*pairs) -> ctypes.Array:
+    return (_Argument * len(pairs))(*(_Argument(n, memory) for n, memory in pairs))

@@ -1,0 +1,76 @@
+"""Calls from compiled programs into Python: shapes, several at a time, errors."""
+
+import ctypes
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxtune.models import foreign
+
+SEEN = []
+
+
+def array(operand):
+    shape = foreign.sizes(operand.shape)
+    place = (ctypes.c_float * int(np.prod(shape))).from_address(operand.address)
+    return np.frombuffer(place, np.float32).reshape(shape)
+
+
+def add(operands, settings):
+    SEEN.append(([o.dtype for o in operands], threading.get_ident()))
+    (number,) = foreign.sizes(settings)
+    if number < 0:
+        raise ValueError(f"{number} is too small")
+    left, right, result = map(array, operands)
+    result[:] = left + right + number
+
+
+foreign.register("test_add", add)
+
+
+def called(left, right, number):
+    call = jax.ffi.ffi_call("test_add", jax.ShapeDtypeStruct(left.shape, left.dtype))
+    return call(left, right, settings=np.array([number], np.int64))
+
+
+needs_cpu = pytest.mark.skipif(
+    jax.default_backend() != "cpu", reason="the call is the CPU's"
+)
+
+
+@needs_cpu
+def test_a_function_is_called_and_fills_the_result():
+    x, y = jnp.arange(6.0).reshape(2, 3), jnp.ones((2, 3))
+    z = jax.jit(lambda x, y: called(x, y, 5) * 2)(x, y)
+    assert (z == (x + y + 5) * 2).all()
+    assert SEEN[-1][0] == ["float32"] * 3
+
+
+@needs_cpu
+def test_what_it_raises_the_program_raises():
+    x = jnp.ones(3)
+    with pytest.raises(Exception, match="ValueError: -1 is too small"):
+        jax.jit(lambda x: called(x, x, -1))(x).block_until_ready()
+    assert (called(x, x, 0) == 2).all()
+
+
+@needs_cpu
+def test_programs_of_several_threads_call_it_at_once():
+    step = jax.jit(lambda x: called(called(x, x, 1), x, 2))
+    results = {}
+
+    def run(number):
+        x = jnp.full((4,), float(number))
+        for _ in range(50):
+            results.setdefault(number, []).append(np.asarray(step(x)))
+
+    threads = [threading.Thread(target=run, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, found in results.items():
+        assert len(found) == 50 and (np.stack(found) == 3 * number + 3).all()
