@@ -25,12 +25,20 @@ from pathlib import Path
 
 from benchmarks.measure import machine, ratio, say, table
 
-#: What of the whole recipe another one changes; `RECIPES["as fastai"]` changes nothing.
+#: Options of the data and of the learner, and the call; the first is fastai's recipe.
 RECIPES = {
-    "as fastai": "model.fine_tune(3, freeze_epochs=1)",
-    "late": "model.fine_tune(3, freeze_epochs=1, unfreeze_to='late')",
-    "late, 2 epochs": "model.fine_tune(2, freeze_epochs=1, unfreeze_to='late')",
-    "late, 1 epoch": "model.fine_tune(1, freeze_epochs=1, unfreeze_to='late')",
+    "as fastai": ("", "", "fine_tune(3, freeze_epochs=1)"),
+    "late": ("", "", "fine_tune(3, freeze_epochs=1, unfreeze_to='late')"),
+    "late, larger": (
+        "valid_size=192",
+        "",
+        "fine_tune(3, freeze_epochs=1, unfreeze_to='late', lr_mult=20)",
+    ),
+    "late, larger, bfloat16": (
+        "valid_size=192",
+        "precision='bfloat16'",
+        "fine_tune(3, freeze_epochs=1, unfreeze_to='late', lr_mult=20)",
+    ),
 }
 
 _OURS = """
@@ -38,10 +46,10 @@ import sys
 from jaxtune import ImageDataLoaders, error_rate, resnet18, vision_learner
 root, valid, seed = sys.argv[1], sys.argv[2], int(sys.argv[3])
 data = ImageDataLoaders.from_folder(
-    root, train="train", valid=valid, size=128, batch_size=32, seed=seed
+    root, train="train", valid=valid, size=128, batch_size=32, seed=seed, {data}
 )
-model = vision_learner(data, resnet18, metrics=error_rate)
-{recipe}
+model = vision_learner(data, resnet18, metrics=error_rate, {learner})
+model.{call}
 print("error_rate", model.history[-1].metrics["error_rate"], flush=True)
 """
 
@@ -70,6 +78,12 @@ print("error_rate", float(learn.recorder.values[-1][-1]), flush=True)
 """
 
 
+def ours(recipe: str) -> str:
+    """Returns the program of one of `RECIPES`."""
+    data, learner, call = RECIPES[recipe]
+    return _OURS.format(data=data, learner=learner, call=call)
+
+
 def job(code: str, *arguments: str, cache: str) -> tuple[float, float]:
     """Returns a process's seconds from start to end, and its last error rate."""
     began = time.perf_counter()
@@ -95,18 +109,12 @@ def measure(root: Path, rounds: int, recipes: list[str]) -> list[dict]:
         for seed in range(rounds):
             jobs = {"fastai": (_FASTAI, cache)}
             if not seed:
-                jobs["cold"] = (_OURS.format(recipe=RECIPES["as fastai"]), none)
+                jobs["cold"] = (ours("as fastai"), none)
                 # Fills the cache; a recipe's own programs are compiled here, too.
                 for name in recipes:
-                    job(
-                        _OURS.format(recipe=RECIPES[name]),
-                        root,
-                        valid,
-                        "0",
-                        cache=cache,
-                    )
+                    job(ours(name), root, valid, "0", cache=cache)
             for name in recipes:
-                jobs[name] = (_OURS.format(recipe=RECIPES[name]), cache)
+                jobs[name] = (ours(name), cache)
             for name, (code, place) in jobs.items():
                 arguments = (os.fspath(root), valid, str(seed), os.fspath(weights))
                 elapsed, error = job(code, *arguments, cache=place)

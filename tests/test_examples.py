@@ -210,6 +210,7 @@ def test_pairs_of_photos_have_two_labels(photos, learner_example, capsys):
     assert "samples avg" in said and "flowers named each" in said
 
 
+@pytest.mark.slow
 def test_a_network_of_ones_own_transfers(photos, learner_example, capsys):
     module = example("own_network")
     model, control, errors = learner_example(
@@ -233,6 +234,7 @@ def test_a_network_of_another_library_is_fine_tuned(photos, weights_dir):
     assert [row.phase for row in model.history] == [1, 2]
 
 
+@pytest.mark.slow
 def test_four_channels_begin_as_three(photos, learner_example, tmp_path):
     pytest.importorskip("matplotlib")
     model, history = learner_example(
@@ -300,6 +302,7 @@ def test_a_transplanted_body_keeps_what_is_named():
     assert values(body.layer1) == values(fresh.layer1) != values(trained.layer1)
 
 
+@pytest.mark.slow
 def test_look_inside_draws_every_picture(options, tmp_path, capsys):
     folder = tmp_path / "pictures"
     model = example("look_inside").main(

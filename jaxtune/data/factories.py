@@ -71,9 +71,9 @@ class Factories:
             stratify: Whether to set aside a share of each class, or of all photos.
             classes: Names of the classes in the order of their numbers; by default the
                 class folders of training that hold photos, sorted.
-            **options: Of `ImageDataLoaders`: size, batch_size, seed, augmentation,
-                resize, pad_mode, presize, weights, in_channels, workers, on_error,
-                cache_bytes.
+            **options: Of `ImageDataLoaders`: size, valid_size, batch_size, seed,
+                augmentation, resize, pad_mode, presize, weights, in_channels, workers,
+                on_error, cache_bytes.
 
         Raises:
             FileNotFoundError: If a folder is missing; the message says what to type.

@@ -46,11 +46,12 @@ class ImageDataLoaders(Factories):
         valid_items: Paths and labels of the photos that validate.
         classes: Names of the classes; none where numbers are to be predicted.
         kind: Of the labels: "single", "multi" or "regression".
-        size: Height and width of what the network sees, in pixels.
+        size: Height and width of what the network trains on, in pixels.
+        valid_size: Height and width of what it sees in validation and prediction.
         batch_size: Rows of a training batch.
         seed: Of the split and of the order of the photos.
         augmentation: What is drawn on the device; None for nothing: training photos
-            are then prepared just as validation photos are.
+            are then prepared as validation photos are, in their own size.
         resize: How photos of another shape are resized, see `validation_preparation`.
         pad_mode: What "pad" fills up with.
         in_channels: Channels of each image: 3 for photos.
@@ -62,6 +63,7 @@ class ImageDataLoaders(Factories):
         valid_items: Items,
         *,
         size: int | tuple[int, int] = 224,
+        valid_size: int | tuple[int, int] | None = None,
         batch_size: int = 64,
         seed: int = 0,
         augmentation: Augmentation | None = DEFAULT_AUGMENTATION,
@@ -81,6 +83,11 @@ class ImageDataLoaders(Factories):
             valid_items: Photos to validate on, with the same classes.
             size: Height and width of what the network sees, in pixels; an int means a
                 square.
+            valid_size: What it sees in validation and prediction, if not `size`. Random
+                crops show things larger than validation does; a network that trained
+                on them at 128 px often sees more at 160 or 192 (Touvron et al.,
+                "Fixing the train-test resolution discrepancy",
+                https://arxiv.org/abs/1906.06423).
             batch_size: Photos per batch.
             seed: Of the order of the photos.
             augmentation: What is drawn for each training photo; None for nothing.
@@ -110,6 +117,7 @@ class ImageDataLoaders(Factories):
         check_options(
             {
                 "size": size,
+                "valid_size": valid_size,
                 "batch_size": batch_size,
                 "augmentation": augmentation,
                 "resize": resize,
@@ -130,14 +138,18 @@ class ImageDataLoaders(Factories):
         )
         _warn_untrained(self.train_items)
         self.size = as_size(size)
+        self.valid_size = self.size if valid_size is None else as_size(valid_size)
         self.classes: tuple[str, ...] = train_items.classes
         self.kind: Kind = train_items.kind
         self.seed = seed
         self.augmentation = augmentation
         self.resize, self.pad_mode = resize, pad_mode
         self.in_channels = _channels(train_items, valid_items, in_channels)
-        preparation = validation = validation_preparation(
-            self.size, resize=resize, pad_mode=pad_mode, channels=self.in_channels
+        preparation, validation = (
+            validation_preparation(
+                each, resize=resize, pad_mode=pad_mode, channels=self.in_channels
+            )
+            for each in (self.size, self.valid_size)
         )
         if augmentation is not None:
             preparation = train_preparation(
@@ -191,7 +203,7 @@ class ImageDataLoaders(Factories):
         """Returns a picture exactly as validation sees it; see `prepare_image`."""
         return prepare_image(
             source,
-            self.size,
+            self.valid_size,
             resize=self.resize,
             pad_mode=self.pad_mode,
             channels=self.in_channels,
@@ -224,8 +236,11 @@ class ImageDataLoaders(Factories):
             "regression": f"{self.num_outputs} number{'s' * (self.num_outputs > 1)} to"
             " predict",
         }[self.kind]
+        larger = ""
+        if self.valid_size != self.size:
+            larger = f" (validation {self.valid_size})"
         lines = [
-            f"ImageDataLoaders: {labels}, size {self.size}, batches"
+            f"ImageDataLoaders: {labels}, size {self.size}{larger}, batches"
             f" of {self.batch_size}, seed {self.seed}"
         ]
         for name, items in (("train", self.train_items), ("valid", self.valid_items)):

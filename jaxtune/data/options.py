@@ -27,6 +27,7 @@ class LoaderOptions(TypedDict, total=False):
     """What `ImageDataLoaders` takes besides its items."""
 
     size: int | tuple[int, int]
+    valid_size: int | tuple[int, int] | None
     batch_size: int
     seed: int
     augmentation: Augmentation | None
@@ -74,8 +75,9 @@ def check_options(options: Mapping[str, Any]) -> None:
     )
     check_resize(options.get("resize"), options.get("pad_mode", "reflection"))
     check_kind(options.get("kind"))
-    if options.get("presize") is not None:
-        as_size(options["presize"])
+    for name in ("valid_size", "presize"):
+        if options.get(name) is not None:
+            as_size(options[name])
     if (options.get("in_channels") or 1) < 1:
         raise ValueError(
             f"in_channels must be at least 1; got {options['in_channels']}."

@@ -124,7 +124,7 @@ class Explanation:
             image = self._prepared(photo, as_size(size))
             return image, answers.heat(image[None], [index], layer)[0]
         shape = load_image(photo, channels=self.data.in_channels).shape
-        for wanted in larger_sizes(self.data.size, shape[:2]):
+        for wanted in larger_sizes(self.data.valid_size, shape[:2]):
             larger = self._prepared(photo, wanted)
             try:
                 if self._agrees(answers, larger[None], said, index):

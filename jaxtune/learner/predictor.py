@@ -60,7 +60,10 @@ class Reading:
     def of(cls, source: Any) -> "Reading":
         """Returns it from data, or from what a checkpoint says (a dict)."""
         if not isinstance(source, Mapping):
-            source = {f.name: getattr(source, f.name) for f in dataclasses.fields(cls)}
+            source = {
+                **{f.name: getattr(source, f.name) for f in dataclasses.fields(cls)},
+                "size": source.valid_size,
+            }
         known = {
             f.name: source[f.name] for f in dataclasses.fields(cls) if f.name in source
         }

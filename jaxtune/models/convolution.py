@@ -76,21 +76,28 @@ def _registered() -> bool:
 
     def call(operands, settings):
         known = (settings, operands[0].dtype, *(o.shape for o in operands))
-        number, *window = foreign.sizes(settings)
-        result = onednn.RESULTS[number]
-        arrays = dict(zip((*_given(result), result), operands, strict=True))
         if known not in made:
-            made[known] = onednn.Convolution(
-                library,
-                result,
-                **{name: foreign.sizes(a.shape) for name, a in arrays.items()},
-                **dict(zip(_WINDOW, window, strict=True)),
-                dtype=operands[0].dtype,
-            )
-        made[known](**{name: a.address for name, a in arrays.items()})
+            made[known] = _operation(library, operands, settings)
+        convolution, places = made[known]
+        convolution(*(operands[place].address for place in places))
 
     foreign.register(_TARGET, call)
     return True
+
+
+def _operation(library, operands, settings):
+    """A convolution, and the places of its three arrays among the operands."""
+    number, *window = foreign.sizes(settings)
+    result = onednn.RESULTS[number]
+    names = (*_given(result), result)
+    convolution = onednn.Convolution(
+        library,
+        result,
+        **{n: foreign.sizes(o.shape) for n, o in zip(names, operands, strict=True)},
+        **dict(zip(_WINDOW, window, strict=True)),
+        dtype=operands[0].dtype,
+    )
+    return convolution, [names.index(n) for n in ("images", "weight", "outputs")]
 
 
 def _given(result):

@@ -1,8 +1,8 @@
 """Calls from compiled programs into Python, without copying an array.
 
 XLA's call frame in, shapes and addresses out: the C interface that `jax.ffi` documents
-for foreign functions (jaxlib's `xla/ffi/api/c_api.h`), read with ctypes. It grows, but
-its fields keep their places. The one rule of the file: nothing here knows what is
+for foreign functions (jaxlib's `xla/ffi/api/c_api.h`, 64-bit). It grows, but its fields
+keep their places. The one rule of the file: nothing here knows what is
 computed.
 """
 
@@ -10,7 +10,7 @@ import ctypes
 import struct
 import traceback
 from collections.abc import Callable
-from ctypes import POINTER, c_char_p, c_int, c_int64, c_size_t, c_uint32, c_void_p
+from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint32, c_void_p
 from typing import NamedTuple
 
 import jax
@@ -64,56 +64,18 @@ class _Interface(ctypes.Structure):
     ]
 
 
-class _Buffer(ctypes.Structure):
-    _fields_ = [
-        ("size", c_size_t),
-        ("extension", c_void_p),
-        ("dtype", c_int),
-        ("address", c_void_p),
-        ("rank", c_int64),
-        ("sizes", c_void_p),
-    ]
+# What each call reads is unpacked from bytes; ctypes' own fields take longer.
+# XLA_FFI_CallFrame: size, extension, interface, context, stage; then size, extension,
+# length, kinds and items, of arguments and of results; then the same of attributes,
+# with names before items.
+_FRAME = struct.Struct("4Q i4x 5Q 5Q 6Q")
+#: XLA_FFI_Buffer: size, extension, dtype, address, rank, sizes.
+_BUFFER = struct.Struct("2Q i4x 3Q")
+#: XLA_FFI_Array: dtype, length, address.
+_NUMBERS = struct.Struct("i4x 2Q")
+_POINTER = struct.Struct("Q")
 
-
-class _Buffers(ctypes.Structure):
-    _fields_ = [
-        ("size", c_size_t),
-        ("extension", c_void_p),
-        ("length", c_int64),
-        ("kinds", c_void_p),
-        ("items", POINTER(POINTER(_Buffer))),
-    ]
-
-
-class _Numbers(ctypes.Structure):
-    _fields_ = [("dtype", c_int), ("length", c_size_t), ("address", c_void_p)]
-
-
-class _Attributes(ctypes.Structure):
-    _fields_ = [
-        ("size", c_size_t),
-        ("extension", c_void_p),
-        ("length", c_int64),
-        ("kinds", c_void_p),
-        ("names", c_void_p),
-        ("items", POINTER(POINTER(_Numbers))),
-    ]
-
-
-class _Frame(ctypes.Structure):
-    _fields_ = [
-        ("size", c_size_t),
-        ("extension", POINTER(_Extension)),
-        ("interface", POINTER(_Interface)),
-        ("context", c_void_p),
-        ("stage", c_int),
-        ("arguments", _Buffers),
-        ("results", _Buffers),
-        ("attributes", _Attributes),
-    ]
-
-
-_Handler = ctypes.CFUNCTYPE(c_void_p, POINTER(_Frame))
+_Handler = ctypes.CFUNCTYPE(c_void_p, c_void_p)
 
 #: What XLA may still call must not be collected.
 _handlers = []
@@ -136,43 +98,51 @@ def register(name: str, function: Callable) -> None:
 
     Args:
         name: That programs know it by.
-        function: Of (operands, settings): a tuple of `Operand`, results last, and the
+        function: Of (operands, settings): a list of `Operand`, results last, and the
             attribute's bytes. Fills the results.
     """
 
     @_Handler
     def handler(frame):
-        frame = frame.contents
+        fields = _FRAME.unpack(ctypes.string_at(frame, _FRAME.size))
+        extension, interface = fields[1:3]
         try:
-            if frame.extension and frame.extension.contents.kind == _METADATA:
-                return _introduce(frame.extension)
-            operands = []
-            for group in (frame.arguments, frame.results):
-                for index in range(group.length):
-                    buffer = group.items[index].contents
-                    shape = ctypes.string_at(buffer.sizes, 8 * buffer.rank)
-                    dtype = _DTYPES.get(buffer.dtype, "another type")
-                    operands.append(Operand(dtype, shape, buffer.address))
-            settings = frame.attributes.items[0].contents
-            function(
-                tuple(operands), ctypes.string_at(settings.address, 8 * settings.length)
-            )
+            if extension:
+                kind = _Extension.from_address(extension).kind
+                if kind == _METADATA:
+                    return _introduce(extension)
+            operands = [
+                _operand(items + 8 * index)
+                for length, items in ((fields[7], fields[9]), (fields[12], fields[14]))
+                for index in range(length)
+            ]
+            (settings,) = _POINTER.unpack(ctypes.string_at(fields[20], 8))
+            settings = ctypes.string_at(settings, _NUMBERS.size)
+            _, length, address = _NUMBERS.unpack(settings)
+            function(operands, ctypes.string_at(address, 8 * length))
         except Exception as error:
             said = "".join(traceback.format_exception_only(error)).strip()
             arguments = _ErrorArguments(
                 ctypes.sizeof(_ErrorArguments), None, said.encode(), _INTERNAL_ERROR
             )
-            return frame.interface.contents.make_error(arguments)
+            return _Interface.from_address(interface).make_error(arguments)
 
     _handlers.append(handler)
     jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
 
 
-def _introduce(extension) -> None:
+def _operand(pointer: int) -> Operand:
+    (buffer,) = _POINTER.unpack(ctypes.string_at(pointer, 8))
+    buffer = ctypes.string_at(buffer, _BUFFER.size)
+    _, _, dtype, address, rank, sizes = _BUFFER.unpack(buffer)
+    shape = ctypes.string_at(sizes, 8 * rank)
+    return Operand(_DTYPES.get(dtype, "another type"), shape, address)
+
+
+def _introduce(extension: int) -> None:
     """Answers which version of the interface this is written for."""
-    extension = ctypes.cast(extension, POINTER(_MetadataExtension)).contents
-    version = extension.metadata.contents.version
-    version.major, version.minor = 0, 1
+    metadata = _MetadataExtension.from_address(extension).metadata.contents
+    metadata.version.major, metadata.version.minor = 0, 1
 
 
 def sizes(shape: bytes) -> tuple[int, ...]:

@@ -56,6 +56,24 @@ def test_from_folder(split_root):
         np.testing.assert_array_equal(colours, batch["label"])
 
 
+def test_validation_can_be_larger_than_training(split_root):
+    data = ImageDataLoaders.from_folder(split_root, valid_size=(24, 32), **SMALL)
+    assert data.size == (16, 16) and data.valid_size == (24, 32)
+    train, valid = next(iter(data.train)), next(iter(data.valid))
+    assert train["image"].shape == (4, 32, 32, 3)
+    assert valid["image"].shape == (4, 24, 32, 3)
+    photo = data.valid_items.paths[0]
+    np.testing.assert_array_equal(data.prepare_image(photo), valid["image"][0])
+    assert "size (16, 16) (validation (24, 32)), batches" in repr(data)
+    plain = ImageDataLoaders.from_folder(
+        split_root, valid_size=24, augmentation=None, **SMALL
+    )
+    assert next(iter(plain.train))["image"].shape == (4, 16, 16, 3)
+    assert ImageDataLoaders.from_folder(split_root, **SMALL).valid_size == (16, 16)
+    with pytest.raises(ValueError, match="0"):
+        ImageDataLoaders.from_folder(split_root, valid_size=0, **SMALL)
+
+
 def test_repr_counts(split_root):
     text = repr(ImageDataLoaders.from_folder(split_root, **SMALL))
     assert text == (

@@ -5,7 +5,13 @@ import pytest
 from flax import nnx
 from photos import tiny_resnet
 
-from jaxtune import create_cnn_model, load_predictor, resnet18, vision_learner
+from jaxtune import (
+    ImageDataLoaders,
+    create_cnn_model,
+    load_predictor,
+    resnet18,
+    vision_learner,
+)
 from jaxtune.checkpoint import CheckpointMismatchError, load_meta
 
 
@@ -19,6 +25,26 @@ def test_a_saved_network_predicts_the_same_after_reloading(data, tmp_path):
         np.testing.assert_allclose(old.probabilities, new.probabilities, rtol=1e-5)
     assert again.predict(photos[0]).label in again.classes == data.classes
     assert json.loads(json.dumps(load_meta(path)))["size"] == [32, 32]
+
+
+def test_photos_are_as_large_as_in_validation(data, tmp_path):
+    larger = ImageDataLoaders(
+        data.train_items, data.valid_items, size=16, valid_size=32, batch_size=8
+    )
+    model = vision_learner(larger, tiny_resnet, hidden=(8,), verbose=False)
+    model.fit(1, 1e-3)
+    module = create_cnn_model(tiny_resnet, 3, hidden=(8,))
+    again = load_predictor(model.save(tmp_path / "run"), module=module)
+    assert load_meta(tmp_path / "run")["size"] == [32, 32]
+    photos = list(data.valid_items.paths)
+    rows = [
+        np.stack([p.probabilities for p in source.predict(photos)])
+        for source in (model, again)
+    ]
+    np.testing.assert_allclose(rows[0], model.get_preds()[0], atol=1e-5)
+    np.testing.assert_allclose(rows[1], rows[0], atol=1e-5)
+    same = ImageDataLoaders(data.train_items, data.valid_items, size=32, batch_size=8)
+    assert model.validate(same) == model.validate()
 
 
 def test_a_network_of_ones_own_is_handed_over(data, tmp_path):

@@ -115,35 +115,41 @@ class Child:
         return self.process.exitcode
 
 
-def moments(rng: random.Random) -> list:
-    """Twenty ways to wait until the moment of a kill, in random order."""
-    ways = [lambda child: child.wait(rng.uniform(0, 3))] * 3
+def moments(rng: random.Random, counts: tuple[int, ...]) -> list:
+    """Ways to wait until the moment of a kill, so many of each, in random order."""
+    start, amid, saving, saved, boundary = counts
+    ways = [lambda child: child.wait(rng.uniform(0, 3))] * start
     ways += [
         lambda child: (child.wait_for(child.has_begun), child.wait(rng.uniform(0, 0.6)))
-    ] * 6
+    ] * amid
     ways += [
         lambda child: (
             child.wait_for(child.is_saving),
             child.wait(rng.uniform(0, 0.03)),
         )
-    ] * 5
-    ways += [lambda child: child.wait_for(child.has_saved)] * 3
-    ways += [lambda child: child.wait_for(child.has_passed_the_boundary)] * 3
+    ] * saving
+    ways += [lambda child: child.wait_for(child.has_saved)] * saved
+    ways += [lambda child: child.wait_for(child.has_passed_the_boundary)] * boundary
     rng.shuffle(ways)
     return ways
 
 
-def test_a_run_killed_at_twenty_moments_ends_bit_for_bit_the_same(
-    root, whole, tmp_path
+@pytest.mark.parametrize(
+    "counts",
+    [(1, 1, 2, 1, 1), pytest.param((3, 6, 5, 3, 3), marks=pytest.mark.slow)],
+    ids=lambda counts: str(sum(counts)),
+)
+def test_a_run_killed_at_many_moments_ends_bit_for_bit_the_same(
+    counts, root, whole, tmp_path
 ):
     rng = random.Random(0)
     kills, finished, phases, halves = 0, 0, set(), 0
-    ways = moments(rng)
+    ways = moments(rng, counts)
     folder = tmp_path / "0"
     folder.mkdir()
-    while kills < 20 or not finished:
+    while kills < len(ways) or not finished:
         child = Child(folder, root)
-        if kills < 20:
+        if kills < len(ways):
             ways[kills](child)
         else:
             child.process.join()
@@ -162,7 +168,7 @@ def test_a_run_killed_at_twenty_moments_ends_bit_for_bit_the_same(
                 load_meta(child.run / "checkpoints" / str(numbers[-1]))["run"]["phase"]
             )
     # The kills fell where they were meant to: in both phases, and amid a checkpoint.
-    assert phases == {1, 2} and halves >= 3
+    assert phases == {1, 2} and halves >= counts[2] // 2
 
 
 def test_a_notice_of_preemption_saves_and_says_how_to_go_on(root, whole, tmp_path):

@@ -13,8 +13,13 @@ from jaxtune.models import BasicBlock, BatchNorm, ResNet, Sequence, call_module
 from jaxtune.train import compile_step, cross_entropy, split_module
 from jaxtune.transfer import evaluating
 
-#: Those whose ten training steps take more than a few seconds to compile and run.
+#: Those that take ten training steps in every run; the others do with -m slow.
 QUICK = {"resnet18", "resnet50"}
+
+#: Networks that take longest to compile; each has a smaller one of its kind.
+LARGE = {"resnet101", "resnet152", "wide_resnet101_2"} | {
+    name for name in NOTES if name.startswith("resnext101")
+}
 
 
 def relative(left, right) -> float:
@@ -31,7 +36,10 @@ def stages(net, x) -> dict:
     return kept
 
 
-@pytest.mark.parametrize("name", NOTES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in NOTES],
+)
 def test_features_and_logits_are_pytorchs(name):
     expected = golden(name)
     graphdef, params, model_state = split_module(evaluating(build(name)))
