@@ -162,11 +162,14 @@ def _batched(operands, axes, **settings):
 
 
 _convolution_p = Primitive("onednn_convolution")
-_convolution_p.def_impl(
-    lambda left, right, **settings: jax.jit(
-        functools.partial(_convolution_p.bind, **settings)
-    )(left, right)
-)
+
+
+@functools.partial(jax.jit, static_argnames=("result", "shape", *_WINDOW))
+def _compiled(left, right, **settings):
+    return _convolution_p.bind(left, right, **settings)
+
+
+_convolution_p.def_impl(_compiled)
 _convolution_p.def_abstract_eval(
     lambda left, right, *, shape, **_: jax.core.ShapedArray(shape, left.dtype)
 )

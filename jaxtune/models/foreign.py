@@ -2,8 +2,7 @@
 
 XLA's call frame in, shapes and addresses out: the C interface that `jax.ffi` documents
 for foreign functions (jaxlib's `xla/ffi/api/c_api.h`, 64-bit). It grows, but its fields
-keep their places. The one rule of the file: nothing here knows what is
-computed.
+keep their places. The one rule of the file: nothing here knows what is computed.
 """
 
 import ctypes

@@ -97,6 +97,16 @@ def test_forward_and_reverse_go_through_each_other():
 
 
 @here
+def test_outside_of_a_program_it_is_compiled_once():
+    images, weight, *_ = arrays()
+    of(onednn_convolve)(images, weight)
+    before = convolution._compiled._cache_size()
+    for _ in range(3):
+        close(of(onednn_convolve)(images, weight), of(plain)(images, weight))
+    assert convolution._compiled._cache_size() == before > 0
+
+
+@here
 def test_only_gradients_that_are_asked_for_are_computed():
     images, weight, *_ = arrays()
 
