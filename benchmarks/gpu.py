@@ -15,8 +15,9 @@ run: torchvision's ResNet-50 with fastai's head, channels last, autocast to bflo
   operations / peak and its bytes, as XLA counts them, / the bandwidth of a large copy,
   also measured in the run; `share_of_roofline` is that time / the step's.
 
-Without an accelerator it runs all the same, small: `--batch 4 --size 64 --arch
-resnet18 --no-torch`. One line of JSON for each case, then a table. PyTorch's part needs
+Without an accelerator it runs all the same, small: `JAXTUNE_ONEDNN=0 python -m
+benchmarks.gpu --batch 4 --size 64 --arch resnet18 --no-torch`; XLA counts nothing of
+what oneDNN computes. One line of JSON for each case, then a table. PyTorch's part needs
 benchmarks/requirements.txt.
 """
 

@@ -41,7 +41,8 @@ def test_a_ratio_is_taken_within_each_round():
     assert measure.table(["a", "b"], [[1, "x"]]) == "| a | b |\n|---|---|\n| 1 | x |"
 
 
-def test_the_gpu_script_runs_small_without_one(tmp_path, capsys):
+def test_the_gpu_script_runs_small_without_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("JAXTUNE_ONEDNN", "0")
     photos = make_photos(tmp_path, train=8)
     rows = gpu.main(
         "--arch resnet18 --batch 4 --size 32 --precision float32 --rounds 1 --steps 1 "
