@@ -16,6 +16,7 @@ from jaxtune.learner.answers import Answers
 from jaxtune.learner.gathering import decode
 from jaxtune.learner.gradcam import GradCam, larger_sizes
 from jaxtune.learner.kernels import first_weight, outputs_first, plot_kernels
+from jaxtune.learner.predictor import Reading
 from jaxtune.learner.trainer import Trainer
 from jaxtune.train import split_module
 
@@ -124,7 +125,7 @@ class Explanation:
             image = self._prepared(photo, as_size(size))
             return image, answers.heat(image[None], [index], layer)[0]
         shape = load_image(photo, channels=self.data.in_channels).shape
-        for wanted in larger_sizes(self.data.valid_size, shape[:2]):
+        for wanted in larger_sizes(Reading.of(self.data).size, shape[:2]):
             larger = self._prepared(photo, wanted)
             try:
                 if self._agrees(answers, larger[None], said, index):

@@ -62,7 +62,7 @@ class Reading:
         if not isinstance(source, Mapping):
             source = {
                 **{f.name: getattr(source, f.name) for f in dataclasses.fields(cls)},
-                "size": source.valid_size,
+                "size": getattr(source, "valid_size", source.size),
             }
         known = {
             f.name: source[f.name] for f in dataclasses.fields(cls) if f.name in source

@@ -38,7 +38,11 @@ def test_what_is_fine():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"bs": 64, "sz": 2}, TypeError, "no option bs, sz; the options are size, bat"),
+        (
+            {"bs": 64, "sz": 2},
+            TypeError,
+            "no option bs, sz; the options are size, valid_size, bat",
+        ),
         ({"resize": "stretch"}, ValueError, "resize is 'crop'"),
         ({"pad_mode": "wrap"}, ValueError, "pad_mode is"),
         ({"presize": 0}, ValueError, "at least 1 pixel"),
