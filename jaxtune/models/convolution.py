@@ -23,6 +23,32 @@ _TARGET = "jaxtune_convolution"
 _LAYOUTS = ("NHWC", "HWIO", "NHWC")
 _WINDOW = ("stride", "padding", "groups")
 
+#: The two arrays that give the third, in the order of the primitive's operands.
+_GIVEN = {
+    "outputs": ("images", "weight"),
+    "images": ("outputs", "weight"),
+    "weight": ("images", "outputs"),
+}
+
+
+def xla_convolve(
+    images: Float[Array, "b h w c"],
+    weight: Float[Array, "k k i d"],
+    *,
+    stride: int,
+    padding: int,
+    groups: int = 1,
+) -> Float[Array, "b h2 w2 d"]:
+    """Returns the convolved images, in JAX's own operation; see `onednn_convolve`."""
+    return jax.lax.conv_general_dilated(
+        images,
+        weight,
+        window_strides=(stride, stride),
+        padding=[(padding, padding)] * 2,
+        feature_group_count=groups,
+        dimension_numbers=_LAYOUTS,
+    )
+
 
 def onednn_computes(dtype) -> bool:
     """Returns whether oneDNN convolves here.
@@ -63,7 +89,7 @@ def onednn_convolve(
         groups: Of channels, convolved apart.
     """
     window = {"stride": stride, "padding": padding, "groups": groups}
-    plain = functools.partial(_convolution, **window)
+    plain = functools.partial(xla_convolve, **window)
     shape = jax.eval_shape(plain, images, weight).shape
     return _convolution_p.bind(images, weight, result="outputs", shape=shape, **window)
 
@@ -89,7 +115,7 @@ def _operation(library, operands, settings):
     """A convolution, and the places of its three arrays among the operands."""
     number, *window = foreign.sizes(settings)
     result = onednn.RESULTS[number]
-    names = (*_given(result), result)
+    names = (*_GIVEN[result], result)
     convolution = onednn.Convolution(
         library,
         result,
@@ -100,29 +126,9 @@ def _operation(library, operands, settings):
     return convolution, [names.index(n) for n in ("images", "weight", "outputs")]
 
 
-def _given(result):
-    """The two arrays that give the third, in the order of the primitive's operands."""
-    return {
-        "outputs": ("images", "weight"),
-        "images": ("outputs", "weight"),
-        "weight": ("images", "outputs"),
-    }[result]
-
-
-def _convolution(images, weight, *, stride, padding, groups):
-    return jax.lax.conv_general_dilated(
-        images,
-        weight,
-        window_strides=(stride, stride),
-        padding=[(padding, padding)] * 2,
-        feature_group_count=groups,
-        dimension_numbers=_LAYOUTS,
-    )
-
-
 def _by_xla(left, right, *, result, shape, **window):
     """What the primitive computes, in JAX's own operations."""
-    convolution = functools.partial(_convolution, **window)
+    convolution = functools.partial(xla_convolve, **window)
     if result == "outputs":
         return convolution(left, right)
     wanted = jax.ShapeDtypeStruct(shape, left.dtype)
@@ -141,18 +147,18 @@ def _by_onednn(left, right, *, result, shape, **window):
 
 def _gradient(missing, shape, arrays, window):
     """The primitive's third array, from the two others."""
-    left, right = (arrays[name] for name in _given(missing))
+    left, right = (arrays[name] for name in _GIVEN[missing])
     return _convolution_p.bind(left, right, result=missing, shape=shape, **window)
 
 
 def _by_left(cotangent, left, right, *, result, shape, **window):
-    missing, other = _given(result)
+    missing, other = _GIVEN[result]
     arrays = {result: cotangent, other: right}
     return _gradient(missing, left.aval.shape, arrays, window)
 
 
 def _by_right(cotangent, left, right, *, result, shape, **window):
-    other, missing = _given(result)
+    other, missing = _GIVEN[result]
     arrays = {result: cotangent, other: left}
     return _gradient(missing, right.aval.shape, arrays, window)
 

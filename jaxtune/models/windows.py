@@ -15,7 +15,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Float
 
-from jaxtune.models.convolution import onednn_computes, onednn_convolve
+from jaxtune.models.convolution import onednn_computes, onednn_convolve, xla_convolve
 
 #: Maps of so many places at most are convolved by a matrix product.
 _FEW_PLACES = 4
@@ -46,7 +46,7 @@ def convolve(
     if onednn_computes(x.dtype):
         return onednn_convolve(x, weight, stride=stride, padding=padding, groups=groups)
     if groups > 1:
-        return _convolution(x, weight, stride, padding, groups)
+        return xla_convolve(x, weight, stride=stride, padding=padding, groups=groups)
     if weight.shape[0] == 1 and padding == 0:
         # A 1x1 convolution is a matrix product; XLA on the CPU runs it as one
         # only if it is written as one (0.65 of the time of a ResNet-50 step).
@@ -55,18 +55,7 @@ def convolve(
         return _at_few_places(x, weight, stride=stride, padding=padding)
     if jax.default_backend() == "cpu":
         return _cpu_convolution(x, weight, stride, padding)
-    return _convolution(x, weight, stride, padding)
-
-
-def _convolution(x, weight, stride, padding, groups=1):
-    return jax.lax.conv_general_dilated(
-        x,
-        weight,
-        window_strides=(stride, stride),
-        padding=[(padding, padding)] * 2,
-        feature_group_count=groups,
-        dimension_numbers=(_IMAGES, _KERNELS, _IMAGES),
-    )
+    return xla_convolve(x, weight, stride=stride, padding=padding)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
@@ -78,7 +67,7 @@ def _cpu_convolution(x, weight, stride, padding):
     misses the cache. For the gradient by the images of a strided convolution it
     convolves an array that is three quarters zeros.
     """
-    return _convolution(x, weight, stride, padding)
+    return xla_convolve(x, weight, stride=stride, padding=padding)
 
 
 def _cpu_convolution_jvp(stride, padding, primals, tangents):
@@ -118,7 +107,7 @@ def _laid_out(x, axes):
 def _by_phases(x, weight, stride, padding):
     """A strided convolution as a sum of dense ones of every other row and column."""
     if stride == 1:
-        return _convolution(x, weight, stride, padding)
+        return xla_convolve(x, weight, stride=stride, padding=padding)
     size, sides = weight.shape[0], x.shape[1:3]
     outputs = [(side + 2 * padding - size) // stride + 1 for side in sides]
     parts = []

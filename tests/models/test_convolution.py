@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from convolutions import plain
 
 from jaxtune.models import convolution
 from jaxtune.models.convolution import onednn_computes, onednn_convolve
@@ -17,17 +18,6 @@ WINDOW = {"stride": 2, "padding": 1, "groups": 2}
 here = pytest.mark.skipif(
     not onednn_computes("float32"), reason="oneDNN does not convolve here"
 )
-
-
-def plain(images, weight, *, stride, padding, groups):
-    return jax.lax.conv_general_dilated(
-        images,
-        weight,
-        (stride, stride),
-        [(padding, padding)] * 2,
-        feature_group_count=groups,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
 
 
 def arrays(dtype="float32", count=4):

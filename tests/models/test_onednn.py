@@ -1,11 +1,13 @@
 """oneDNN alone, on numpy arrays: values, what it refuses, and where there is none."""
 
+import functools
 import importlib.metadata
 
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from convolutions import plain
 
 from jaxtune.models import onednn
 
@@ -41,16 +43,9 @@ def computed(result, given, **window):
 def expected(result, given, *, stride, padding, groups):
     given = {name: a.astype(np.float32) for name, a in given.items()}
 
-    def convolution(images, weight):
-        return jax.lax.conv_general_dilated(
-            images,
-            weight,
-            (stride, stride),
-            [(padding, padding)] * 2,
-            feature_group_count=groups,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-
+    convolution = functools.partial(
+        plain, stride=stride, padding=padding, groups=groups
+    )
     outputs, gradient = jax.vjp(convolution, given["images"], given["weight"])
     images, weight = gradient(given["outputs"])
     return {"outputs": outputs, "images": images, "weight": weight}[result]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from convolutions import plain
 
 from jaxtune.models.convolution import onednn_computes
 from jaxtune.models.windows import convolve, max_pool
@@ -40,17 +41,6 @@ def by(request):
         request.getfixturevalue("by_xla")
     elif not onednn_computes("float32"):
         pytest.skip("oneDNN does not convolve here")
-
-
-def plain(x, weight, *, stride, padding):
-    """The operation as JAX has it."""
-    return jax.lax.conv_general_dilated(
-        x,
-        weight,
-        (stride, stride),
-        [(padding, padding)] * 2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
 
 
 def arrays(side, channels, outputs, kernel):
