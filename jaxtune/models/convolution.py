@@ -94,6 +94,80 @@ def onednn_convolve(
     return _convolution_p.bind(images, weight, result="outputs", shape=shape, **window)
 
 
+def onednn_convolve_affine(
+    images: Float[Array, "b h w c"],
+    weight: Float[Array, "k k i d"],
+    scale: Float[Array, " d"],
+    shift: Float[Array, " d"],
+    residual: Float[Array, "b h2 w2 d"] | None,
+    *,
+    relu: bool,
+    stride: int,
+    padding: int,
+    groups: int,
+) -> Float[Array, "b h2 w2 d"]:
+    """Returns convolve(images) * scale + shift + residual, then max(x, 0), in one pass.
+
+    Derivatives are those of the operations one after the other, and computed so.
+
+    Args:
+        images: Images or feature maps, float32 or bfloat16.
+        weight: Kernels, of the same dtype; i = c / groups.
+        scale: Of each channel.
+        shift: Of each channel.
+        residual: Added before the maximum, of the images' dtype, or None.
+        relu: Whether the maximum is taken.
+        stride: In both directions, in pixels.
+        padding: On all four sides, in pixels of zeros.
+        groups: Of channels, convolved apart.
+    """
+    window = (stride, padding, groups)
+    return _affine(images, weight, scale, shift, residual, relu, window)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(5, 6))
+def _affine(images, weight, scale, shift, residual, relu, window):
+    window = dict(zip(_WINDOW, window, strict=True))
+    plain = functools.partial(xla_convolve, **window)
+    operands = [images, weight, scale.astype("float32"), shift.astype("float32")]
+    after = ["scale", "shift"]
+    if residual is not None:
+        operands.append(residual)
+        after.append("residual")
+    return _affine_p.bind(
+        *operands,
+        after=(*after, *["relu"] * relu),
+        shape=jax.eval_shape(plain, images, weight).shape,
+        **window,
+    )
+
+
+@_affine.defjvp
+def _affine_jvp(relu, window, primals, tangents):
+    def apart(images, weight, *after):
+        stride, padding, groups = window
+        y = onednn_convolve(
+            images, weight, stride=stride, padding=padding, groups=groups
+        )
+        return finish(y, *after, relu=relu)
+
+    return jax.jvp(apart, primals, tangents)
+
+
+def finish(
+    y: Float[Array, "b h w d"],
+    scale: Float[Array, " d"],
+    shift: Float[Array, " d"],
+    residual: Float[Array, "b h w d"] | None,
+    *,
+    relu: bool,
+) -> Float[Array, "b h w d"]:
+    """Returns y * scale + shift + residual, then max(x, 0), in the dtype of y."""
+    y = y * scale.astype(y.dtype) + shift.astype(y.dtype)
+    y = y if residual is None else y + residual
+    return jax.nn.relu(y) if relu else y
+
+
 @functools.cache
 def _registered() -> bool:
     library, made = onednn.library(), {}
@@ -105,25 +179,30 @@ def _registered() -> bool:
         if known not in made:
             made[known] = _operation(library, operands, settings)
         convolution, places = made[known]
-        convolution(*(operands[place].address for place in places))
+        convolution(*[operands[place].address for place in places])
 
     foreign.register(_TARGET, call)
     return True
 
 
 def _operation(library, operands, settings):
-    """A convolution, and the places of its three arrays among the operands."""
-    number, *window = foreign.sizes(settings)
+    """A convolution, and the places of its arrays among the operands."""
+    number, chosen, *window = foreign.sizes(settings)
     result = onednn.RESULTS[number]
-    names = (*_GIVEN[result], result)
+    after = [n for place, n in enumerate(onednn.AFTER) if chosen >> place & 1]
+    further = [name for name in after if name != "relu"]
+    names = (*_GIVEN[result], *further, result)
+    shapes = {n: foreign.sizes(o.shape) for n, o in zip(names, operands, strict=True)}
+    arrays = ["images", "weight", "outputs"]
     convolution = onednn.Convolution(
         library,
         result,
-        **{n: foreign.sizes(o.shape) for n, o in zip(names, operands, strict=True)},
+        **{name: shapes[name] for name in arrays},
         **dict(zip(_WINDOW, window, strict=True)),
         dtype=operands[0].dtype,
+        after=tuple(after),
     )
-    return convolution, [names.index(n) for n in ("images", "weight", "outputs")]
+    return convolution, [names.index(name) for name in arrays + further]
 
 
 def _by_xla(left, right, *, result, shape, **window):
@@ -139,10 +218,17 @@ def _by_xla(left, right, *, result, shape, **window):
     return gradient(right)[0]
 
 
-def _by_onednn(left, right, *, result, shape, **window):
-    call = jax.ffi.ffi_call(_TARGET, jax.ShapeDtypeStruct(shape, left.dtype))
-    settings = [onednn.RESULTS.index(result), *(window[name] for name in _WINDOW)]
-    return call(left, right, settings=np.array(settings, np.int64))
+def _by_onednn(*operands, shape, result="outputs", after=(), **window):
+    call = jax.ffi.ffi_call(_TARGET, jax.ShapeDtypeStruct(shape, operands[0].dtype))
+    chosen = sum(1 << onednn.AFTER.index(name) for name in after)
+    numbers = (onednn.RESULTS.index(result), chosen, *(window[n] for n in _WINDOW))
+    return call(*operands, settings=np.array(numbers, np.int64))
+
+
+def _affine_by_xla(images, weight, scale, shift, *residual, shape, after, **window):
+    y = xla_convolve(images, weight, **window)
+    (residual,) = residual or (None,)
+    return finish(y, scale, shift, residual, relu="relu" in after)
 
 
 def _gradient(missing, shape, arrays, window):
@@ -163,25 +249,27 @@ def _by_right(cotangent, left, right, *, result, shape, **window):
     return _gradient(missing, right.aval.shape, arrays, window)
 
 
-def _batched(operands, axes, **settings):
-    return jax.vmap(functools.partial(_by_xla, **settings), axes)(*operands), 0
+def _primitive(name, static, by_xla):
+    """A primitive of arrays which oneDNN computes on a CPU and XLA elsewhere."""
+    made = Primitive(name)
+    # Outside of a program it is one of its own, compiled once.
+    compiled = jax.jit(made.bind, static_argnames=(*static, "shape", *_WINDOW))
+
+    def batched(operands, axes, **settings):
+        return jax.vmap(functools.partial(by_xla, **settings), axes)(*operands), 0
+
+    made.def_impl(compiled)
+    made.def_abstract_eval(
+        lambda images, *_, shape, **__: jax.core.ShapedArray(shape, images.dtype)
+    )
+    batching.primitive_batchers[made] = batched
+    mlir.register_lowering(made, mlir.lower_fun(by_xla, multiple_results=False))
+    mlir.register_lowering(
+        made, mlir.lower_fun(_by_onednn, multiple_results=False), platform="cpu"
+    )
+    return made, compiled
 
 
-_convolution_p = Primitive("onednn_convolution")
-
-
-@functools.partial(jax.jit, static_argnames=("result", "shape", *_WINDOW))
-def _compiled(left, right, **settings):
-    return _convolution_p.bind(left, right, **settings)
-
-
-_convolution_p.def_impl(_compiled)
-_convolution_p.def_abstract_eval(
-    lambda left, right, *, shape, **_: jax.core.ShapedArray(shape, left.dtype)
-)
+_convolution_p, _compiled = _primitive("onednn_convolution", ("result",), _by_xla)
 ad.defbilinear(_convolution_p, _by_left, _by_right)
-batching.primitive_batchers[_convolution_p] = _batched
-mlir.register_lowering(_convolution_p, mlir.lower_fun(_by_xla, multiple_results=False))
-mlir.register_lowering(
-    _convolution_p, mlir.lower_fun(_by_onednn, multiple_results=False), platform="cpu"
-)
+_affine_p, _ = _primitive("onednn_convolution_affine", ("after",), _affine_by_xla)

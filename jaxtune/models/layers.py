@@ -6,12 +6,14 @@ arrays are laid out as JAX likes them: convolutions (h, w, in, out), linear (in,
 The one rule of the file: a layer holds arrays and calls functions of arrays.
 """
 
+from collections.abc import Callable, Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxtune.models.windows import convolve, max_pool
+from jaxtune.models.windows import convolve, convolve_affine, max_pool
 
 
 def kaiming_normal(
@@ -131,12 +133,18 @@ class BatchNorm(nnx.Module):
     def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
         """Returns the normalized input; in train mode also updates the statistics."""
         if self.use_running_average:
-            mean, var = self.running_mean[...], self.running_var[...]
+            scale, shift = self.affine()
         else:
-            mean, var = self._batch_statistics(x)
-        scale = self.weight[...] * jax.lax.rsqrt(var + self.epsilon)
-        shift = self.bias[...] - mean * scale
+            scale, shift = self._affine(*self._batch_statistics(x))
         return x * scale.astype(x.dtype) + shift.astype(x.dtype)
+
+    def affine(self) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
+        """Returns scale and shift: all that the layer does with running statistics."""
+        return self._affine(self.running_mean[...], self.running_var[...])
+
+    def _affine(self, mean, var):
+        scale = self.weight[...] * jax.lax.rsqrt(var + self.epsilon)
+        return scale, self.bias[...] - mean * scale
 
     def _batch_statistics(self, x):
         axes = tuple(range(x.ndim - 1))
@@ -203,3 +211,59 @@ class GlobalAvgPool(nnx.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
         """Returns the mean over height and width."""
         return x.mean((1, 2))
+
+
+def conv_norm(
+    conv: nnx.Module,
+    norm: nnx.Module,
+    x: Float[Array, "b h w c"],
+    *,
+    residual: Callable[[], Float[Array, "b h2 w2 d"]] | None = None,
+    relu: bool = False,
+) -> Float[Array, "b h2 w2 d"]:
+    """Returns relu(norm(conv(x)) + residual()), in one operation where it can be one.
+
+    It can be where both are this file's own classes and the norm uses its running
+    statistics. Any other modules, and those that someone listens to, are called.
+
+    Args:
+        conv: A convolution.
+        norm: What normalizes its outputs.
+        x: Images or feature maps.
+        residual: Gives what is added to the normalized outputs. A function, so that
+            modules are called in PyTorch's order: the shortcut's last.
+        relu: Whether max(x, 0) is taken of the sum.
+    """
+    if _is_affine(conv, norm):
+        return convolve_affine(
+            x,
+            conv.weight[...].astype(x.dtype),
+            *norm.affine(),
+            residual() if residual else None,
+            relu=relu,
+            stride=conv.stride,
+            padding=conv.padding,
+            groups=conv.groups,
+        )
+    y = norm(conv(x))
+    y = y + residual() if residual else y
+    return nnx.relu(y) if relu else y
+
+
+def in_one_operation(children: Sequence[Callable]) -> int:
+    """Returns how many of a sequence's first children `conv_norm` computes at once.
+
+    Args:
+        children: Modules and functions, in the order in which they are applied.
+
+    Returns:
+        3 for convolution, norm and ReLU, 2 for convolution and norm, else 0.
+    """
+    if len(children) < 2 or not _is_affine(*children[:2]):
+        return 0
+    return 3 if len(children) > 2 and type(children[2]) is ReLU else 2
+
+
+def _is_affine(conv, norm) -> bool:
+    exact = type(conv) is Conv and type(norm) is BatchNorm
+    return exact and norm.use_running_average and not conv.use_bias

@@ -9,7 +9,7 @@ import functools
 import importlib.metadata
 import os
 import threading
-from ctypes import byref, c_int, c_int64, c_size_t, c_void_p
+from ctypes import byref, c_float, c_int, c_int64, c_size_t, c_void_p
 
 #: The distribution that brings the library, built for GCC's OpenMP.
 DISTRIBUTION = "onednn-cpu-gomp"
@@ -17,12 +17,19 @@ DISTRIBUTION = "onednn-cpu-gomp"
 #: What may come out of a convolution's three arrays, given the two others.
 RESULTS = ("outputs", "images", "weight")
 
+#: What outputs may go through before they are written, in this order: times a float32
+#: number for each channel, plus one for each, plus an array like them, max(x, 0).
+AFTER = ("scale", "shift", "residual", "relu")
+
 #: What it computes in, and oneDNN's number for it.
 DTYPES = {"float32": 3, "bfloat16": 2}
 
 # From oneDNN's dnnl_types.h.
 _CPU, _IN_ORDER, _DIRECT, _FORWARD, _ANY_LAYOUT, _MAX_DIMENSIONS = 1, 1, 1, 64, 1, 12
 _FROM, _TO = 1, 17
+_RELU, _ADD, _MULTIPLY = 0x20, 0x1FFF0, 0x1FFF1
+#: Argument number of the first post-operation's second operand; the next is as far on.
+_POST_OPERATION, _SECOND = 32768, 2
 #: For each result: argument numbers of (images, weight, outputs), and the query that
 #: answers how the weights are to be laid out.
 _ARGUMENTS = {
@@ -80,10 +87,13 @@ class Library:
 
     def _made(self, name: str, *arguments) -> c_void_p:
         made = c_void_p()
-        status = getattr(self._calls, f"dnnl_{name}")(byref(made), *arguments)
+        self._checked(name, byref(made), *arguments)
+        return made
+
+    def _checked(self, name: str, *arguments) -> None:
+        status = getattr(self._calls, f"dnnl_{name}")(*arguments)
         if status:
             raise RuntimeError(f"oneDNN's {name} failed with status {status}.")
-        return made
 
     def described(self, shape, dtype: str, order: str | None) -> c_void_p:
         """Returns a description of a dense array in oneDNN's order of dimensions.
@@ -110,6 +120,24 @@ class Library:
             number,
             _dimensions(strides),
         )
+
+    def attributes(self, operands, *, relu: bool) -> c_void_p:
+        """Returns what a primitive does to each of its results before it is written.
+
+        Args:
+            operands: (number of a binary operation, description of the second operand),
+                applied in this order.
+            relu: Whether max(x, 0) comes last.
+        """
+        operations = self._made("post_ops_create")
+        for number, description in operands:
+            self._checked("post_ops_append_binary", operations, number, description)
+        if relu:
+            slope, scale = c_float(0), c_float(0)
+            self._checked("post_ops_append_eltwise", operations, _RELU, slope, scale)
+        attributes = self._made("primitive_attr_create")
+        self._checked("primitive_attr_set_post_ops", attributes, operations)
+        return attributes
 
     def descriptor(self, kind: str, *arguments) -> c_void_p:
         """Returns a primitive's descriptor."""
@@ -183,6 +211,7 @@ class Convolution:
         padding: int,
         groups: int,
         dtype: str,
+        after: tuple[str, ...] = (),
     ):
         """Compiles the convolution.
 
@@ -196,6 +225,8 @@ class Convolution:
             padding: In pixels, on all four sides.
             groups: Of channels, convolved apart.
             dtype: Of all three, "float32" or "bfloat16".
+            after: What becomes of the outputs before they are written, in the order of
+                `AFTER`, for the result "outputs" alone.
 
         Raises:
             RuntimeError: oneDNN knows no such convolution.
@@ -213,12 +244,17 @@ class Convolution:
             _dimensions((padding, padding)),
             _dimensions((padding, padding)),
         )
+        by_channel = library.described((1, o, 1, 1), "float32", _CHANNELS_LAST)
+        known = {"scale": (_MULTIPLY, by_channel), "shift": (_ADD, by_channel)}
+        known["residual"] = (_ADD, y)
+        operands = [known[name] for name in after if name in known]
+        attributes = library.attributes(operands, relu="relu" in after)
         descriptor = forward = library.descriptor(
             "convolution_forward",
             library.engine,
             _FORWARD,
             _DIRECT,
-            *(x, free, None, y, *window, None),
+            *(x, free, None, y, *window, attributes),
         )
         if result == "images":
             descriptor = library.descriptor(
@@ -240,10 +276,15 @@ class Convolution:
         self._images, self._outputs = library.memory(x), library.memory(y)
         self._weight, self._packed = library.memory(given), library.memory(packed)
         self._convolve = library.primitive(descriptor)
+        self._operands = [library.memory(description) for _, description in operands]
         self._arguments = _arguments(
             (number_of[0], self._images),
             (number_of[1], self._packed),
             (number_of[2], self._outputs),
+            *(
+                (_POST_OPERATION * place | _SECOND, memory)
+                for place, memory in enumerate(self._operands, start=1)
+            ),
         )
         ends = [(given, self._weight), (packed, self._packed)]
         if self._fills_weight:
@@ -256,13 +297,14 @@ class Convolution:
         )
         self._laid_out = _arguments((_FROM, taken), (_TO, left))
 
-    def __call__(self, images: int, weight: int, outputs: int) -> None:
+    def __call__(self, images: int, weight: int, outputs: int, *operands: int) -> None:
         """Fills the result.
 
         Args:
             images: Address of the array.
             weight: Address of the array.
             outputs: Address of the array.
+            *operands: Addresses of the arrays that `after` named.
 
         Raises:
             RuntimeError: oneDNN refused.
@@ -272,6 +314,8 @@ class Convolution:
             library.place(self._images, images)
             library.place(self._weight, weight)
             library.place(self._outputs, outputs)
+            for memory, address in zip(self._operands, operands, strict=True):
+                library.place(memory, address)
             library.place(self._packed, library.space(self._size))
             if not self._fills_weight:
                 library.run(self._lay_out, self._laid_out)

@@ -19,6 +19,7 @@ from jaxtune.models.layers import (
     Linear,
     MaxPool,
     ReLU,
+    conv_norm,
 )
 from jaxtune.models.sequence import Sequence, numbered
 
@@ -67,9 +68,12 @@ class BasicBlock(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
         """Returns relu(convolutions(x) + shortcut(x))."""
-        y = nnx.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        return nnx.relu(y + (self.downsample(x) if self.has_downsample else x))
+        y = conv_norm(self.conv1, self.bn1, x, relu=True)
+
+        def shortcut():
+            return self.downsample(x) if self.has_downsample else x
+
+        return conv_norm(self.conv2, self.bn2, y, residual=shortcut, relu=True)
 
 
 class Bottleneck(nnx.Module):
@@ -115,10 +119,13 @@ class Bottleneck(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
         """Returns relu(convolutions(x) + shortcut(x))."""
-        y = nnx.relu(self.bn1(self.conv1(x)))
-        y = nnx.relu(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y))
-        return nnx.relu(y + (self.downsample(x) if self.has_downsample else x))
+        y = conv_norm(self.conv1, self.bn1, x, relu=True)
+        y = conv_norm(self.conv2, self.bn2, y, relu=True)
+
+        def shortcut():
+            return self.downsample(x) if self.has_downsample else x
+
+        return conv_norm(self.conv3, self.bn3, y, residual=shortcut, relu=True)
 
 
 class ResNet(Sequence):

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 from flax import nnx
 
+from jaxtune.models.layers import conv_norm, in_one_operation
+
 
 @functools.lru_cache
 def _accepts_rngs(call: Callable) -> bool:
@@ -68,8 +70,14 @@ class Sequence(nnx.Module):
 
     def __call__(self, x, *, rngs: nnx.Rngs | None = None):
         """Applies every child in order; `rngs` goes to those that take it."""
-        for child in self:
-            x = call_module(child, x, rngs=rngs)
+        children = list(self)
+        while children:
+            count = in_one_operation(children)
+            if count:
+                x = conv_norm(*children[:2], x, relu=count > 2)
+            else:
+                x = call_module(children[0], x, rngs=rngs)
+            del children[: count or 1]
         return x
 
     def __len__(self) -> int:

@@ -15,7 +15,13 @@ from jax.custom_derivatives import SymbolicZero
 from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Float
 
-from jaxtune.models.convolution import onednn_computes, onednn_convolve, xla_convolve
+from jaxtune.models.convolution import (
+    finish,
+    onednn_computes,
+    onednn_convolve,
+    onednn_convolve_affine,
+    xla_convolve,
+)
 
 #: Maps of so many places at most are convolved by a matrix product.
 _FEW_PLACES = 4
@@ -56,6 +62,42 @@ def convolve(
     if jax.default_backend() == "cpu":
         return _cpu_convolution(x, weight, stride, padding)
     return xla_convolve(x, weight, stride=stride, padding=padding)
+
+
+def convolve_affine(
+    x: Float[Array, "b h w c"],
+    weight: Float[Array, "k k i d"],
+    scale: Float[Array, " d"],
+    shift: Float[Array, " d"],
+    residual: Float[Array, "b h2 w2 d"] | None = None,
+    *,
+    relu: bool = False,
+    stride: int = 1,
+    padding: int = 0,
+    groups: int = 1,
+) -> Float[Array, "b h2 w2 d"]:
+    """Returns `convolve(x) * scale + shift + residual`, then max(x, 0) with `relu`.
+
+    A convolution and the batch norm with running statistics which follows it. oneDNN
+    computes all of it while an output is at hand; XLA reads and writes the array again.
+
+    Args:
+        x: Images or feature maps.
+        weight: See `convolve`.
+        scale: Of each channel.
+        shift: Of each channel.
+        residual: Added before the maximum, or None.
+        relu: Whether the maximum is taken.
+        stride: See `convolve`.
+        padding: See `convolve`.
+        groups: See `convolve`.
+    """
+    window = {"stride": stride, "padding": padding, "groups": groups}
+    if onednn_computes(x.dtype):
+        return onednn_convolve_affine(
+            x, weight, scale, shift, residual, relu=relu, **window
+        )
+    return finish(convolve(x, weight, **window), scale, shift, residual, relu=relu)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))

@@ -11,7 +11,11 @@ import pytest
 from convolutions import plain
 
 from jaxtune.models import convolution
-from jaxtune.models.convolution import onednn_computes, onednn_convolve
+from jaxtune.models.convolution import (
+    onednn_computes,
+    onednn_convolve,
+    onednn_convolve_affine,
+)
 
 WINDOW = {"stride": 2, "padding": 1, "groups": 2}
 
@@ -107,6 +111,25 @@ def test_only_gradients_that_are_asked_for_are_computed():
 
     assert calls(argnums=0) == 1 and calls(argnums=1) == 1
     assert calls(argnums=(0, 1)) == 2
+
+
+@here
+@pytest.mark.parametrize("differentiated", [False, True])
+def test_a_convolution_and_what_follows_are_one_call_where_nothing_is_differentiated(
+    differentiated,
+):
+    images, weight, *_ = arrays()
+    scale, shift = jnp.ones(6), jnp.zeros(6)
+
+    def loss(scale):
+        given = (images, weight, scale, shift, None)
+        return onednn_convolve_affine(*given, relu=True, **WINDOW).sum()
+
+    program = jax.jit(jax.grad(loss) if differentiated else loss)
+    text = str(program.trace(scale).jaxpr)
+    assert ("onednn_convolution_affine" in text) is not differentiated
+    text = program.lower(scale).compile().as_text()
+    assert text.count('custom_call_target="jaxtune_convolution"') == 1
 
 
 def test_it_is_off_where_it_can_not_be_used(monkeypatch):

@@ -14,6 +14,7 @@ from jaxtune.models import (
     ReLU,
     kaiming_normal,
 )
+from jaxtune.models.layers import conv_norm, in_one_operation
 
 
 def normal(*shape, seed=0):
@@ -150,3 +151,51 @@ def test_kaiming_normal_has_the_papers_deviation(fan, size):
     drawn = kaiming_normal(jax.random.key(0), (512, 128), fan=fan)
     assert float(drawn.std()) == pytest.approx((2 / size) ** 0.5, rel=0.02)
     assert abs(float(drawn.mean())) < 1e-3
+
+
+class Louder(Conv):
+    """A convolution of the user's own."""
+
+    def __call__(self, x):
+        return 2 * super().__call__(x)
+
+
+def trained_norm(channels=6):
+    norm = BatchNorm(channels)
+    norm.weight[...] = normal(channels, seed=1)
+    norm.bias[...] = normal(channels, seed=2)
+    norm.running_mean[...] = normal(channels, seed=3)
+    norm.running_var[...] = normal(channels, seed=4) ** 2 + 0.1
+    return norm
+
+
+@pytest.mark.parametrize("kind", [Conv, Louder])
+@pytest.mark.parametrize("use_running_average", [True, False])
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize(("shortcut", "relu"), [(False, True), (True, True), (0, 0)])
+def test_convolution_and_norm_at_once_are_the_two_in_turn(
+    kind, use_running_average, use_bias, shortcut, relu
+):
+    conv = kind(4, 6, 3, stride=2, padding=1, use_bias=use_bias, rngs=nnx.Rngs(0))
+    if use_bias:
+        conv.bias[...] = normal(6, seed=6)
+    x, residual = normal(2, 7, 7, 4), normal(2, 4, 4, 6, seed=5)
+    norms = [nnx.view(trained_norm(), use_running_average=use_running_average)]
+    norms.append(nnx.clone(norms[0]))
+    expected = norms[0](conv(x)) + (residual if shortcut else 0)
+    expected = jnp.maximum(expected, 0) if relu else expected
+    given = (lambda: residual) if shortcut else None
+    found = conv_norm(conv, norms[1], x, residual=given, relu=bool(relu))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert (norms[0].running_mean[...] == norms[1].running_mean[...]).all()
+
+
+def test_what_is_computed_in_one_operation():
+    conv, other = (kind(3, 3, 1, rngs=nnx.Rngs(0)) for kind in (Conv, Louder))
+    training = BatchNorm(3)
+    norm = nnx.view(training, use_running_average=True)
+    count = in_one_operation
+    assert count([conv, norm, ReLU(), conv]) == 3
+    assert count([conv, norm]) == count([conv, norm, nnx.relu, ReLU()]) == 2
+    assert count([]) == count([conv]) == count([norm, conv, ReLU()]) == 0
+    assert count([conv, training, ReLU()]) == count([other, norm, ReLU()]) == 0

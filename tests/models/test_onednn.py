@@ -87,6 +87,47 @@ def test_bfloat16_is_rounded_once(result):
 
 
 @installed
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize(
+    "after",
+    [
+        ("relu",),
+        ("scale", "shift"),
+        ("scale", "shift", "relu"),
+        ("scale", "shift", "residual"),
+        ("scale", "shift", "residual", "relu"),
+    ],
+)
+def test_outputs_go_through_what_comes_after_and_are_rounded_once(after, dtype):
+    window = {"stride": 2, "padding": 1, "groups": 1}
+    given = arrays((2, 9, 7, 16), (3, 3, 16, 8), (2, 5, 4, 8), dtype)
+    rng = np.random.default_rng(1)
+    further = {name: rng.normal(size=8).astype("float32") for name in after[:2]}
+    further["residual"] = rng.normal(size=(2, 5, 4, 8)).astype(dtype)
+    theirs = np.asarray(expected("outputs", given, **window))
+    if "scale" in after:
+        theirs = theirs * further["scale"] + further["shift"]
+    if "residual" in after:
+        theirs = theirs + further["residual"].astype("float32")
+    if "relu" in after:
+        theirs = np.maximum(theirs, 0)
+    convolution = onednn.Convolution(
+        LIBRARY,
+        "outputs",
+        **{name: a.shape for name, a in given.items()},
+        dtype=np.dtype(dtype).name,
+        after=after,
+        **window,
+    )
+    filled = given | {"outputs": np.full_like(given["outputs"], 7)}
+    used = [further[name].ctypes.data for name in after if name != "relu"]
+    convolution(*(a.ctypes.data for a in filled.values()), *used)
+    ours = filled["outputs"].astype(np.float32)
+    tolerance = 1e-5 if dtype == np.float32 else 2**-8
+    assert np.abs(ours - theirs).max() <= tolerance * np.abs(theirs).max()
+
+
+@installed
 def test_what_does_not_fit_is_refused():
     given = arrays((2, 9, 7, 16), (3, 3, 16, 8), (2, 9, 9, 8))
     with pytest.raises(RuntimeError, match="convolution_forward.* failed with status"):

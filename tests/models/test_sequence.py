@@ -2,7 +2,15 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from jaxtune.models import Identity, ReLU, Sequence, call_module, numbered
+from jaxtune.models import (
+    BatchNorm,
+    Conv,
+    Identity,
+    ReLU,
+    Sequence,
+    call_module,
+    numbered,
+)
 
 
 class AddOne(nnx.Module):
@@ -22,6 +30,17 @@ def test_children_run_in_order_and_slices_share_them():
     assert net[-2:].names == ("double", "more")
     assert net[:2][1] is net[1] is net.double
     assert len(net) == 3 and list(net) == [net.add, net.double, net.more]
+
+
+def test_what_is_computed_at_once_is_what_the_children_give_in_turn():
+    rngs = nnx.Rngs(0)
+    convs = [Conv(3, 3, 3, padding=1, rngs=rngs) for _ in range(3)]
+    norms = [nnx.view(BatchNorm(3), use_running_average=True) for _ in range(2)]
+    net = numbered(*convs[:2], norms[0], ReLU(), Double(), convs[2], norms[1], AddOne())
+    x = expected = rngs.normal((2, 4, 4, 3))
+    for child in net:
+        expected = child(expected)
+    assert jnp.allclose(net(x), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_putting_another_child_changes_the_network_for_good():

@@ -10,7 +10,7 @@ import pytest
 from convolutions import plain
 
 from jaxtune.models.convolution import onednn_computes
-from jaxtune.models.windows import convolve, max_pool
+from jaxtune.models.windows import convolve, convolve_affine, max_pool
 from jaxtune.train import compile_step
 
 #: (side, channels in, out, kernel, stride, padding); the last has phases of no taps.
@@ -99,6 +99,40 @@ def test_each_images_gradient_and_a_second_derivative_are_jaxs(by):
 
     close(each(convolve), each(plain))
     close(along(convolve), along(plain))
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("adds", [False, True])
+def test_what_follows_a_convolution_is_computed_with_its_derivatives(by, adds, relu):
+    x, weight, _, _ = arrays(9, 16, 8, 3)
+    keys = jax.random.split(jax.random.key(1), 3)
+    scale, shift = (jax.random.normal(key, (8,)) for key in keys[:2])
+    residual = jax.random.normal(keys[2], (2, 9, 9, 8)) if adds else None
+    given = (x, weight, scale, shift, residual)
+
+    def ours(*given):
+        return convolve_affine(*given, relu=relu, **_ONE)
+
+    def theirs(x, weight, scale, shift, residual):
+        y = plain(x, weight, **_ONE) * scale + shift
+        y = y + residual if adds else y
+        return jnp.where(y > 0, y, 0) if relu else y
+
+    def found(f):
+        def loss(given):
+            return jnp.sin(f(*given)).sum()
+
+        each = jax.vmap(lambda x: f(x[None], weight, scale, shift, None))
+        return (
+            f(*given),
+            jax.grad(loss)(given),
+            jax.grad(lambda scale: loss((x, weight, scale, shift, residual)))(scale),
+            jax.jvp(loss, (given,), (given,)),
+            jax.jit(f)(*given),
+            None if adds else each(x),
+        )
+
+    close(found(ours), found(theirs))
 
 
 def test_groups_and_very_small_maps_are_jaxs(by):
