@@ -29,8 +29,9 @@ import numpy as np
 from benchmarks.measure import in_turn, machine, ratio, say, table
 
 _MILLION = """
-import json, resource, sys, time
+import json, sys, time
 from pathlib import Path
+from benchmarks.measure import peak_memory
 began = time.perf_counter()
 import jaxtune
 imported = time.perf_counter() - began
@@ -38,7 +39,7 @@ photos = sorted(Path(sys.argv[1]).rglob("*.jpg"))
 count = int(sys.argv[2])
 paths = [photos[i % len(photos)] for i in range(count)]
 names = [path.parent.name for path in paths]
-listed = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+listed = peak_memory()
 began = time.perf_counter()
 data = jaxtune.ImageDataLoaders.from_lists(paths, names, size=128, batch_size=32)
 made = time.perf_counter() - began
@@ -48,8 +49,8 @@ print(json.dumps({
     "imports_s": round(imported, 2),
     "made_s": round(made, 2),
     "first_batch_s": round(time.perf_counter() - began, 2),
-    "list_mb": round(listed / 1024),
-    "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    "list_mb": round(listed),
+    "peak_mb": round(peak_memory()),
 }))
 """
 

@@ -143,18 +143,19 @@ def measure(arch: str, size: int, case: str, *, batch: int, rounds: int) -> dict
     return row
 
 
-def peak_memory(who: str, arch: str, size: int, case: str, batch: int) -> float:
+def memory(who: str, arch: str, size: int, case: str, batch: int) -> float:
     """Returns the largest resident memory of a process that does a few steps, MB."""
     code = (
         "from benchmarks.step import *\n"
         f"call = {who}({arch!r}, {case!r}, arrays({batch}, {size}))\n"
         "for _ in range(3): call()\n"
-        "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "from benchmarks.measure import peak_memory\n"
+        "print(peak_memory())"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    return int(done.stdout.split()[-1]) / 1024
+    return float(done.stdout.split()[-1])
 
 
 def python_share(arch: str, case: str) -> float:
@@ -226,7 +227,7 @@ def main(argv=None) -> list[dict]:
                 if options.memory:
                     row = {"case": case, "arch": arch, "size": size}
                     for who in ("ours", "theirs"):
-                        peak = peak_memory(who, arch, size, case, options.batch)
+                        peak = memory(who, arch, size, case, options.batch)
                         row[f"{who}_mb"] = round(peak)
                 else:
                     row = measure(

@@ -136,10 +136,11 @@ def load_resized(
         if resize == "squish":
             # A picture lying on its side is resized lying and turned when it is small.
             lain = size[::-1] if lying else size
-            planes = [_turn(fit(p, lain, **options), orientation) for p in planes]
+            fitted = [fit(p, lain, **options) for p in planes]
+            fitted = [_turn_array(p, orientation) for p in fitted]
         else:
-            planes = [fit(_turn(p, orientation), size, **options) for p in planes]
-        return join_planes(planes), 1 / aspect if lying else aspect
+            fitted = [fit(_turn(p, orientation), size, **options) for p in planes]
+        return join_planes(fitted), 1 / aspect if lying else aspect
 
 
 def _draft_size(
@@ -348,6 +349,14 @@ def _turn(image: Image.Image, orientation: int) -> Image.Image:
     if orientation in _TRANSPOSITIONS:
         return image.transpose(_TRANSPOSITIONS[orientation])
     return image
+
+
+def _turn_array(
+    pixels: UInt8[np.ndarray, "h w *c"], orientation: int
+) -> UInt8[np.ndarray, "h2 w2 *c"]:
+    if orientation in _TRANSPOSITIONS:
+        return np.asarray(_turn(Image.fromarray(pixels), orientation))
+    return pixels
 
 
 def _planes(image: Image.Image, channels: int) -> list[Image.Image]:

@@ -1,7 +1,7 @@
 """Fitting: a picture of any shape becomes one of a fixed size, by one of three methods.
 
-A PIL image goes in; one of the wanted size comes out. The one rule: what is kept is
-centred, and is decided by the picture's own shape, so that the same picture always
+A PIL image goes in; an array of the wanted size comes out. The one rule: what is kept
+is centred, and is decided by the picture's own shape, so that the same picture always
 gives the same pixels.
 """
 
@@ -10,7 +10,10 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
+
+from jaxtune.data.resizing import resized
 
 Resize = Literal["crop", "squish", "pad"]
 #: What lies beyond the photo: itself mirrored, its outermost pixels, or black.
@@ -75,7 +78,7 @@ def fit(
     pad_mode: PadMode = "reflection",
     resample: Image.Resampling = Image.Resampling.BILINEAR,
     reducing_gap: float | None = None,
-) -> Image.Image:
+) -> UInt8[np.ndarray, "h w *c"]:
     """Returns a picture resized to `size` by a method; see `fitting_box`.
 
     Args:
@@ -85,7 +88,7 @@ def fit(
         pad_mode: What fills up with "pad": "reflection" of the picture, its "border"
             pixels repeated, or "zeros".
         resample: Pillow's filter, antialiased.
-        reducing_gap: As in `PIL.Image.Image.resize`.
+        reducing_gap: See `resized`.
 
     References:
         fastai 2.8.12, vision/augment.py `Resize` and `_do_crop_pad`.
@@ -105,5 +108,5 @@ def fit(
         margins += ((0, 0),) * (pixels.ndim - 2)
         image = Image.fromarray(np.pad(pixels, margins, _PAD_MODES[pad_mode]))
     if image.size == (size[1], size[0]):
-        return image
-    return image.resize((size[1], size[0]), resample, reducing_gap=reducing_gap)
+        return np.asarray(image)
+    return resized(image, size, resample, reducing_gap=reducing_gap)

@@ -7,6 +7,8 @@ what happens to be in one picture, so that all of a data set are treated alike.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
@@ -122,8 +124,10 @@ def array_planes(array: np.ndarray, channels: int) -> list[Image.Image]:
     return [Image.fromarray(band) for band in bands]
 
 
-def join_planes(planes: list[Image.Image]) -> UInt8[np.ndarray, "h w c"]:
-    """Returns images of one size as one array, their channels last."""
+def join_planes(
+    planes: Sequence[Image.Image | UInt8[np.ndarray, "h w *c"]],
+) -> UInt8[np.ndarray, "h w c"]:
+    """Returns images of one size as one new array, their channels last."""
     if len(planes) == 1:
         array = np.array(planes[0])
         return array if array.ndim == 3 else array[..., None]
