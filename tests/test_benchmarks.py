@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from photos import make_photos
+from photos import make_photos, tiny_resnet
+
+import jaxtune
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 # Behind everything else: jaxtune itself is the installed one.
@@ -41,11 +43,18 @@ def test_a_ratio_is_taken_within_each_round():
     assert measure.table(["a", "b"], [[1, "x"]]) == "| a | b |\n|---|---|\n| 1 | x |"
 
 
-def test_the_gpu_script_runs_small_without_one(tmp_path, capsys, monkeypatch):
+@pytest.fixture
+def tiny(monkeypatch):
+    """An architecture of the scripts' `--arch` that compiles soon."""
+    monkeypatch.setattr(jaxtune, "tiny_resnet", tiny_resnet, raising=False)
+    return "tiny_resnet"
+
+
+def test_the_gpu_script_runs_small_without_one(tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("JAXTUNE_ONEDNN", "0")
     photos = make_photos(tmp_path, train=8)
     rows = gpu.main(
-        "--arch resnet18 --batch 4 --size 32 --precision float32 --rounds 1 --steps 1 "
+        f"--arch {tiny} --batch 4 --size 32 --precision float32 --rounds 1 --steps 1 "
         f"--side 64 --copy 1 --no-torch --data {photos}".split()
     )
     assert [(row["case"], row["who"]) for row in rows] == [
@@ -61,11 +70,11 @@ def test_the_gpu_script_runs_small_without_one(tmp_path, capsys, monkeypatch):
     assert lines[-6].startswith("| case | who |")
 
 
-def test_our_step_of_each_case_is_a_step():
+def test_our_step_of_each_case_is_a_step(tiny):
     batch = step.arrays(2, 32)
-    predict = step.ours("resnet18", "inference", batch)
+    predict = step.ours(tiny, "inference", batch)
     assert predict().shape == (2, step.CLASSES)
-    frozen = step.ours("resnet18", "frozen", batch)
+    frozen = step.ours(tiny, "frozen", batch)
     assert frozen() > 0 and frozen() > 0
 
 

@@ -65,22 +65,24 @@ def close(ours, theirs):
 def test_values_and_derivatives_of_both_kinds_are_jaxs(
     by, side, channels, outputs, kernel, stride, padding
 ):
-    x, weight, moved_x, moved_weight = arrays(side, channels, outputs, kernel)
-    sizes = {"stride": stride, "padding": padding}
-    ours = functools.partial(convolve, **sizes)
-    theirs = functools.partial(plain, **sizes)
+    x, weight, *moved = arrays(side, channels, outputs, kernel)
 
-    def loss(f):
-        return lambda x, weight: jnp.sin(f(x, weight)).sum()
+    @functools.partial(jax.jit, static_argnums=0)
+    def found(convolution, x, weight, moved):
+        f = functools.partial(convolution, stride=stride, padding=padding)
 
-    close(ours(x, weight), theirs(x, weight))
-    for arguments in (0, 1, (0, 1)):
-        close(
-            jax.grad(loss(ours), arguments)(x, weight),
-            jax.grad(loss(theirs), arguments)(x, weight),
-        )
-    tangents = (moved_x, moved_weight)
-    close(jax.jvp(ours, (x, weight), tangents), jax.jvp(theirs, (x, weight), tangents))
+        def loss(x, weight):
+            return jnp.sin(f(x, weight)).sum()
+
+        derivatives = [jax.grad(loss, a)(x, weight) for a in (0, 1, (0, 1))]
+        return f(x, weight), *derivatives, jax.jvp(f, (x, weight), tuple(moved))
+
+    close(found(convolve, x, weight, moved), found(plain, x, weight, moved))
+
+
+def test_outside_of_a_program_the_values_are_the_same(by):
+    x, weight, *_ = arrays(9, 16, 8, 3)
+    close(convolve(x, weight, padding=1), plain(x, weight, **_ONE))
 
 
 def test_each_images_gradient_and_a_second_derivative_are_jaxs(by):
@@ -108,7 +110,6 @@ def test_what_follows_a_convolution_is_computed_with_its_derivatives(by, adds, r
     keys = jax.random.split(jax.random.key(1), 3)
     scale, shift = (jax.random.normal(key, (8,)) for key in keys[:2])
     residual = jax.random.normal(keys[2], (2, 9, 9, 8)) if adds else None
-    given = (x, weight, scale, shift, residual)
 
     def ours(*given):
         return convolve_affine(*given, relu=relu, **_ONE)
@@ -118,21 +119,28 @@ def test_what_follows_a_convolution_is_computed_with_its_derivatives(by, adds, r
         y = y + residual if adds else y
         return jnp.where(y > 0, y, 0) if relu else y
 
-    def found(f):
+    @functools.partial(jax.jit, static_argnums=0)
+    def found(f, given):
         def loss(given):
             return jnp.sin(f(*given)).sum()
 
-        each = jax.vmap(lambda x: f(x[None], weight, scale, shift, None))
+        def of_scale(scale):
+            return loss((*given[:2], scale, *given[3:]))
+
+        def of_one(x):
+            return f(x[None], *given[1:4], None)
+
         return (
             f(*given),
             jax.grad(loss)(given),
-            jax.grad(lambda scale: loss((x, weight, scale, shift, residual)))(scale),
+            jax.grad(of_scale)(given[2]),
             jax.jvp(loss, (given,), (given,)),
-            jax.jit(f)(*given),
-            None if adds else each(x),
+            jax.vmap(of_one)(given[0]) if not adds else None,
         )
 
-    close(found(ours), found(theirs))
+    given = (x, weight, scale, shift, residual)
+    close(found(ours, given), found(theirs, given))
+    close(ours(*given), theirs(*given))
 
 
 def test_groups_and_very_small_maps_are_jaxs(by):
