@@ -18,7 +18,8 @@ DISTRIBUTION = "onednn-cpu-gomp"
 RESULTS = ("outputs", "images", "weight")
 
 #: What outputs may go through before they are written, in this order: times a float32
-#: number for each channel, plus one for each, plus an array like them, max(x, 0).
+#: number for each channel, plus one for each, plus an array like them, max(x, 0)
+#: (of -inf, NaN).
 AFTER = ("scale", "shift", "residual", "relu")
 
 #: What it computes in, and oneDNN's number for it.
@@ -27,9 +28,9 @@ DTYPES = {"float32": 3, "bfloat16": 2}
 # From oneDNN's dnnl_types.h.
 _CPU, _IN_ORDER, _DIRECT, _FORWARD, _ANY_LAYOUT, _MAX_DIMENSIONS = 1, 1, 1, 64, 1, 12
 _FROM, _TO = 1, 17
-_RELU, _ADD, _MULTIPLY = 0x20, 0x1FFF0, 0x1FFF1
+_ADD, _MULTIPLY = 0x1FFF0, 0x1FFF1
 #: Argument number of the first post-operation's second operand; the next is as far on.
-_POST_OPERATION, _SECOND = 32768, 2
+_POST_OPERATION, _SECOND, _SLOPE = 32768, 2, 33
 #: For each result: argument numbers of (images, weight, outputs), and the query that
 #: answers how the weights are to be laid out.
 _ARGUMENTS = {
@@ -84,6 +85,11 @@ class Library:
         self.stream = self._made("stream_create", self.engine, _IN_ORDER)
         self.lock = threading.Lock()
         self._space = ctypes.create_string_buffer(0)
+        # What is below 0 times this is 0, and NaN stays NaN, as in JAX's ReLU;
+        # oneDNN's own makes 0 of NaN.
+        self._slope = c_float(-0.0)
+        self.slope = self.memory(self.described((1, 1, 1, 1), "float32", "0123"))
+        self.place(self.slope, ctypes.addressof(self._slope))
 
     def _made(self, name: str, *arguments) -> c_void_p:
         made = c_void_p()
@@ -133,8 +139,7 @@ class Library:
         for number, description in operands:
             self._checked("post_ops_append_binary", operations, number, description)
         if relu:
-            slope, scale = c_float(0), c_float(0)
-            self._checked("post_ops_append_eltwise", operations, _RELU, slope, scale)
+            self._checked("post_ops_append_prelu", operations, 0)
         attributes = self._made("primitive_attr_create")
         self._checked("primitive_attr_set_post_ops", attributes, operations)
         return attributes
@@ -285,6 +290,8 @@ class Convolution:
                 (_POST_OPERATION * place | _SECOND, memory)
                 for place, memory in enumerate(self._operands, start=1)
             ),
+            *[(_POST_OPERATION * (1 + len(operands)) | _SLOPE, library.slope)]
+            * ("relu" in after),
         )
         ends = [(given, self._weight), (packed, self._packed)]
         if self._fills_weight:

@@ -143,6 +143,15 @@ def test_what_follows_a_convolution_is_computed_with_its_derivatives(by, adds, r
     close(ours(*given), theirs(*given))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_value_that_is_no_number_stays_so_after_relu(by, dtype):
+    x = -jnp.ones((1, 4, 4, 16), dtype).at[0, 1, 1, 3].set(jnp.nan)
+    weight, scale = jnp.ones((1, 1, 16, 8), dtype), jnp.ones(8)
+    y = convolve_affine(x, weight, scale, 0 * scale, relu=True).astype("float32")
+    assert jnp.isnan(y[0, 1, 1]).all() and jnp.isnan(y).sum() == 8
+    assert (jnp.nan_to_num(y) == 0).all() and not jnp.signbit(jnp.nan_to_num(y)).any()
+
+
 def test_groups_and_very_small_maps_are_jaxs(by):
     x, weight, *_ = arrays(2, 16, 8, 3)
     close(
