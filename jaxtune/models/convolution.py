@@ -12,6 +12,7 @@ import functools
 import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -129,17 +130,16 @@ def onednn_convolve_affine(
 def _affine(images, weight, scale, shift, residual, relu, window):
     window = dict(zip(_WINDOW, window, strict=True))
     plain = functools.partial(xla_convolve, **window)
-    operands = [images, weight, scale.astype("float32"), shift.astype("float32")]
+    shape = jax.eval_shape(plain, images, weight).shape
+    # oneDNN reads as many numbers as it needs, whatever there is.
+    operands = [jnp.broadcast_to(x, shape[-1:]) for x in (scale, shift)]
+    operands = [images, weight, *(x.astype("float32") for x in operands)]
     after = ["scale", "shift"]
     if residual is not None:
-        operands.append(residual)
+        operands.append(jnp.broadcast_to(residual, shape).astype(images.dtype))
         after.append("residual")
-    return _affine_p.bind(
-        *operands,
-        after=(*after, *["relu"] * relu),
-        shape=jax.eval_shape(plain, images, weight).shape,
-        **window,
-    )
+    after = (*after, *["relu"] * relu)
+    return _affine_p.bind(*operands, after=after, shape=shape, **window)
 
 
 @_affine.defjvp

@@ -132,6 +132,22 @@ def test_a_convolution_and_what_follows_are_one_call_where_nothing_is_differenti
     assert text.count('custom_call_target="jaxtune_convolution"') == 1
 
 
+@here
+def test_nothing_is_read_beyond_what_is_given():
+    images, weight, *_ = arrays()
+    outputs, window = of(onednn_convolve)(images, weight), tuple(WINDOW.values())
+
+    def affine(scale, residual):
+        given = (images, weight, scale, jnp.zeros(6), residual)
+        return convolution._affine(*given, False, window)
+
+    means = outputs.mean((1, 2), keepdims=True)
+    close(affine(jnp.full(1, 2.0), means), 2 * outputs + means)
+    for scale, residual in ((jnp.ones(3), None), (jnp.ones(6), images)):
+        with pytest.raises(ValueError, match="broadcast"):
+            affine(scale, residual)
+
+
 def test_it_is_off_where_it_can_not_be_used(monkeypatch):
     assert not onednn_computes("float64") and not onednn_computes("int32")
     monkeypatch.setattr(convolution, "_registered", lambda: True)
