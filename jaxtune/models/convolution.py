@@ -90,8 +90,7 @@ def onednn_convolve(
         groups: Of channels, convolved apart.
     """
     window = {"stride": stride, "padding": padding, "groups": groups}
-    plain = functools.partial(xla_convolve, **window)
-    shape = jax.eval_shape(plain, images, weight).shape
+    shape = _outputs_shape(images, weight, window)
     return _convolution_p.bind(images, weight, result="outputs", shape=shape, **window)
 
 
@@ -129,8 +128,7 @@ def onednn_convolve_affine(
 @functools.partial(jax.custom_jvp, nondiff_argnums=(5, 6))
 def _affine(images, weight, scale, shift, residual, relu, window):
     window = dict(zip(_WINDOW, window, strict=True))
-    plain = functools.partial(xla_convolve, **window)
-    shape = jax.eval_shape(plain, images, weight).shape
+    shape = _outputs_shape(images, weight, window)
     # oneDNN reads as many numbers as it needs, whatever there is.
     operands = [jnp.broadcast_to(x, shape[-1:]) for x in (scale, shift)]
     operands = [images, weight, *(x.astype("float32") for x in operands)]
@@ -144,12 +142,10 @@ def _affine(images, weight, scale, shift, residual, relu, window):
 
 @_affine.defjvp
 def _affine_jvp(relu, window, primals, tangents):
+    window = dict(zip(_WINDOW, window, strict=True))
+
     def apart(images, weight, *after):
-        stride, padding, groups = window
-        y = onednn_convolve(
-            images, weight, stride=stride, padding=padding, groups=groups
-        )
-        return finish(y, *after, relu=relu)
+        return finish(onednn_convolve(images, weight, **window), *after, relu=relu)
 
     return jax.jvp(apart, primals, tangents)
 
@@ -166,6 +162,11 @@ def finish(
     y = y * scale.astype(y.dtype) + shift.astype(y.dtype)
     y = y if residual is None else y + residual
     return jax.nn.relu(y) if relu else y
+
+
+def _outputs_shape(images, weight, window):
+    plain = functools.partial(xla_convolve, **window)
+    return jax.eval_shape(plain, images, weight).shape
 
 
 @functools.cache

@@ -9,11 +9,11 @@ from jaxtune.learner.devices import data_sharding, place_batch
 SCRIPT = """
 import sys
 import jax, numpy as np
-from runs import smallest_network
+from photos import tiny_resnet
 from jaxtune import ImageDataLoaders, vision_learner
 from jaxtune.train import split_module
 data = ImageDataLoaders.from_folder(sys.argv[1], size=32, batch_size=8)
-model = vision_learner(data, smallest_network, cut=2, hidden=(16,), verbose=False)
+model = vision_learner(data, tiny_resnet, hidden=(16,), verbose=False)
 history = model.fine_tune(1, 1e-2)
 leaf = split_module(model.model)[1]["head"]["linear1"]["weight"]
 print(len(jax.local_devices()), len(leaf.sharding.device_set), model.num_programs,
