@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,9 @@ from jaxtune.transfer import (
     output_axes,
     take_rows,
 )
+
+# Where a class stands among the others decides in which order XLA adds up its logit.
+close = functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6)
 
 OLD, NEW = ["ant", "bee", "cat"], ["ant", "asp", "bee", "cat", "eel"]
 
@@ -96,7 +101,7 @@ def test_known_classes_are_known_as_before_bit_for_bit(options):
         (a == b).all()
         for a, b in zip(before.values(), arrays(net).values(), strict=True)
     )
-    assert (logits(net)[:, :3] == logits(new)[:, [0, 2, 3]]).all()
+    close(logits(new)[:, [0, 2, 3]], logits(net))
     # The graph is that of a network made for so many classes.
     assert nnx.graphdef(new) == nnx.graphdef(standard(5, **options))
     fresh, after = arrays(standard(5, **options)), arrays(new)
@@ -130,7 +135,12 @@ def test_new_rows_are_drawn_as_a_heads_weights():
 def test_another_order_moves_the_rows():
     net = standard(3)
     new = extend_outputs(net, OLD, ["cat", "ant", "bee"], reorder=True, size=16)
-    assert (logits(new) == logits(net)[:, [2, 0, 1]]).all()
+    axes, before = output_axes(net, 3, size=16), arrays(net)
+    for name, array in arrays(new).items():
+        turned = name in axes
+        kept = np.take(before[name], [2, 0, 1], axes[name]) if turned else before[name]
+        assert (array == kept).all()
+    close(logits(new), logits(net)[:, [2, 0, 1]])
     with pytest.raises(ValueError, match="another order"):
         extend_outputs(net, OLD, ["cat", "ant", "bee"], size=16)
 
@@ -178,7 +188,7 @@ def test_own_heads_are_found_out():
         "head.scale.factor": 0,
     }
     new = extend_outputs(net, OLD, NEW, size=16)
-    assert (logits(new)[:, [0, 2, 3]] == logits(net)).all()
+    close(logits(new)[:, [0, 2, 3]], logits(net))
     assert (new[1].layers[0].in_features, new[1].layers[0].out_features) == (3, 5)
     assert (new[1].num_classes, new[1].hidden.out_features) == (5, 3)
     assert arrays(new)["head.scale.factor"].tolist() == [2.0] * 5
