@@ -15,3 +15,4 @@ from jaxtune.models.resnet import ResNet as ResNet
 from jaxtune.models.sequence import Sequence as Sequence
 from jaxtune.models.sequence import call_module as call_module
 from jaxtune.models.sequence import numbered as numbered
+from jaxtune.models.windows import global_max as global_max

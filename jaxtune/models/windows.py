@@ -241,6 +241,31 @@ def _max_pool_jvp(window, stride, padding, primals, tangents):
     return largest, moved
 
 
+@jax.custom_jvp
+def global_max(x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
+    """Returns the maxima over height and width.
+
+    The gradient goes to the first place that has the maximum, row by row, as in
+    PyTorch. JAX's own gradient of a maximum asks which places are equal to it, and
+    divides by how many are: none, where the compiler computes the layer before twice
+    and rounds it in two ways.
+
+    Args:
+        x: Feature maps.
+    """
+    return x.max((1, 2))
+
+
+@global_max.defjvp
+def _global_max_jvp(primals, tangents):
+    (x,), (tangent,) = primals, tangents
+    places = (x.shape[0], -1, x.shape[3])
+    where = x.reshape(places).argmax(1, keepdims=True)
+    number = jax.lax.broadcasted_iota(where.dtype, (1, x.shape[1] * x.shape[2], 1), 1)
+    moved = jnp.where(where == number, tangent.reshape(places), 0).sum(1)
+    return global_max(x), moved
+
+
 def _window_slices(x, *, window, stride, padding, fill):
     """One array of the outputs' size for each place of a window, row by row."""
     ends = [(side + 2 * padding - window) // stride * stride for side in x.shape[1:3]]

@@ -16,6 +16,7 @@ from jaxtune.models import (
     Linear,
     ReLU,
     Sequence,
+    global_max,
     kaiming_normal,
 )
 
@@ -35,7 +36,7 @@ class ConcatPool(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b c2"]:
         """Returns (b, 2c): c maxima, then c means."""
-        return jnp.concatenate([x.max((1, 2)), x.mean((1, 2))], axis=-1)
+        return jnp.concatenate([global_max(x), x.mean((1, 2))], axis=-1)
 
 
 class SigmoidRange(nnx.Module):

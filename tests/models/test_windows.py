@@ -10,7 +10,7 @@ import pytest
 from convolutions import plain
 
 from jaxtune.models.convolution import onednn_computes
-from jaxtune.models.windows import convolve, convolve_affine, max_pool
+from jaxtune.models.windows import convolve, convolve_affine, global_max, max_pool
 from jaxtune.train import compile_step
 
 #: (side, channels in, out, kernel, stride, padding); the last has phases of no taps.
@@ -231,6 +231,45 @@ def test_of_equal_places_the_first_gets_the_gradient_and_padding_none():
     np.testing.assert_array_equal(gradient[0, :, :, 0], first)
     below = jax.grad(lambda x: max_pool(x, 3, 2, 1).sum())(jnp.full((1, 4, 4, 1), -5.0))
     np.testing.assert_array_equal(below, gradient)
+
+
+def test_the_maximum_of_a_map_and_its_derivatives_are_jaxs():
+    x, _, moved, _ = arrays(5, 4, 1, 1)
+    x, moved = x[:, :3], moved[:, :3]
+
+    def theirs(x):
+        return x.max((1, 2))
+
+    for f in (global_max, jax.vmap(lambda x: global_max(x[None])[0])):
+        np.testing.assert_array_equal(f(x), theirs(x))
+        close(
+            jax.grad(lambda x, f=f: (f(x) ** 3).sum())(x),
+            jax.grad(lambda x: (theirs(x) ** 3).sum())(x),
+        )
+        close(jax.jvp(f, (x,), (moved,)), jax.jvp(theirs, (x,), (moved,)))
+    ties = jax.grad(lambda x: global_max(x).sum())(jnp.zeros((1, 2, 2, 1)))
+    assert ties.ravel().tolist() == [1, 0, 0, 0]
+    assert jnp.isnan(global_max(x.at[1, 2, 2, 3].set(jnp.nan))[1, 3])
+
+
+def test_a_maximum_has_a_gradient_where_the_layer_before_is_rounded_in_two_ways():
+    x, *_ = arrays(7, 8, 1, 1)
+
+    def loss(scale):
+        # A batch norm, which XLA computes for the maximum and for its gradient again.
+        y = (x - x.mean((0, 1, 2))) * (jax.lax.rsqrt(x.var((0, 1, 2)) + 1e-5) * scale)
+        return (global_max(y + 0.1 * scale) ** 2).sum()
+
+    # Without LLVM's passes the two are not the same to the last bit.
+    plain = {
+        "xla_backend_optimization_level": 0,
+        "xla_llvm_disable_expensive_passes": True,
+    }
+    gradients = [
+        jax.jit(jax.grad(loss), compiler_options=options)(jnp.ones(8))
+        for options in (plain, {})
+    ]
+    close(*gradients)
 
 
 def test_pooling_a_value_that_is_no_number_is_no_number():
