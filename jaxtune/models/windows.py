@@ -261,9 +261,11 @@ def _global_max_jvp(primals, tangents):
     (x,), (tangent,) = primals, tangents
     places = (x.shape[0], -1, x.shape[3])
     where = x.reshape(places).argmax(1, keepdims=True)
-    number = jax.lax.broadcasted_iota(where.dtype, (1, x.shape[1] * x.shape[2], 1), 1)
-    moved = jnp.where(where == number, tangent.reshape(places), 0).sum(1)
-    return global_max(x), moved
+    # Taken rather than masked: a mask as large as the maps would be kept until then.
+    moved = jnp.take_along_axis(
+        tangent.reshape(places), where, axis=1, mode="promise_in_bounds"
+    )
+    return global_max(x), moved.squeeze(1)
 
 
 def _window_slices(x, *, window, stride, padding, fill):
