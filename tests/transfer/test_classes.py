@@ -188,6 +188,9 @@ def test_own_heads_are_found_out():
         "head.scale.factor": 0,
     }
     new = extend_outputs(net, OLD, NEW, size=16)
+    for name, axis in output_axes(net, 3, size=16).items():
+        kept = np.take(arrays(new)[name], [0, 2, 3], axis)
+        assert (kept == arrays(net)[name]).all()
     close(logits(new)[:, [0, 2, 3]], logits(net))
     assert (new[1].layers[0].in_features, new[1].layers[0].out_features) == (3, 5)
     assert (new[1].num_classes, new[1].hidden.out_features) == (5, 3)
