@@ -1,9 +1,8 @@
 import functools
 
-import jax
-import numpy as np
 import pytest
 import runs
+from classes import rows_are_kept
 from colours import colours, named
 from flax import nnx
 
@@ -13,7 +12,6 @@ from jaxtune import (
     create_cnn_model,
     cross_entropy,
     error_rate,
-    evaluating,
     rmse,
     sgd,
     vision_learner,
@@ -30,22 +28,6 @@ def network(count, seed=1):
 def learner(data, **options):
     options = {"verbose": False, "metrics": error_rate, "hidden": (8,)} | options
     return vision_learner(data, runs.smallest_network, cut=2, **options)
-
-
-def logits(model) -> np.ndarray:
-    photo = np.random.default_rng(3).normal(size=(1, 16, 16, 3)).astype(np.float32)
-    graphdef, state = nnx.split(evaluating(model.model))
-    return np.asarray(jax.jit(lambda s, x: nnx.merge(graphdef, s)(x))(state, photo))
-
-
-def rows_are_kept(model, before, places):
-    """Asserts that places of the last layer, and so the logits, are those before."""
-    new, known = (m.model[1].linear2 for m in (model, before))
-    assert (new.weight[...][:, places] == known.weight[...]).all()
-    # Where a class stands decides in which order XLA adds up its logit.
-    np.testing.assert_allclose(
-        logits(model)[:, places], logits(before), rtol=1e-6, atol=1e-6
-    )
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +75,7 @@ def test_more_classes_and_what_becomes_of_the_old_ones(old, two, three, tmp_path
         )  # fmt: skip
 
     model = again()
-    rows_are_kept(model, before, [0, 2])
+    rows_are_kept(model.model, before.model, [0, 2])
     model.freeze()
     assert model.frozen_groups == ("body",)
     history = model.fit(1, 1e-2, run=tmp_path / "new")
@@ -125,7 +107,7 @@ def test_other_classes_are_refused_unless_asked_for(root, old, two, three):
     with pytest.raises(ValueError, match=r"network: blue, red\n  data:    red, blue"):
         go_on(turned)
     model = go_on(turned, reorder=True)
-    rows_are_kept(model, old[0], [1, 0])
+    rows_are_kept(model.model, old[0].model, [1, 0])
     with pytest.raises(ValueError, match="the data doesn't: blue"):
         go_on(colours(root, named("green", "red")), extend=True)
     with pytest.warns(UserWarning, match="without a photo to train on: blue"):
@@ -184,7 +166,7 @@ def test_several_labels_go_by_name_and_numbers_by_count(root, tmp_path):
     model = continue_from(
         tmp_path / "multi", more, extend=True, module=network(1), verbose=False
     )
-    rows_are_kept(model, was, [1])
+    rows_are_kept(model.model, was.model, [1])
 
     numbers = learner(
         colours(root, {"blue": 1.0, "red": 2.0}, kind="regression"), metrics=rmse
