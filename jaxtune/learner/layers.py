@@ -233,7 +233,7 @@ def _product(equation: Any) -> int:
     return 2 * math.prod(equation.outvars[0].aval.shape) * each
 
 
-def _onednn_convolution(equation: Any) -> int:
+def _jaxtune_convolution(equation: Any) -> int:
     left, right, made = (
         variable.aval.shape for variable in (*equation.invars, *equation.outvars)
     )
@@ -248,5 +248,5 @@ def _onednn_convolution(equation: Any) -> int:
 _OPERATIONS = {
     "conv_general_dilated": _convolution,
     "dot_general": _product,
-    "onednn_convolution": _onednn_convolution,
+    "convolution": _jaxtune_convolution,
 }

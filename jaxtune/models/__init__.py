@@ -9,10 +9,10 @@ from jaxtune.models.layers import Linear as Linear
 from jaxtune.models.layers import MaxPool as MaxPool
 from jaxtune.models.layers import ReLU as ReLU
 from jaxtune.models.layers import kaiming_normal as kaiming_normal
+from jaxtune.models.pooling import global_max as global_max
 from jaxtune.models.resnet import BasicBlock as BasicBlock
 from jaxtune.models.resnet import Bottleneck as Bottleneck
 from jaxtune.models.resnet import ResNet as ResNet
 from jaxtune.models.sequence import Sequence as Sequence
 from jaxtune.models.sequence import call_module as call_module
 from jaxtune.models.sequence import numbered as numbered
-from jaxtune.models.windows import global_max as global_max

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxtune.models.windows import convolve, convolve_affine, max_pool
+from jaxtune.models.convolution import convolve, convolve_affine
+from jaxtune.models.pooling import max_pool
 
 
 def kaiming_normal(

@@ -54,6 +54,8 @@ def compile_step(step: Callable, *, donate: bool = False) -> Callable:
     return jax.jit(
         step,
         donate_argnums=(0,) if donate else (),
+        # JAX wants a program's options before it knows where the program will run; no
+        # other line of the package asks for the default backend.
         compiler_options=compiler_options(jax.default_backend()),
     )
 

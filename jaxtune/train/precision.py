@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 
 from jaxtune.models import BatchNorm, Conv, Linear
+from jaxtune.models.cpu.barrier import cpu_barrier
 
 #: What a network computes in. float16 is left out: its range asks for loss scaling.
 Precision = Literal["float32", "bfloat16"]
@@ -146,19 +147,27 @@ def _apart(tree: Any) -> Any:
     """Keeps a layer apart from the next one where the compiler needs that."""
     # jaxlib 0.12 on a CPU makes one YNNPACK program of several narrow layers and a
     # reduction, which reads memory that nothing wrote: NaN, or worse, some number.
-    on_cpu = jax.default_backend() == "cpu"
-    return jax.lax.optimization_barrier(tree) if on_cpu else tree
+    return _map_arrays(cpu_barrier, tree)
 
 
 def _to(dtype: Any, tree: Any) -> Any:
-    """Casts arrays of the other of the two dtypes, in containers too; no module's."""
+    """Casts arrays of the other of the two dtypes."""
     other = jnp.bfloat16 if dtype == jnp.float32 else jnp.float32
 
     def cast(leaf):
+        return leaf.astype(dtype) if leaf.dtype == other else leaf
+
+    return _map_arrays(cast, tree)
+
+
+def _map_arrays(function: Callable, tree: Any) -> Any:
+    """Applies a function to the arrays of a tree, in containers too; to no module's."""
+
+    def apply(leaf):
         is_array = isinstance(leaf, jax.Array | np.ndarray)
-        return leaf.astype(dtype) if is_array and leaf.dtype == other else leaf
+        return function(leaf) if is_array else leaf
 
     # Random streams are trees too; a copy of them would draw the same again.
     return jax.tree.map(
-        cast, tree, is_leaf=lambda leaf: not isinstance(leaf, tuple | list | dict)
+        apply, tree, is_leaf=lambda leaf: not isinstance(leaf, tuple | list | dict)
     )

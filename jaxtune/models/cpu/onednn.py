@@ -8,8 +8,13 @@ import ctypes
 import functools
 import importlib.metadata
 import os
-import threading
-from ctypes import byref, c_float, c_int, c_int64, c_size_t, c_void_p
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from ctypes import POINTER, byref, c_float, c_int, c_int64, c_size_t, c_void_p
+from typing import Any
+
+import numpy as np
 
 #: The distribution that brings the library, built for GCC's OpenMP.
 DISTRIBUTION = "onednn-cpu-gomp"
@@ -27,7 +32,7 @@ DTYPES = {"float32": 3, "bfloat16": 2}
 
 # From oneDNN's dnnl_types.h.
 _CPU, _IN_ORDER, _DIRECT, _FORWARD, _ANY_LAYOUT, _MAX_DIMENSIONS = 1, 1, 1, 64, 1, 12
-_FROM, _TO = 1, 17
+_FROM, _TO, _SCRATCHPAD = 1, 17, 80
 _ADD, _MULTIPLY = 0x1FFF0, 0x1FFF1
 #: Argument number of the first post-operation's second operand; the next is as far on.
 _POST_OPERATION, _SECOND, _SLOPE = 32768, 2, 33
@@ -38,7 +43,16 @@ _ARGUMENTS = {
     "images": (129, 33, 145, 131),
     "weight": (1, 161, 145, 132),
 }
+_QUERY_SCRATCHPAD, _SCRATCHPAD_OF_THE_USER = 136, 1
+#: Bits of `dnnl_cpu_isa_t` that a chip with AVX-512 (F, BW, VL and DQ) has.
+_AVX512_CORE = 0x27
 _ALIGNMENT = 64
+
+#: Channels that a vector of any chip divides.
+_VECTOR = 16
+
+#: The major version whose interface this file knows; within it, it is kept.
+_MAJOR = 3
 
 # The order of dimensions in memory, by their numbers in oneDNN's: (b, c, h, w) and
 # (group, out, in, h, w).
@@ -49,10 +63,18 @@ class _Argument(ctypes.Structure):
     _fields_ = [("number", c_int), ("memory", c_void_p)]
 
 
-class Library:
-    """The loaded library, with an engine and a stream of its own.
+class _Version(ctypes.Structure):
+    _fields_ = [(name, c_int) for name in ("major", "minor", "patch")]
 
-    One call runs at a time: each takes every core.
+
+class Library:
+    """The loaded library, with an engine, a stream and a thread of its own.
+
+    Everything is made and run in that thread, one thing at a time: each takes every
+    core, OpenMP keeps as many threads for each thread that calls it, and XLA calls from
+    any. Scratch memory is this object's own too; by default oneDNN ties it to the
+    thread that made a primitive, and another one would write to memory that isn't
+    there.
     """
 
     def __init__(self, path: str):
@@ -63,6 +85,7 @@ class Library:
 
         Raises:
             OSError: It can't be loaded.
+            RuntimeError: Its interface is not the one that is known here.
         """
         # Idle OpenMP threads would spin for the cores that XLA's threads need.
         policy = os.environ.get("OMP_WAIT_POLICY")
@@ -72,6 +95,15 @@ class Library:
         finally:
             if policy is None:
                 del os.environ["OMP_WAIT_POLICY"]
+        try:
+            self._calls.dnnl_version.restype = POINTER(_Version)
+            version = self._calls.dnnl_version().contents
+        except AttributeError:
+            raise RuntimeError("it has no dnnl_version") from None
+        if version.major != _MAJOR:
+            raise RuntimeError(
+                f"version {version.major}.{version.minor} is not {_MAJOR}.x"
+            )
         # What returns at once needn't give up Python's lock and wait for it again.
         quick = ctypes.PyDLL(path)
         self._point = quick.dnnl_memory_set_data_handle
@@ -83,13 +115,22 @@ class Library:
         self._calls.dnnl_memory_desc_get_size.argtypes = [c_void_p]
         self.engine = self._made("engine_create", _CPU, c_size_t(0))
         self.stream = self._made("stream_create", self.engine, _IN_ORDER)
-        self.lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="onednn")
         self._space = ctypes.create_string_buffer(0)
         # What is below 0 times this is 0, and NaN stays NaN, as in JAX's ReLU;
         # oneDNN's own makes 0 of NaN.
         self._slope = c_float(-0.0)
         self.slope = self.memory(self.described((1, 1, 1, 1), "float32", "0123"))
         self.place(self.slope, ctypes.addressof(self._slope))
+
+    def do(self, call: Callable, *arguments, **options) -> Any:
+        """Returns what a call makes in the library's thread; raises what it raises."""
+        return self._thread.submit(call, *arguments, **options).result()
+
+    @property
+    def has_avx512(self) -> bool:
+        """Whether it computes with AVX-512 here: the chip has it, and it is allowed."""
+        return self._calls.dnnl_get_effective_cpu_isa() & _AVX512_CORE == _AVX512_CORE
 
     def _made(self, name: str, *arguments) -> c_void_p:
         made = c_void_p()
@@ -127,8 +168,8 @@ class Library:
             _dimensions(strides),
         )
 
-    def attributes(self, operands, *, relu: bool) -> c_void_p:
-        """Returns what a primitive does to each of its results before it is written.
+    def attributes(self, operands=(), *, relu: bool = False) -> c_void_p:
+        """Returns how a primitive runs: where its scratch memory is, what comes last.
 
         Args:
             operands: (number of a binary operation, description of the second operand),
@@ -142,6 +183,9 @@ class Library:
             self._checked("post_ops_append_prelu", operations, 0)
         attributes = self._made("primitive_attr_create")
         self._checked("primitive_attr_set_post_ops", attributes, operations)
+        self._checked(
+            "primitive_attr_set_scratchpad_mode", attributes, _SCRATCHPAD_OF_THE_USER
+        )
         return attributes
 
     def descriptor(self, kind: str, *arguments) -> c_void_p:
@@ -168,11 +212,13 @@ class Library:
         """Tells where an array lies."""
         self._point(memory, address)
 
-    def space(self, size: int) -> int:
-        """Returns the address of so many bytes, good until the lock is given up."""
-        if len(self._space) < size + _ALIGNMENT:
-            self._space = ctypes.create_string_buffer(size + _ALIGNMENT)
-        return -(-ctypes.addressof(self._space) // _ALIGNMENT) * _ALIGNMENT
+    def space(self, *sizes: int) -> list[int]:
+        """Returns addresses of so many bytes each, good until the call's end."""
+        lengths = [-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes]
+        if len(self._space) < sum(lengths) + _ALIGNMENT:
+            self._space = ctypes.create_string_buffer(sum(lengths) + _ALIGNMENT)
+        first = -(-ctypes.addressof(self._space) // _ALIGNMENT) * _ALIGNMENT
+        return [first + sum(lengths[:number]) for number in range(len(lengths))]
 
     def run(self, primitive: c_void_p, arguments: ctypes.Array) -> None:
         """Runs a primitive to its end.
@@ -187,13 +233,55 @@ class Library:
 
 @functools.cache
 def library() -> Library | None:
-    """Returns the installed library, or None where there is none that loads."""
+    """Returns the installed library, or None where there is none that fits.
+
+    A library that is there and doesn't load, has another interface, or convolves a few
+    numbers wrongly is left alone, with one warning.
+    """
     try:
         files = importlib.metadata.files(DISTRIBUTION) or []
-        paths = sorted(str(f.locate()) for f in files if f.name == "libdnnl.so.3")
-        return Library(paths[0]) if paths else None
-    except (importlib.metadata.PackageNotFoundError, OSError):
+    except importlib.metadata.PackageNotFoundError:
         return None
+    paths = sorted(str(f.locate()) for f in files if f.name == "libdnnl.so.3")
+    if not paths:
+        return None
+    try:
+        found = Library(paths[0])
+        found.do(_check, found)
+    except (OSError, RuntimeError) as error:
+        warnings.warn(
+            f"oneDNN ({DISTRIBUTION}) is installed and can't be used: {error}. XLA's "
+            "own convolutions are used instead. Reinstall it, or uninstall it to "
+            "silence this.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+    return found
+
+
+def _check(library: Library) -> None:
+    """Raises RuntimeError unless a small convolution and its gradients come out."""
+    rng = np.random.default_rng(0)
+    images, weight, outputs = (
+        rng.integers(-4, 5, shape).astype(np.float32)
+        for shape in ((2, 3, 4, 16), (1, 1, 16, 32), (2, 3, 4, 32))
+    )
+    given = {"images": images, "weight": weight, "outputs": outputs}
+    expected = {
+        "outputs": images @ weight[0, 0],
+        "images": outputs @ weight[0, 0].T,
+        "weight": np.einsum("bhwi,bhwo->io", images, outputs)[None, None],
+    }
+    window = {"stride": 1, "padding": 0, "groups": 1}
+    for result in RESULTS:
+        filled = given | {result: np.zeros_like(given[result])}
+        shapes = {name: array.shape for name, array in given.items()}
+        convolution = Convolution(library, result, **shapes, **window, dtype="float32")
+        convolution(*(array.ctypes.data for array in filled.values()))
+        # Small whole numbers have exact products and sums.
+        if not np.array_equal(filled[result], expected[result]):
+            raise RuntimeError(f"its {result} of a small convolution are wrong")
 
 
 class Convolution:
@@ -234,10 +322,14 @@ class Convolution:
                 `AFTER`, for the result "outputs" alone.
 
         Raises:
-            RuntimeError: oneDNN knows no such convolution.
+            RuntimeError: oneDNN knows no such convolution, or computes it wrongly.
         """
         number_of = _ARGUMENTS[result]
         (b, h, w, c), (kh, kw, i, o), (_, h2, w2, _) = images, weight, outputs
+        if kh * kw == 1 and (i % _VECTOR or o // groups % _VECTOR):
+            # oneDNN 3.2 takes a stride by copying, and leaves what fills the vectors up
+            # as it was: the weights' gradient is wrong, with what lay there before.
+            raise RuntimeError("oneDNN fails at 1x1 kernels of so few channels")
         x = library.described((b, c, h, w), dtype, _CHANNELS_LAST)
         y = library.described((b, o, h2, w2), dtype, _CHANNELS_LAST)
         kernels = (groups, o // groups, i, kh, kw)
@@ -253,7 +345,8 @@ class Convolution:
         known = {"scale": (_MULTIPLY, by_channel), "shift": (_ADD, by_channel)}
         known["residual"] = (_ADD, y)
         operands = [known[name] for name in after if name in known]
-        attributes = library.attributes(operands, relu="relu" in after)
+        relu = "relu" in after
+        attributes = library.attributes(operands, relu=relu)
         descriptor = forward = library.descriptor(
             "convolution_forward",
             library.engine,
@@ -266,46 +359,58 @@ class Convolution:
                 "convolution_backward_data",
                 library.engine,
                 _DIRECT,
-                *(x, free, y, *window, forward, None),
+                *(x, free, y, *window, forward, library.attributes()),
             )
         elif result == "weight":
             descriptor = library.descriptor(
                 "convolution_backward_weights",
                 library.engine,
                 _DIRECT,
-                *(x, free, None, y, *window, forward, None),
+                *(x, free, None, y, *window, forward, library.attributes()),
             )
         packed = library.asked(descriptor, number_of[3])
         self._library, self._fills_weight = library, result == "weight"
-        self._size = library.size(packed)
         self._images, self._outputs = library.memory(x), library.memory(y)
         self._weight, self._packed = library.memory(given), library.memory(packed)
-        self._convolve = library.primitive(descriptor)
         self._operands = [library.memory(description) for _, description in operands]
-        self._arguments = _arguments(
-            (number_of[0], self._images),
-            (number_of[1], self._packed),
-            (number_of[2], self._outputs),
-            *(
-                (_POST_OPERATION * place | _SECOND, memory)
-                for place, memory in enumerate(self._operands, start=1)
-            ),
-            *[(_POST_OPERATION * (1 + len(operands)) | _SLOPE, library.slope)]
-            * ("relu" in after),
-        )
         ends = [(given, self._weight), (packed, self._packed)]
         if self._fills_weight:
             ends.reverse()
         (before, taken), (after, left) = ends
-        self._lay_out = library.primitive(
-            library.descriptor(
-                "reorder", before, library.engine, after, library.engine, None
-            )
+        lay_out = library.descriptor(
+            "reorder",
+            *(before, library.engine, after, library.engine, library.attributes()),
         )
-        self._laid_out = _arguments((_FROM, taken), (_TO, left))
+        # The layout of the weights and the scratch memory are there for a call's time.
+        self._spaces = [(self._packed, library.size(packed))]
+        self._lay_out = library.primitive(lay_out)
+        self._laid_out = _arguments(
+            (_FROM, taken), (_TO, left), *self._scratchpad(lay_out)
+        )
+        self._convolve = library.primitive(descriptor)
+        self._arguments = _arguments(
+            (number_of[0], self._images),
+            (number_of[1], self._packed),
+            (number_of[2], self._outputs),
+            *self._scratchpad(descriptor),
+            *(
+                (_POST_OPERATION * place | _SECOND, memory)
+                for place, memory in enumerate(self._operands, start=1)
+            ),
+            *[(_POST_OPERATION * (1 + len(operands)) | _SLOPE, library.slope)] * relu,
+        )
+
+    def _scratchpad(self, descriptor) -> list[tuple[int, c_void_p]]:
+        description = self._library.asked(descriptor, _QUERY_SCRATCHPAD)
+        size = self._library.size(description) if description else 0
+        if not size:
+            return []
+        memory = self._library.memory(description)
+        self._spaces.append((memory, size))
+        return [(_SCRATCHPAD, memory)]
 
     def __call__(self, images: int, weight: int, outputs: int, *operands: int) -> None:
-        """Fills the result.
+        """Fills the result; to be called in the library's thread, see `Library.do`.
 
         Args:
             images: Address of the array.
@@ -317,18 +422,19 @@ class Convolution:
             RuntimeError: oneDNN refused.
         """
         library = self._library
-        with library.lock:
-            library.place(self._images, images)
-            library.place(self._weight, weight)
-            library.place(self._outputs, outputs)
-            for memory, address in zip(self._operands, operands, strict=True):
-                library.place(memory, address)
-            library.place(self._packed, library.space(self._size))
-            if not self._fills_weight:
-                library.run(self._lay_out, self._laid_out)
-            library.run(self._convolve, self._arguments)
-            if self._fills_weight:
-                library.run(self._lay_out, self._laid_out)
+        library.place(self._images, images)
+        library.place(self._weight, weight)
+        library.place(self._outputs, outputs)
+        for memory, address in zip(self._operands, operands, strict=True):
+            library.place(memory, address)
+        memories, sizes = zip(*self._spaces, strict=True)
+        for memory, address in zip(memories, library.space(*sizes), strict=True):
+            library.place(memory, address)
+        if not self._fills_weight:
+            library.run(self._lay_out, self._laid_out)
+        library.run(self._convolve, self._arguments)
+        if self._fills_weight:
+            library.run(self._lay_out, self._laid_out)
 
 
 def _dimensions(sizes) -> ctypes.Array:

@@ -6,7 +6,9 @@ keep their places. The one rule of the file: nothing here knows what is computed
 """
 
 import ctypes
+import signal
 import struct
+import threading
 import traceback
 from collections.abc import Callable
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint32, c_void_p
@@ -74,6 +76,9 @@ _BUFFER = struct.Struct("2Q i4x 3Q")
 _NUMBERS = struct.Struct("i4x 2Q")
 _POINTER = struct.Struct("Q")
 
+#: Seconds until an interrupt that fell into a call comes again.
+_AFTER_THE_CALL = 0.01
+
 _Handler = ctypes.CFUNCTYPE(c_void_p, c_void_p)
 
 #: What XLA may still call must not be collected.
@@ -93,7 +98,7 @@ def register(name: str, function: Callable) -> None:
 
     The calls have one attribute, an array of int64. XLA's threads call it, one or
     several at a time, and Python's lock is taken for each call. What it raises, the
-    program raises.
+    program raises. It may be called again for the same arrays: Ctrl-C comes after it.
 
     Args:
         name: That programs know it by.
@@ -101,8 +106,7 @@ def register(name: str, function: Callable) -> None:
             attribute's bytes. Fills the results.
     """
 
-    @_Handler
-    def handler(frame):
+    def answer(frame):
         fields = _FRAME.unpack(ctypes.string_at(frame, _FRAME.size))
         extension, interface = fields[1:3]
         try:
@@ -125,6 +129,22 @@ def register(name: str, function: Callable) -> None:
                 ctypes.sizeof(_ErrorArguments), None, said.encode(), _INTERNAL_ERROR
             )
             return _Interface.from_address(interface).make_error(arguments)
+
+    @_Handler
+    def handler(frame):
+        interrupted = False
+        while True:
+            try:
+                answered = answer(frame)
+                break
+            except KeyboardInterrupt:
+                # ctypes would drop it, and XLA take the arrays as they are for filled.
+                interrupted = True
+        if interrupted:
+            main = threading.main_thread().ident
+            again = (main, signal.SIGINT)
+            threading.Timer(_AFTER_THE_CALL, signal.pthread_kill, again).start()
+        return answered
 
     _handlers.append(handler)
     jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")

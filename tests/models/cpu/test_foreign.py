@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from processes import run_script
 
-from jaxtune.models import foreign
+from jaxtune.models.cpu import foreign
 
 SEEN = []
 
@@ -74,3 +75,40 @@ def test_programs_of_several_threads_call_it_at_once():
         thread.join()
     for number, found in results.items():
         assert len(found) == 50 and (np.stack(found) == 3 * number + 3).all()
+
+
+INTERRUPTED = """
+import ctypes, signal, time
+import jax, jax.numpy as jnp, numpy as np
+from jaxtune.models.cpu import foreign
+
+calls, filled = [], []
+
+def copy(operands, settings):
+    source, target = (
+        np.frombuffer((ctypes.c_float * 100).from_address(o.address), np.float32)
+        for o in operands
+    )
+    calls.append(1)
+    target[:50] = source[:50]
+    if len(calls) == 1:
+        signal.raise_signal(signal.SIGINT)  # Ctrl-C in the middle of a call.
+    target[50:] = source[50:]
+    filled.append(target.copy())
+
+foreign.register("copy", copy)
+call = jax.ffi.ffi_call("copy", jax.ShapeDtypeStruct((100,), jnp.float32))
+x, interrupted = np.arange(100, dtype=np.float32), False
+program = jax.jit(lambda x: call(x, settings=np.zeros(1, np.int64)))
+try:
+    program(x).block_until_ready()
+    time.sleep(20)
+except KeyboardInterrupt:
+    interrupted = True
+print(interrupted, len(filled), bool((filled[0] == x).all()))
+"""
+
+
+@needs_cpu
+def test_an_interrupt_in_a_call_comes_after_it_and_leaves_no_array_half_filled():
+    assert run_script(INTERRUPTED).split() == ["True", "1", "True"]

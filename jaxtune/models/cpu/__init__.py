@@ -1,0 +1,1 @@
+"""What convolutions need on a CPU alone: XLA's fast forms of them, and oneDNN."""

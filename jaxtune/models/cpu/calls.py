@@ -1,0 +1,141 @@
+"""Convolutions of compiled programs as calls of oneDNN, where it is worth it.
+
+Shapes in, whether oneDNN computes them out; arrays in, the call out. The one rule of
+the file: what is called was made and accepted by oneDNN before the program runs.
+"""
+
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxtune.models.cpu import foreign, onednn
+from jaxtune.models.plain import GIVEN
+
+_TARGET = "jaxtune_convolution"
+_WINDOW = ("stride", "padding", "groups")
+
+#: By settings, dtype and shapes: a convolution and the places of its arrays among the
+#: operands, or None where oneDNN has none.
+_made: dict[tuple, tuple | None] = {}
+
+
+def onednn_computes(operands: Sequence[jax.core.ShapedArray], **convolution) -> bool:
+    """Returns whether oneDNN computes a convolution on this machine.
+
+    It does where it measures faster than XLA, that is on chips with AVX-512, on Linux
+    and x86-64, if the library is installed (`onednn-cpu-gomp`, which comes with jaxtune
+    there), and the convolution is one that it offers on this chip. The environment's
+    JAXTUNE_ONEDNN=0 keeps it from being loaded; 1 uses it on lesser chips too.
+
+    Args:
+        operands: The arrays that are given, see `onednn_convolution`.
+        **convolution: Its other arguments.
+    """
+    dtype = np.dtype(operands[0].dtype).name
+    shapes = [array.shape for array in operands] + [convolution["shape"]]
+    if dtype not in onednn.DTYPES or 0 in sum(shapes, ()) or not _is_used():
+        return False
+    settings = _settings(**convolution).tobytes()
+    key = (settings, dtype, *(np.array(s, np.int64).tobytes() for s in shapes))
+    return _convolution(*key) is not None
+
+
+def onednn_convolution(
+    *operands: Float[Array, "..."],
+    shape: tuple[int, ...],
+    result: str = "outputs",
+    after: tuple[str, ...] = (),
+    stride: int,
+    padding: int,
+    groups: int,
+) -> Float[Array, "..."]:
+    """Returns one of a convolution's three arrays; see `plain_convolution`.
+
+    Args:
+        *operands: The two arrays that `GIVEN` names, then what `after` does.
+        shape: Of the result.
+        result: Which array is computed.
+        after: What becomes of the outputs before they are written, of `onednn.AFTER`.
+        stride: In pixels.
+        padding: In pixels.
+        groups: Of channels.
+    """
+    call = jax.ffi.ffi_call(_TARGET, jax.ShapeDtypeStruct(shape, operands[0].dtype))
+    window = {"stride": stride, "padding": padding, "groups": groups}
+    return call(*operands, settings=_settings(result=result, after=after, **window))
+
+
+def _is_used() -> bool:
+    wanted = os.environ.get("JAXTUNE_ONEDNN", "")
+    if wanted == "0" or (wanted != "1" and not _chip_has_avx512()):
+        return False
+    library = onednn.library()
+    if library is None or (wanted != "1" and not library.has_avx512):
+        return False
+    _register()
+    return True
+
+
+@functools.cache
+def _register() -> None:
+    foreign.register(_TARGET, _call)
+
+
+@functools.cache
+def _chip_has_avx512() -> bool:
+    """Whether Linux names AVX-512; the library needn't be loaded to know that."""
+    try:
+        return " avx512bw " in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+def _call(operands, settings):
+    """Fills the last operand, as XLA calls it."""
+    made = _convolution(settings, operands[0].dtype, *(o.shape for o in operands))
+    if made is None:
+        raise RuntimeError("oneDNN offers no such convolution on this machine")
+    convolution, places = made
+    addresses = [operands[place].address for place in places]
+    onednn.library().do(convolution, *addresses)
+
+
+def _convolution(settings: bytes, dtype: str, *shapes: bytes) -> tuple | None:
+    key = (settings, dtype, *shapes)
+    if key not in _made:
+        library = onednn.library()
+        try:
+            _made[key] = library.do(_make, library, settings, dtype, *shapes)
+        except RuntimeError:
+            _made[key] = None
+    return _made[key]
+
+
+def _make(library, settings: bytes, dtype: str, *shapes: bytes) -> tuple:
+    number, chosen, *window = foreign.sizes(settings)
+    result = onednn.RESULTS[number]
+    after = [n for place, n in enumerate(onednn.AFTER) if chosen >> place & 1]
+    further = [name for name in after if name != "relu"]
+    names = (*GIVEN[result], *further, result)
+    sizes = {n: foreign.sizes(s) for n, s in zip(names, shapes, strict=True)}
+    arrays = ["images", "weight", "outputs"]
+    convolution = onednn.Convolution(
+        library,
+        result,
+        **{name: sizes[name] for name in arrays},
+        **dict(zip(_WINDOW, window, strict=True)),
+        dtype=dtype,
+        after=tuple(after),
+    )
+    return convolution, [names.index(name) for name in arrays + further]
+
+
+def _settings(*, result="outputs", after=(), shape=None, **window) -> np.ndarray:
+    chosen = sum(1 << onednn.AFTER.index(name) for name in after)
+    numbers = (onednn.RESULTS.index(result), chosen, *(window[n] for n in _WINDOW))
+    return np.array(numbers, np.int64)

@@ -1,0 +1,86 @@
+"""Maxima over windows and over whole maps, with PyTorch's gradients.
+
+Arrays in, arrays out, through `jit`, `grad`, `jvp` and `vmap`. The one rule of the
+file: the gradient of a maximum goes to the first place that has it.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
+def max_pool(
+    x: Float[Array, "b h w c"], window: int, stride: int, padding: int
+) -> Float[Array, "b h2 w2 c"]:
+    """Returns the maxima over windows; padding never wins.
+
+    The gradient of a window goes to the first place that has its maximum, row by row,
+    as in PyTorch. JAX's own gradient of `reduce_window` looks for each maximum anew and
+    scatters, which takes XLA on the CPU four times as long as these selects.
+
+    Args:
+        x: Feature maps.
+        window: Height and width, in pixels.
+        stride: Between two windows, in pixels.
+        padding: On all four sides, in pixels.
+    """
+    sides = ((padding, padding), (padding, padding))
+    return nnx.max_pool(x, (window, window), (stride, stride), sides)
+
+
+@max_pool.defjvp
+def _max_pool_jvp(window, stride, padding, primals, tangents):
+    slices = functools.partial(
+        _window_slices, window=window, stride=stride, padding=padding
+    )
+    largest, *others = slices(*primals, fill=-jnp.inf)
+    where = jnp.zeros(largest.shape, jnp.uint8)
+    for number, other in enumerate(others, start=1):
+        where = jnp.where(other > largest, jnp.uint8(number), where)
+        largest = jnp.maximum(largest, other)
+    moved = jnp.zeros_like(largest)
+    for number, tangent in enumerate(slices(*tangents, fill=0)):
+        moved = moved + jnp.where(where == number, tangent, 0)
+    return largest, moved
+
+
+@jax.custom_jvp
+def global_max(x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
+    """Returns the maxima over height and width.
+
+    The gradient goes to the first place that has the maximum, row by row, as in
+    PyTorch. JAX's own gradient of a maximum asks which places are equal to it, and
+    divides by how many are: none, where the compiler computes the layer before twice
+    and rounds it in two ways.
+
+    Args:
+        x: Feature maps.
+    """
+    return x.max((1, 2))
+
+
+@global_max.defjvp
+def _global_max_jvp(primals, tangents):
+    (x,), (tangent,) = primals, tangents
+    places = (x.shape[0], -1, x.shape[3])
+    where = x.reshape(places).argmax(1, keepdims=True)
+    # Taken rather than masked: a mask as large as the maps would be kept until then.
+    moved = jnp.take_along_axis(
+        tangent.reshape(places), where, axis=1, mode="promise_in_bounds"
+    )
+    return global_max(x), moved.squeeze(1)
+
+
+def _window_slices(x, *, window, stride, padding, fill):
+    """One array of the outputs' size for each place of a window, row by row."""
+    ends = [(side + 2 * padding - window) // stride * stride for side in x.shape[1:3]]
+    around = ((0, 0, 0), (padding, padding, 0), (padding, padding, 0), (0, 0, 0))
+    x = jax.lax.pad(x, jnp.asarray(fill, x.dtype), around)
+    for row, column in np.ndindex(window, window):
+        rows = slice(row, row + ends[0] + 1, stride)
+        yield x[:, rows, column : column + ends[1] + 1 : stride]

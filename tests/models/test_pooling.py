@@ -1,0 +1,106 @@
+"""Pooling: values, derivatives, and what happens to equal places and to NaN."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxtune.models.pooling import global_max, max_pool
+
+
+def arrays(side, channels):
+    keys = jax.random.split(jax.random.key(0))
+    return [jax.random.normal(key, (2, side, side, channels)) for key in keys]
+
+
+def close(ours, theirs):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(
+            a, b, rtol=1e-5, atol=1e-5 * max(10, float(jnp.abs(b).max()))
+        ),
+        ours,
+        theirs,
+    )
+
+
+@pytest.mark.parametrize(
+    ("side", "window", "stride", "padding"),
+    [(8, 3, 2, 1), (9, 3, 2, 1), (7, 2, 2, 0), (9, 5, 3, 2)],
+)
+def test_max_pools_values_and_gradient_are_jaxs(side, window, stride, padding):
+    x, moved = arrays(side, 4)
+    sizes = ((window, window), (stride, stride), ((padding, padding),) * 2)
+
+    def ours(x):
+        return max_pool(x, window, stride, padding)
+
+    def theirs(x):
+        return jax.lax.reduce_window(
+            x,
+            -jnp.inf,
+            jax.lax.max,
+            (1, *sizes[0], 1),
+            (1, *sizes[1], 1),
+            ((0, 0), *sizes[2], (0, 0)),
+        )
+
+    close(ours(x), theirs(x))
+    close(
+        jax.grad(lambda x: (ours(x) ** 2).sum())(x),
+        jax.grad(lambda x: (theirs(x) ** 2).sum())(x),
+    )
+    close(jax.jvp(ours, (x,), (moved,)), jax.jvp(theirs, (x,), (moved,)))
+
+
+def test_of_equal_places_the_first_gets_the_gradient_and_padding_none():
+    gradient = jax.grad(lambda x: max_pool(x, 3, 2, 1).sum())(jnp.zeros((1, 4, 4, 1)))
+    first = [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    np.testing.assert_array_equal(gradient[0, :, :, 0], first)
+    below = jax.grad(lambda x: max_pool(x, 3, 2, 1).sum())(jnp.full((1, 4, 4, 1), -5.0))
+    np.testing.assert_array_equal(below, gradient)
+
+
+def test_the_maximum_of_a_map_and_its_derivatives_are_jaxs():
+    x, moved = arrays(5, 4)
+    x, moved = x[:, :3], moved[:, :3]
+
+    def theirs(x):
+        return x.max((1, 2))
+
+    for f in (global_max, jax.vmap(lambda x: global_max(x[None])[0])):
+        np.testing.assert_array_equal(f(x), theirs(x))
+        close(
+            jax.grad(lambda x, f=f: (f(x) ** 3).sum())(x),
+            jax.grad(lambda x: (theirs(x) ** 3).sum())(x),
+        )
+        close(jax.jvp(f, (x,), (moved,)), jax.jvp(theirs, (x,), (moved,)))
+    ties = jax.grad(lambda x: global_max(x).sum())(jnp.zeros((1, 2, 2, 1)))
+    assert ties.ravel().tolist() == [1, 0, 0, 0]
+    assert jnp.isnan(global_max(x.at[1, 2, 2, 3].set(jnp.nan))[1, 3])
+
+
+def test_a_maximum_has_a_gradient_where_the_layer_before_is_rounded_in_two_ways():
+    x, _ = arrays(7, 8)
+
+    def loss(scale):
+        # A batch norm, which XLA computes for the maximum and for its gradient again.
+        y = (x - x.mean((0, 1, 2))) * (jax.lax.rsqrt(x.var((0, 1, 2)) + 1e-5) * scale)
+        return (global_max(y + 0.1 * scale) ** 2).sum()
+
+    # Without LLVM's passes the two are not the same to the last bit.
+    plain = {
+        "xla_backend_optimization_level": 0,
+        "xla_llvm_disable_expensive_passes": True,
+    }
+    gradients = [
+        jax.jit(jax.grad(loss), compiler_options=options)(jnp.ones(8))
+        for options in (plain, {})
+    ]
+    close(*gradients)
+
+
+def test_pooling_a_value_that_is_no_number_is_no_number():
+    x = jnp.ones((1, 4, 4, 1)).at[0, 0, 0, 0].set(jnp.nan)
+    value, _ = jax.value_and_grad(lambda x: max_pool(x, 3, 2, 1)[0, 0, 0, 0])(x)
+    assert jnp.isnan(value)
+    assert jnp.isnan(max_pool(x, 3, 2, 1)[0, 0, 0, 0])
