@@ -72,6 +72,7 @@ from jaxtune.learner import JSONLogger as JSONLogger
 from jaxtune.learner import LambdaCallback as LambdaCallback
 from jaxtune.learner import Learner as Learner
 from jaxtune.learner import NonFiniteLossError as NonFiniteLossError
+from jaxtune.learner import OutOfMemoryError as OutOfMemoryError
 from jaxtune.learner import Prediction as Prediction
 from jaxtune.learner import Predictions as Predictions
 from jaxtune.learner import Predictor as Predictor
@@ -117,6 +118,7 @@ from jaxtune.pretrained import wide_resnet50_2 as wide_resnet50_2
 from jaxtune.pretrained import wide_resnet101_2 as wide_resnet101_2
 from jaxtune.train import FROZEN as FROZEN
 from jaxtune.train import Average as Average
+from jaxtune.train import DeviceError as DeviceError
 from jaxtune.train import GroupState as GroupState
 from jaxtune.train import LRFind as LRFind
 from jaxtune.train import Optimizer as Optimizer

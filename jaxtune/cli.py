@@ -15,9 +15,9 @@ from rich.table import Table
 
 from jaxtune.checkpoint import check_run_folder, write_json
 from jaxtune.data import ImageDataLoaders
-from jaxtune.learner import load_predictor, vision_learner
+from jaxtune.learner import OutOfMemoryError, load_predictor, vision_learner
 from jaxtune.pretrained import ARCHITECTURES, demo_photos
-from jaxtune.train import check_epochs, error_rate
+from jaxtune.train import DeviceError, check_epochs, error_rate, local_devices
 
 app = typer.Typer(
     help="Transfer learning for images on JAX.",
@@ -87,6 +87,7 @@ def fine_tune(
     check_epochs(freeze_epochs, "--freeze-epochs", least=0)
     if out is not None:
         check_run_folder(out)
+    local_devices()
     data = ImageDataLoaders.from_folder(
         demo_photos() if folder is None else folder,
         **_splits(folder),
@@ -128,6 +129,10 @@ def predict(
     for photo, found in zip(photos, predictor.predict(list(photos)), strict=True):
         table.add_row(str(photo), found.label, f"{found.probabilities.max():.3f}")
     _console().print(table)
+
+
+#: What a user can mend, beside what is wrong with files and arguments.
+_OF_THE_DEVICE = (DeviceError, OutOfMemoryError, NotImplementedError)
 
 
 class _Failure(Exception):  # noqa: N818 - shown as one line, not as a traceback
@@ -174,7 +179,7 @@ def main() -> None:
     """Runs the command; what a user can mend is one line on standard error."""
     try:
         app()
-    except (_Failure, ValueError, OSError, TypeError) as error:
+    except (_Failure, ValueError, OSError, TypeError, *_OF_THE_DEVICE) as error:
         if os.environ.get("JAXTUNE_TRACEBACK"):
             raise
         print(f"jaxtune: {error}", file=sys.stderr)

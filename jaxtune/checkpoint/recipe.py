@@ -12,6 +12,8 @@ from typing import Any
 
 import jax
 
+from jaxtune.train import local_devices
+
 _MOST_LINES = 20
 
 
@@ -50,11 +52,11 @@ def check_recipe(
 
 def environment() -> dict[str, Any]:
     """Returns versions and devices, on which the last bits of a run depend."""
-    device = jax.local_devices()[0]
+    devices = local_devices()
     return {
         "jax": jax.__version__,
-        "device": device.device_kind,
-        "devices": jax.local_device_count(),
+        "device": devices[0].device_kind,
+        "devices": len(devices),
     }
 
 

@@ -23,6 +23,7 @@ from jaxtune.learner.interpretation import Interpretation as Interpretation
 from jaxtune.learner.kernels import first_layer_kernels as first_layer_kernels
 from jaxtune.learner.learner import Learner as Learner
 from jaxtune.learner.loop import NonFiniteLossError as NonFiniteLossError
+from jaxtune.learner.memory import OutOfMemoryError as OutOfMemoryError
 from jaxtune.learner.moved import tree_diff as tree_diff
 from jaxtune.learner.plan import plan_phases as plan_phases
 from jaxtune.learner.predictor import Prediction as Prediction

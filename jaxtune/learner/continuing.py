@@ -18,6 +18,7 @@ from jaxtune.learner.extending import (
     said_of_classes,
     said_of_freezing,
 )
+from jaxtune.learner.float32 import in_float32
 from jaxtune.learner.learner import Learner
 from jaxtune.learner.predictor import load_network
 from jaxtune.learner.recipe import function_named
@@ -36,6 +37,7 @@ _KEPT = (
 )
 
 
+@in_float32
 def continue_from(
     path: str | os.PathLike,
     data: Any,

@@ -1,6 +1,7 @@
 """Batches over all local devices, state on each of them.
 
-The one rule of the file: the code that trains does not know how many devices there are.
+The one rule of the file: the code that trains does not know how many devices there are;
+what they can't share evenly is said.
 """
 
 import math
@@ -10,23 +11,86 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxtune.train import local_devices, say_once
+
 
 def data_sharding(*batch_sizes: int) -> tuple[NamedSharding, NamedSharding]:
     """Returns where batches and where the state lie: rows split, state everywhere.
 
-    All local devices are used if they divide the batch sizes, else the most that do.
+    All local devices are used if they divide the batch sizes, else the most that do;
+    devices that idle are said, once.
 
     Args:
         *batch_sizes: Rows of the batches that there will be.
+
+    Raises:
+        DeviceError: If there is no device, see `local_devices`.
     """
-    devices = jax.local_devices()
+    devices = local_devices()
     rows = math.gcd(*batch_sizes)
     count = max(n for n in range(1, len(devices) + 1) if rows % n == 0)
+    if count < len(devices):
+        say_once(_idle(batch_sizes, count, devices))
     mesh = Mesh(np.asarray(devices[:count]), ("data",))
     split = NamedSharding(mesh, PartitionSpec("data"))
     return split, NamedSharding(mesh, PartitionSpec())
 
 
-def place_batch(batch: Mapping, sharding: NamedSharding) -> dict[str, jax.Array]:
-    """Puts a batch of numpy arrays onto the devices, rows split among them."""
+def place_batch(
+    batch: Mapping, rows: NamedSharding, everywhere: NamedSharding
+) -> dict[str, jax.Array]:
+    """Puts a batch of numpy arrays onto the devices.
+
+    Its rows are split among them, or if they don't divide it, which is said once, lie
+    on each of them.
+
+    Args:
+        batch: Arrays with a row each, by name.
+        rows: See `data_sharding`.
+        everywhere: Likewise.
+    """
+    count, devices = len(next(iter(batch.values()))), rows.num_devices
+    sharding = rows
+    if count % devices:
+        sharding = everywhere
+        say_once(
+            f"a batch of {count} rows can't be split evenly among {devices} devices, "
+            f"so each of them computes all of it. {_sizes(count, devices)} would be "
+            "split."
+        )
     return {name: jax.device_put(value, sharding) for name, value in batch.items()}
+
+
+def check_one_process() -> None:
+    """Refuses to train where `jax.distributed` has started several processes.
+
+    Raises:
+        NotImplementedError: If it has; it says what to do.
+    """
+    local_devices()
+    if jax.process_count() > 1:
+        raise NotImplementedError(
+            f"this is process {jax.process_index()} of {jax.process_count()} of "
+            "jax.distributed, and jaxtune does not train across processes yet: each "
+            "of them would train the same whole network by itself. Start one process, "
+            "without jax.distributed.initialize(); it uses all devices of its host."
+        )
+
+
+def _idle(batch_sizes: tuple[int, ...], count: int, devices: list) -> str:
+    sizes = sorted(set(batch_sizes))
+    of = f"a batch of {sizes[0]} rows"
+    if len(sizes) > 1:
+        of = f"batches of {' and '.join(map(str, sizes))} rows"
+    return (
+        f"{count} of {len(devices)} {devices[0].platform} devices "
+        f"{'is' if count == 1 else 'are'} used: {of} can't be split evenly among more. "
+        f"{_sizes(sizes[-1], len(devices))} would use all {len(devices)}."
+    )
+
+
+def _sizes(rows: int, devices: int) -> str:
+    """The next smaller and the next larger batch size that so many devices divide."""
+    smaller, larger = rows // devices * devices, -(-rows // devices) * devices
+    sizes = [str(size) for size in dict.fromkeys((smaller, larger)) if size]
+    return f"batch_size={' or '.join(sizes)}"

@@ -95,6 +95,12 @@ class Explanation:
         """
         if not len(photos):
             return []
+        with self._trainer.programs.device_errors():
+            return self._explained(photos, class_index, layer, size)
+
+    def _explained(
+        self, photos: Sequence[Any], class_index: Any, layer: str, size: Any
+    ) -> list[GradCam]:
         answers, names = self._answers(), self._output_names()
         images = np.stack([self.data.prepare_image(photo) for photo in photos])
         said = answers.one_by_one(images)

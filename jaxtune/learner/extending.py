@@ -10,6 +10,7 @@ from typing import Any
 
 from flax import nnx
 
+from jaxtune.learner.float32 import in_float32
 from jaxtune.learner.further import matching_loaders
 from jaxtune.learner.trainer import Trainer
 from jaxtune.models import kaiming_normal
@@ -35,6 +36,7 @@ class Extending:
     _last_run: Any
     _validate_also: Mapping[str, Any]
 
+    @in_float32
     def extend(
         self,
         data: Any,

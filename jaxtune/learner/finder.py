@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxtune.learner.devices import check_one_process
 from jaxtune.learner.history import History
 from jaxtune.learner.progress import describe_phase
 from jaxtune.learner.trainer import Trainer
@@ -55,6 +56,8 @@ class Finder:
 
         Raises:
             ValueError: If a number is out of its range.
+            OutOfMemoryError: If a step does not fit into the device's memory.
+            NotImplementedError: In one of several processes of `jax.distributed`.
 
         References:
             Smith, https://arxiv.org/abs/1506.01186; fastai 2.8.12,
@@ -62,17 +65,18 @@ class Finder:
         """
         if num_it < 8:
             raise ValueError(f"num_it must be at least 8; received {num_it}.")
+        check_one_process()
         trainer = self._trainer
         batches_each = trainer.gradient_accumulation_steps
         # A phase's schedule counts batches.
         schedule = exponential(num_it * batches_each, start_lr, end_lr)
         count = len(trainer.groups)
-        step, state = trainer.begin(
-            Phase(None, None, 1, (1.0,) * count, schedule, self.wd)
-        )
+        phase = Phase(None, None, 1, (1.0,) * count, schedule, self.wd)
         batches, key = self._batches(), jax.random.key(self.seed)
         several = (list(itertools.islice(batches, batches_each)) for _ in range(num_it))
-        losses = lr_sweep(_of_several(step), state, several, key, stop_div=stop_div)
+        with trainer.programs.device_errors():
+            step, state = trainer.begin(phase)
+            losses = lr_sweep(_of_several(step), state, several, key, stop_div=stop_div)
         labels = trainer.labels()
         names = set(jax.tree.leaves(labels))
         rates = start_lr * (end_lr / start_lr) ** (np.arange(len(losses)) / num_it)

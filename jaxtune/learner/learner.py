@@ -142,6 +142,7 @@ class Learner(Training, Finder, Storage, Inspection, Results, Extending):
             loss=default_loss(data.kind) if loss is None else loss,
             activation=default_activation(data.kind),
             mixing=mixing,
+            gradient_accumulation_steps=gradient_accumulation_steps,
             metrics=named_metrics(metrics),
             mean=mean,
             std=std,
@@ -246,10 +247,11 @@ class Learner(Training, Finder, Storage, Inspection, Results, Extending):
             jaxtune.data.ImageError: If an image can't be read; it is named.
         """
         many = isinstance(item, list | tuple)
-        found = predict_images(
-            self._trainer.predict_step(),
-            item if many else [item],
-            reading=Reading.of(self.data),
-            batch_size=self.data.batch_size,
-        )
+        with self._trainer.programs.device_errors():
+            found = predict_images(
+                self._trainer.predict_step(),
+                item if many else [item],
+                reading=Reading.of(self.data),
+                batch_size=self.data.batch_size,
+            )
         return found if many else found[0]

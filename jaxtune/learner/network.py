@@ -17,6 +17,7 @@ from flax import nnx
 
 from jaxtune.checkpoint import fingerprint, load_opt_state
 from jaxtune.learner.devices import data_sharding, place_batch
+from jaxtune.learner.float32 import in_float32, to_float32
 from jaxtune.learner.loop import Running, evaluate
 from jaxtune.learner.programs import Programs
 from jaxtune.learner.recipe import describe_groups, name_of
@@ -104,6 +105,7 @@ class PhasedNetwork:
         check_accumulation(gradient_accumulation_steps)
         check_precision(precision)
         check_decay(ema_decay)
+        to_float32(module)
         group_labels(split_module(module)[1], groups)
         self.groups = dict(groups)
         self.norms: Norms = norms
@@ -148,6 +150,7 @@ class PhasedNetwork:
         Raises:
             ValueError: If a parameter of it is in no group or several.
         """
+        to_float32(module)
         group_labels(split_module(module)[1], self.groups)
         self._module, self.programs = module, programs
         self._opt_state, self.snapshots = None, []
@@ -239,13 +242,14 @@ class PhasedNetwork:
 
     def validate(self, loader) -> dict[str, float]:
         """Returns the mean loss and metrics over every photo of a loader."""
-        return evaluate(
-            *self.values(),
-            loader.batches(),
-            eval_step=self.programs.eval_step(self.eval_graphdef()),
-            place=self.place,
-            metrics=self.programs.metrics,
-        )
+        with self.programs.device_errors():
+            return evaluate(
+                *self.values(),
+                loader.batches(),
+                eval_step=self.programs.eval_step(self.eval_graphdef()),
+                place=self.place,
+                metrics=self.programs.metrics,
+            )
 
     def predict_step(self) -> Callable:
         """Returns uint8 images (b, h, w, 3) -> probabilities (b, c)."""
@@ -265,6 +269,7 @@ class PhasedNetwork:
             gradient_accumulation_steps=self.gradient_accumulation_steps,
         )
 
+    @in_float32
     def begin(self, phase: Phase) -> tuple[Callable, TrainState]:
         """Returns the compiled step and the state with which a phase begins.
 
@@ -287,6 +292,7 @@ class PhasedNetwork:
         state = state.replace(step=jnp.asarray(self._step, jnp.int32))
         return step, jax.device_put(state, self._everywhere, may_alias=False)
 
+    @in_float32
     def foresee(self, phase: Phase, batch: Mapping, key: jax.Array) -> Thread:
         """Compiles the step of a phase to come, while another one trains.
 
@@ -320,7 +326,7 @@ class PhasedNetwork:
 
         def compile_it() -> None:
             with contextlib.suppress(Exception):
-                step.lower(*forms).compile()
+                step.compile(*forms)
 
         thread = Thread(target=compile_it, name="jaxtune-compile")
         thread.start()
@@ -355,16 +361,16 @@ class PhasedNetwork:
         """Returns the graph of the network in eval mode, as validation runs it."""
         return nnx.graphdef(with_precision(evaluating(self._module), self.precision))
 
+    @in_float32
     def values(self) -> tuple[nnx.State, nnx.State]:
         """Returns parameters and model state as they are now, on every device."""
         _, params, model_state = split_module(self.module)
         return jax.device_put((params, model_state), self._everywhere)
 
+    @in_float32
     def place(self, batch) -> dict[str, jax.Array]:
         """Puts a batch onto the devices: rows split among them where they divide it."""
-        count = len(next(iter(batch.values())))
-        divides = count % self._rows.num_devices == 0
-        return place_batch(batch, self._rows if divides else self._everywhere)
+        return place_batch(batch, self._rows, self._everywhere)
 
     def _sync(self, state: TrainState) -> None:
         nnx.update(self._module, *averaged(state))

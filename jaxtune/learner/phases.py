@@ -13,6 +13,7 @@ import jax
 
 from jaxtune.checkpoint import RunFolder, checkpoint_numbers, environment
 from jaxtune.learner.callbacks import Callback, CallbackList
+from jaxtune.learner.devices import check_one_process
 from jaxtune.learner.history import History
 from jaxtune.learner.predictor import describe
 from jaxtune.learner.recipe import describe_data
@@ -93,14 +94,10 @@ class PhaseTraining:
         save_every: float,
         callbacks: Callbacks,
     ) -> History:
+        check_one_process()
         events = CallbackList(callbacks, self)
         if run is None:
             return self._collect(phases, None, events)
-        if jax.process_count() > 1:
-            raise NotImplementedError(
-                "run= keeps the run of one process; there are "
-                f"{jax.process_count()}. Leave run= out, and save on process 0."
-            )
         path = Path(run).expanduser().resolve()
         before = self._before(path)
         recipe = {

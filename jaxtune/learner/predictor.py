@@ -14,9 +14,15 @@ from flax import nnx
 
 from jaxtune.checkpoint import find_checkpoint, load_checkpoint, load_meta
 from jaxtune.data import prepare_image
+from jaxtune.learner.float32 import in_float32, to_float32
 from jaxtune.learner.programs import Programs
 from jaxtune.pretrained import ARCHITECTURES
-from jaxtune.train import cross_entropy, default_activation, split_module
+from jaxtune.train import (
+    cross_entropy,
+    default_activation,
+    local_devices,
+    split_module,
+)
 from jaxtune.transfer import create_cnn_model, evaluating
 
 
@@ -158,16 +164,18 @@ class Predictor:
         graphdef, params, model_state = split_module(self.module)
         step = programs.predict_step(graphdef)
         self._step = lambda images: step(params, model_state, images)
+        self._programs = programs
 
     def predict(self, item) -> Prediction | list[Prediction]:
         """Says what is on an image, or on each of a list; see `Learner.predict`."""
         many = isinstance(item, list | tuple)
-        found = predict_images(
-            self._step,
-            item if many else [item],
-            reading=self._reading,
-            batch_size=self._batch_size,
-        )
+        with self._programs.device_errors():
+            found = predict_images(
+                self._step,
+                item if many else [item],
+                reading=self._reading,
+                batch_size=self._batch_size,
+            )
         return found if many else found[0]
 
 
@@ -190,12 +198,15 @@ def load_predictor(
         FileNotFoundError: If there is no checkpoint at the path.
         ValueError: If the network can't be built from the description, or the arrays
             are not its.
+        DeviceError: If JAX has no device, or none of those that `JAX_PLATFORMS` names.
     """
+    local_devices()
     path = find_checkpoint(path, which)
     meta = load_meta(path)
     return Predictor(load_network(path, meta, module), meta)
 
 
+@in_float32
 def load_network(
     path: str | os.PathLike, meta: Mapping[str, Any], module: nnx.Module | None = None
 ) -> nnx.Module:
@@ -211,6 +222,8 @@ def load_network(
         ValueError: If the network can't be built from the description, or the arrays
             are not its.
     """
+    if module is not None:
+        to_float32(module)
     graphdef, params, model_state = split_module(
         _build(meta) if module is None else module
     )

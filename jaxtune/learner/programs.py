@@ -4,6 +4,7 @@ The one rule of the file: a program is known by what is code (the network's grap
 trains); rates, schedules, epochs and values never make another.
 """
 
+import contextlib
 import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,9 @@ from jaxtune.data import (
     training_images,
     validation_images,
 )
+from jaxtune.learner.compiled import CompiledStep
 from jaxtune.learner.gradcam import grad_cam
+from jaxtune.learner.memory import MemoryNeed, device_errors
 from jaxtune.learner.recipe import name_of
 from jaxtune.train import (
     Metric,
@@ -40,7 +43,11 @@ class Programs:
         metrics: By name, functions of the same form.
         mean: Of each channel, for images in 0..1, or None.
         std: Of each channel, or None.
+        newest: What the program that was called last needs of the device's memory; None
+            before the first call.
     """
+
+    newest: MemoryNeed | None = None
 
     def __init__(
         self,
@@ -53,6 +60,7 @@ class Programs:
         std: Sequence[float] | None,
         activation: Callable = jax.nn.softmax,
         mixing: Mixing | None = None,
+        gradient_accumulation_steps: int = 1,
     ):
         """Takes what every program has in common; nothing is compiled yet.
 
@@ -65,10 +73,13 @@ class Programs:
             std: Of each channel.
             activation: logits (b, c) -> predictions (b, c).
             mixing: `MixUp` or `CutMix` of training batches, or None.
+            gradient_accumulation_steps: Batches for one update; where memory is short,
+                more of them are proposed.
         """
         self.metrics = dict(metrics)
         self._activation = activation
         self._mixing = mixing
+        self._accumulation = gradient_accumulation_steps
         self._size = size
         self._augmentation = augmentation
         self.loss = loss
@@ -86,13 +97,13 @@ class Programs:
         other = copy.copy(self)
         other._size, other._augmentation = data.size, data.augmentation
         other.loss = self.loss if loss is None else loss
-        other._steps, other._halves = {}, {}
+        other._steps, other._halves, other.newest = {}, {}, None
         return other
 
     @property
     def count(self) -> int:
         """Number of programs compiled so far."""
-        return sum(step._cache_size() for step in self._steps.values())
+        return sum(step.count for step in self._steps.values())
 
     def describe(self) -> dict[str, Any]:
         """Returns what of the programs, augmentation aside, decides a run's numbers."""
@@ -109,7 +120,7 @@ class Programs:
         graphdef: nnx.GraphDef,
         tx: optax.GradientTransformation,
         labels: nnx.State,
-    ) -> Callable:
+    ) -> CompiledStep:
         """Returns the compiled step for a network whose labelled parameters train.
 
         Of `tx` only what doesn't depend on rates or schedule may be used: the first one
@@ -125,10 +136,12 @@ class Programs:
                 prepare=self._augmented,
                 mixing=self._mixing,
             ),
+            "a train step",
+            batch=1,
             donate=True,
         )
 
-    def eval_step(self, graphdef: nnx.GraphDef) -> Callable:
+    def eval_step(self, graphdef: nnx.GraphDef) -> CompiledStep:
         """Returns the compiled eval step of a network in eval mode."""
         return self._made(
             ("eval", graphdef),
@@ -138,9 +151,11 @@ class Programs:
                 metrics=self.metrics,
                 prepare=lambda batch: self._plain(batch["image"]),
             ),
+            "validation",
+            batch=2,
         )
 
-    def answer_step(self, graphdef: nnx.GraphDef) -> Callable:
+    def answer_step(self, graphdef: nnx.GraphDef) -> CompiledStep:
         """Returns the compiled step which says what a network makes of photos.
 
         Args:
@@ -157,6 +172,8 @@ class Programs:
                 activation=lambda outputs: (outputs, self._activated(outputs)),
                 prepare=self._plain,
             ),
+            "prediction",
+            batch=2,
         )
 
     def predict_step(self, graphdef: nnx.GraphDef) -> Callable:
@@ -164,7 +181,7 @@ class Programs:
         key, answer = _as_key(("predict", graphdef)), self.answer_step(graphdef)
         return self._halves.setdefault(key, lambda *given: answer(*given)[1])
 
-    def augmented_step(self, graphdef: nnx.GraphDef) -> Callable:
+    def augmented_step(self, graphdef: nnx.GraphDef) -> CompiledStep:
         """Returns the compiled predict step of photos augmented as those that train.
 
         It maps (params, model_state, batch, key) to activated outputs (b, k).
@@ -175,13 +192,14 @@ class Programs:
             outputs, _ = apply_module(graphdef, params, model_state, images)
             return self._activated(outputs)
 
-        return self._made(("augmented", graphdef), lambda: augmented)
+        key = ("augmented", graphdef)
+        return self._made(key, lambda: augmented, "prediction", batch=2)
 
-    def loss_step(self) -> Callable:
+    def loss_step(self) -> CompiledStep:
         """Returns the compiled loss: (outputs, label) -> a value for each row."""
-        return self._made(("loss",), lambda: self.loss)
+        return self._made(("loss",), lambda: self.loss, "the loss", batch=0)
 
-    def heat_step(self, graphdef: nnx.GraphDef, layer: str) -> Callable:
+    def heat_step(self, graphdef: nnx.GraphDef, layer: str) -> CompiledStep:
         """Returns the compiled `grad_cam` of a network in eval mode.
 
         It maps (params, model_state, images uint8 (b, h, w, c), class numbers (b,)) to
@@ -193,13 +211,38 @@ class Programs:
             explain = functools.partial(grad_cam, layer=layer, class_index=index)
             return explain(graphdef, params, model_state, images)
 
-        return self._made(("heat", graphdef, layer), lambda: heat)
+        key = ("heat", graphdef, layer)
+        return self._made(key, lambda: heat, "Grad-CAM", batch=2)
 
-    def _made(self, key: tuple, make: Callable, *, donate: bool = False) -> Callable:
+    def device_errors(self) -> contextlib.AbstractContextManager[None]:
+        """Returns a context in which memory errors of these programs are plain words.
+
+        See `jaxtune.learner.memory.device_errors`.
+        """
+        return device_errors(lambda: self.newest)
+
+    def _made(
+        self,
+        key: tuple,
+        make: Callable,
+        task: str,
+        *,
+        batch: int,
+        donate: bool = False,
+    ) -> CompiledStep:
         key = _as_key(key)
         if key not in self._steps:
-            self._steps[key] = compile_step(make(), donate=donate)
+            self._steps[key] = CompiledStep(
+                compile_step(make(), donate=donate),
+                task,
+                batch,
+                note=self._note,
+                accumulation=self._accumulation if donate else None,
+            )
         return self._steps[key]
+
+    def _note(self, need: MemoryNeed) -> None:
+        self.newest = need
 
     def _augmented(self, batch: Mapping, key: jax.Array) -> jax.Array:
         return training_images(

@@ -89,7 +89,8 @@ class Results(Explanation):
                 found["losses"] = answers.losses(outputs, placed["label"])
             return found
 
-        rows = gather(answer, loader.batches())
+        with self._trainer.programs.device_errors():
+            rows = gather(answer, loader.batches())
         return self._predictions(rows, with_decoded=with_decoded, thresh=thresh)
 
     def tta(
@@ -145,7 +146,8 @@ class Results(Explanation):
             said = (answers.augmented(placed, key) for key in keys)
             return {"probabilities": functools.reduce(combine, said)}
 
-        rows = gather(answer, augmented.batches())
+        with self._trainer.programs.device_errors():
+            rows = gather(answer, augmented.batches())
         plain = self.get_preds(loader).probabilities
         if use_max:
             rows["probabilities"] = np.maximum(rows["probabilities"], plain)

@@ -13,9 +13,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from jaxtune.learner.callbacks import CallbackList, StopPhase, StopTraining
 from jaxtune.learner.further import describe_further, further_columns
+from jaxtune.learner.good_values import GoodValues, copy_of_values, is_readable
 from jaxtune.learner.history import Row
 from jaxtune.learner.loop import Running, run_epochs
 from jaxtune.learner.network import PhasedNetwork
@@ -24,7 +26,7 @@ from jaxtune.learner.progress import Reporter, describe_phase
 from jaxtune.learner.session import Session
 from jaxtune.learner.snapshot import Snapshot
 from jaxtune.learner.stopping import StopRequested
-from jaxtune.train import Phase, averaged, split_module
+from jaxtune.train import Phase, TrainState, averaged, split_module
 
 
 class Trainer(PhasedNetwork):
@@ -68,6 +70,8 @@ class Trainer(PhasedNetwork):
 
         Raises:
             ValueError: If a phase has too few batches for one update.
+            OutOfMemoryError: If a step does not fit into the device's memory; the
+                module holds the values of the newest whole epoch then.
             RunStopped: If the process was asked to end; the run is saved then.
             KeyboardInterrupt: Likewise, with Ctrl-C.
         """
@@ -120,10 +124,13 @@ class Trainer(PhasedNetwork):
         to_come: Sequence[Phase],
         verbose: bool,
     ) -> Iterator[Row]:
-        train_step, state = self.begin(phase)
         values = split_module(self._module)[1:]
+        good = GoodValues(values, self._step)
+        with self.programs.device_errors():
+            train_step, state = self.begin(phase)
         if restore and session is not None and session.checkpoint is not None:
             state = jax.device_put(session.restore(state), self._everywhere)
+            good = copy_of_values(state, self._everywhere) or good
             if position.phase > 1:
                 # What the phase began with, in another process, is not known.
                 values = jax.tree.map(jnp.copy, averaged(state))
@@ -155,7 +162,10 @@ class Trainer(PhasedNetwork):
             return answer
 
         try:
-            with self._reporter(phase, verbose) as reporter:
+            with (
+                self.programs.device_errors(),
+                self._reporter(phase, verbose) as reporter,
+            ):
                 yield from _finished(position, self.phase, reporter)
                 for row in run_epochs(
                     running,
@@ -173,6 +183,7 @@ class Trainer(PhasedNetwork):
                     before_epoch=begin_epoch,
                     after_step=after_step,
                 ):
+                    good = copy_of_values(running.state, self._everywhere) or good
                     if session is not None:
                         session.save(running)
                     self.step_losses = position.take_losses()
@@ -197,10 +208,17 @@ class Trainer(PhasedNetwork):
             for thread in compiling:
                 thread.join()
             self._running = None
-            self._sync(running.state)
-            self._opt_state = running.state.opt_state
-            self._step = int(running.state.step)
+            self._settle(running.state, good)
         events.tell("on_phase_end", self.phase)
+
+    def _settle(self, state: TrainState, good: GoodValues) -> None:
+        """Puts what a run came to into the module."""
+        if is_readable(state):
+            self._sync(state)
+            self._opt_state, self._step = state.opt_state, int(state.step)
+        else:
+            nnx.update(self._module, *good.values)
+            self._opt_state, self._step = None, good.step
 
     def _check_updates(self, batches: int) -> None:
         if batches < self.gradient_accumulation_steps:

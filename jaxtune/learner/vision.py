@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 
 from flax import nnx
 
+from jaxtune.learner.float32 import in_float32
 from jaxtune.learner.learner import Learner
 from jaxtune.pretrained import (
     IMAGENET_MEAN,
@@ -12,7 +13,7 @@ from jaxtune.pretrained import (
     Architecture,
     adapt_statistics,
 )
-from jaxtune.train import Metric, enable_compilation_cache
+from jaxtune.train import Metric, enable_compilation_cache, local_devices
 from jaxtune.transfer import Groups, create_cnn_model, output_shape
 
 #: Arguments of `Learner` that `vision_learner` hands on.
@@ -34,6 +35,7 @@ _LEARNER_OPTIONS = (
 )
 
 
+@in_float32
 def vision_learner(
     data,
     arch: Callable | nnx.Module | None = None,
@@ -82,10 +84,12 @@ def vision_learner(
         ValueError: If the cut, the groups or the weights don't fit the network, or the
             head's outputs the classes.
         TypeError: If an option is unknown, or `arch` and `body` are both given.
+        DeviceError: If JAX has no device, or none of those that `JAX_PLATFORMS` names.
 
     References:
         fastai 2.8.12, vision/learner.py `vision_learner`.
     """
+    local_devices()
     enable_compilation_cache()
     learner_options = {k: options.pop(k) for k in _LEARNER_OPTIONS if k in options}
     seed = learner_options.get("seed")

@@ -12,6 +12,10 @@ from jaxtune.train.averaging import with_raw_values as with_raw_values
 from jaxtune.train.compile import compile_step as compile_step
 from jaxtune.train.compile import compiler_options as compiler_options
 from jaxtune.train.compile import enable_compilation_cache as enable_compilation_cache
+from jaxtune.train.devices import SHARED_CARD as SHARED_CARD
+from jaxtune.train.devices import DeviceError as DeviceError
+from jaxtune.train.devices import local_devices as local_devices
+from jaxtune.train.devices import say_once as say_once
 from jaxtune.train.freezing import Norms as Norms
 from jaxtune.train.freezing import boundary_index as boundary_index
 from jaxtune.train.freezing import check_norms as check_norms

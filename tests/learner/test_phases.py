@@ -40,7 +40,7 @@ def test_something_trained_in_between_is_another_start(data, tmp_path):
 
 def test_a_run_of_several_processes_is_refused(data, tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(NotImplementedError, match="one process"):
+    with pytest.raises(NotImplementedError, match="Start one process"):
         learner(data).fit(1, run=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

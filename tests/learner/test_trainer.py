@@ -6,7 +6,9 @@ import pytest
 import runs
 from photos import make_photos
 
-from jaxtune import LambdaCallback, SaveBest
+from jaxtune import LambdaCallback, OutOfMemoryError, SaveBest
+from jaxtune.learner import compiled
+from jaxtune.learner.compiled import CompiledStep
 from jaxtune.learner.programs import Programs
 from jaxtune.learner.trainer import Trainer
 from jaxtune.train import Phase, constant, split_module
@@ -117,3 +119,121 @@ def test_an_average_is_validated_kept_and_what_the_next_phase_begins_with(
     assert not moved[1, "body"].changed and moved[2, "body"].changed
     model.assert_frozen()
     assert model._trainer.programs.count == 3
+
+
+class FullDevice:
+    """A train step whose device has no memory left from some call on.
+
+    What has been seen of real devices: the state that was given is used up either way;
+    some say so at once, some only when results are read.
+    """
+
+    def __init__(self, jitted, calls: int, *, late: bool):
+        self._jitted, self._left, self._late = jitted, calls, late
+        self.lower, self._cache_size = jitted.lower, jitted._cache_size
+
+    def __call__(self, state, batch, key):
+        self._left -= 1
+        if self._left >= 0:
+            return self._jitted(state, batch, key)
+        for leaf in jax.tree.leaves(state):
+            leaf.delete()
+        if self._late:
+            return state, {"loss": Unreadable(), "count": 8.0}
+        raise full()
+
+
+class Unreadable:
+    """A result of a step that failed on the device."""
+
+    def __float__(self):
+        raise full()
+
+    block_until_ready = __array__ = __float__
+
+
+def full() -> jax.errors.JaxRuntimeError:
+    return jax.errors.JaxRuntimeError(
+        "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1024 bytes."
+    )
+
+
+def fill_device(monkeypatch, calls: int, *, late: bool = False) -> None:
+    """From so many train steps of each program on, the device is full."""
+    made = CompiledStep.__init__
+
+    def init(self, jitted, task, *arguments, **options):
+        if task == "a train step":
+            jitted = FullDevice(jitted, calls, late=late)
+        made(self, jitted, task, *arguments, **options)
+
+    monkeypatch.setattr(CompiledStep, "__init__", init)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_out_of_memory_in_the_first_step_loses_nothing(root, monkeypatch, late):
+    model = runs.make_learner(root, verbose=False)
+    before = runs.bits(model)
+    with monkeypatch.context() as patch:
+        fill_device(patch, 0, late=late)
+        with pytest.raises(OutOfMemoryError, match="a train step with a batch of 8"):
+            model.fit(1)
+        with pytest.raises(OutOfMemoryError):
+            model.lr_find(num_it=8)
+    assert runs.bits(model) == before and len(model.history) == 0
+    model.validate()
+    model.predict(model.data.valid_items.paths[0])
+    model._trainer.programs._steps.clear()
+    assert len(model.fit(1)) == 1
+
+
+def test_out_of_memory_later_leaves_the_values_of_the_last_whole_epoch(
+    root, monkeypatch
+):
+    model = runs.make_learner(root, verbose=False)
+    seen = []
+
+    def look(epoch, logs):
+        seen.append(runs.bits(model))
+
+    fill_device(monkeypatch, 2 * 12 + 5)
+    with pytest.raises(OutOfMemoryError) as caught:
+        model.fit(3, callbacks=LambdaCallback(on_epoch_end=look))
+    assert "RESOURCE_EXHAUSTED" in str(caught.value.__cause__)
+    # The module was looked at in between, so its arrays were given to steps, too.
+    assert len(model.history) == len(seen) == 2
+    assert runs.bits(model) == seen[-1]
+    assert model.validate()["loss"] == model.history[-1].valid_loss
+    assert model._trainer.mark[1] == 24
+
+
+def test_a_batch_that_does_not_fit_is_refused_before_the_first_step(root, monkeypatch):
+    model = runs.make_learner(root, verbose=False, gradient_accumulation_steps=2)
+    before = runs.bits(model)
+    with monkeypatch.context() as patch:
+        patch.setattr(compiled, "memory_limit", lambda device: 80_000)
+        with pytest.raises(OutOfMemoryError) as caught:
+            model.fine_tune(1)
+    said = str(caught.value)
+    assert (
+        "a train step with a batch of 8 needs" in said and "there is 78.1 KiB" in said
+    )
+    assert "with gradient_accumulation_steps=" in said
+    assert runs.bits(model) == before
+    model.fine_tune(1)
+    assert model.num_programs == 3
+
+
+def test_validation_and_prediction_say_what_does_not_fit(root, monkeypatch):
+    model = runs.make_learner(root, verbose=False)
+    monkeypatch.setattr(compiled, "memory_limit", lambda device: 1000)
+    photos = [model.data.valid_items.paths[0]] * 2
+    for act, what in (
+        (model.validate, "validation with a batch of 8"),
+        (lambda: model.predict(photos), "prediction with a batch of 8"),
+        (lambda: model.get_preds(), "prediction with a batch of 8"),
+        (lambda: model.tta(n=1), "prediction with a batch of 8"),
+        (lambda: model.grad_cam(photos[0]), "prediction with a batch of 1"),
+    ):
+        with pytest.raises(OutOfMemoryError, match=what):
+            act()
