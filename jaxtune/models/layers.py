@@ -31,7 +31,8 @@ def kaiming_normal(
         He et al., "Delving Deep into Rectifiers", https://arxiv.org/abs/1502.01852.
         `torch.nn.init.kaiming_normal_` with nonlinearity="relu".
     """
-    return jax.nn.initializers.variance_scaling(2.0, fan, "normal")(key, shape)
+    draw = jax.nn.initializers.variance_scaling(2.0, fan, "normal")
+    return draw(key, shape, jnp.float32)
 
 
 class Conv(nnx.Module):
@@ -57,7 +58,7 @@ class Conv(nnx.Module):
         shape = (kernel_size, kernel_size, in_channels // groups, out_channels)
         self.weight = nnx.Param(kaiming_normal(rngs.params(), shape, fan="fan_out"))
         if use_bias:
-            self.bias = nnx.Param(jnp.zeros((out_channels,)))
+            self.bias = nnx.Param(jnp.zeros((out_channels,), jnp.float32))
         self.use_bias = use_bias
         self.kernel_size = kernel_size
         self.stride = stride
@@ -88,7 +89,7 @@ class Linear(nnx.Module):
         key = rngs.params()
         self.weight = nnx.Param(kaiming_normal(key, (in_features, out_features)))
         if use_bias:
-            self.bias = nnx.Param(jnp.zeros((out_features,)))
+            self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
         self.use_bias = use_bias
 
     def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b d"]:
@@ -118,10 +119,10 @@ class BatchNorm(nnx.Module):
         bias: float = 0.0,
     ):
         """Starts at weight 1 and the given bias, in train mode (batch statistics)."""
-        self.weight = nnx.Param(jnp.ones((num_features,)))
+        self.weight = nnx.Param(jnp.ones((num_features,), jnp.float32))
         self.bias = nnx.Param(jnp.full((num_features,), bias, jnp.float32))
-        self.running_mean = nnx.BatchStat(jnp.zeros((num_features,)))
-        self.running_var = nnx.BatchStat(jnp.ones((num_features,)))
+        self.running_mean = nnx.BatchStat(jnp.zeros((num_features,), jnp.float32))
+        self.running_var = nnx.BatchStat(jnp.ones((num_features,), jnp.float32))
         self.momentum = momentum
         self.epsilon = epsilon
         self.use_running_average = False

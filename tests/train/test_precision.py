@@ -26,7 +26,7 @@ from jaxtune.train import (
 from jaxtune.transfer import evaluating
 
 KEY = jax.random.key(0)
-PRODUCTS = ("conv_general_dilated", "onednn_convolution", "dot_general")
+PRODUCTS = ("conv_general_dilated", "convolution", "dot_general")
 
 
 def products(jaxpr) -> Counter:
