@@ -1,10 +1,13 @@
 """Pooling: values, derivatives, and what happens to equal places and to NaN."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxtune.models import pooling
 from jaxtune.models.pooling import global_max, max_pool
 
 
@@ -50,6 +53,33 @@ def test_max_pools_values_and_gradient_are_jaxs(side, window, stride, padding):
         jax.grad(lambda x: (theirs(x) ** 2).sum())(x),
     )
     close(jax.jvp(ours, (x,), (moved,)), jax.jvp(theirs, (x,), (moved,)))
+
+
+def test_a_tpu_is_given_its_own_gradient_and_others_selects():
+    x = jnp.ones((1, 8, 8, 4))
+    traced = jax.jit(jax.grad(lambda x: (max_pool(x, 3, 2, 1) ** 2).sum())).trace(x)
+    count = {
+        platform: traced.lower(lowering_platforms=(platform,))
+        .as_text()
+        .count("stablehlo.select_and_scatter")
+        for platform in ("cpu", "cuda", "tpu")
+    }
+    assert count == {"cpu": 0, "cuda": 0, "tpu": 1}
+
+
+def test_both_gradients_are_the_same():
+    x, cotangent = arrays(9, 4)
+    cotangent = cotangent[:, :5, :5]
+    sizes = {"window": 3, "stride": 2, "padding": 1}
+    found = []
+    for moved in (pooling._moved_by_jax, pooling._moved_by_selects):
+        for values in (x, jnp.round(x)):  # Rounded, there are equal places.
+            transposed = jax.linear_transpose(
+                functools.partial(moved, values, **sizes), x
+            )
+            found.append(transposed(cotangent)[0])
+    for ours, theirs in zip(found[:2], found[2:], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
 def test_of_equal_places_the_first_gets_the_gradient_and_padding_none():
