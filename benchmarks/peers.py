@@ -4,24 +4,73 @@ An architecture's name in; the network, split as fastai splits it, out. The one 
 the file: it is the only one that imports torch, and only the benchmarks import it.
 """
 
+import importlib
+import re
+import sys
+
 import torch
 from torch import nn
 
-# torchvision's wheel may bring compiled operators that do not load beside a torch built
-# for the CPU only; importing it needs their schemas, which no ResNet calls.
-_operators = torch.library.Library("torchvision", "DEF")
-for _name in ("nms", "qnms"):
-    try:
-        _operators.define(
-            f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        )
-    except RuntimeError:  # Already there: a torchvision that belongs to this torch.
-        pass
 
-import torchvision  # noqa: E402
-from fastai.vision.learner import create_head  # noqa: E402
+def _import_torchvision():
+    """Returns torchvision, also where its operators don't load beside this torch.
+
+    They don't where one of the two is built for the CPU only. Importing it then asks
+    for the schemas of operators that no ResNet calls, and is given those. Not before it
+    has tried: where the operators do load, to define one twice ends the process.
+    """
+    while True:
+        try:
+            return importlib.import_module("torchvision")
+        except RuntimeError as error:
+            name = re.search(r"operator torchvision::(\w+) does not exist", str(error))
+            if name is None or name[1] in _defined:
+                raise
+        for module in [m for m in sys.modules if m.partition(".")[0] == "torchvision"]:
+            del sys.modules[module]
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        library.define(
+            f"{name[1]}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        )
+        _defined[name[1]] = library
+
+
+#: By name; the schemas are gone when these are.
+_defined: dict[str, torch.library.Library] = {}
+torchvision = _import_torchvision()
 
 _NORMS = nn.BatchNorm1d | nn.BatchNorm2d
+
+
+class ConcatPool(nn.Module):
+    """Maximum and mean over height and width, flat; fastai's `AdaptiveConcatPool2d`."""
+
+    def forward(self, x):
+        """Returns (b, 2c) for (b, c, h, w): c maxima, then c means."""
+        pools = nn.functional.adaptive_max_pool2d, nn.functional.adaptive_avg_pool2d
+        return torch.cat([pool(x, 1) for pool in pools], 1).flatten(1)
+
+
+def head(features: int, num_classes: int) -> nn.Sequential:
+    """Returns the head that fastai's `create_head` makes by default.
+
+    References:
+        fastai 2.8.12, vision/learner.py `create_head`, layers.py `LinBnDrop`.
+    """
+    layers = [
+        ConcatPool(),
+        nn.BatchNorm1d(2 * features),
+        nn.Dropout(0.25),
+        nn.Linear(2 * features, 512, bias=False),
+        nn.ReLU(inplace=True),
+        nn.BatchNorm1d(512),
+        nn.Dropout(0.5),
+        nn.Linear(512, num_classes, bias=False),
+    ]
+    for layer in layers:
+        if isinstance(layer, nn.BatchNorm1d):
+            nn.init.constant_(layer.bias, 1e-3)
+    return nn.Sequential(*layers)
 
 
 def network(arch: str, num_classes: int) -> nn.Sequential:
@@ -29,7 +78,7 @@ def network(arch: str, num_classes: int) -> nn.Sequential:
     whole = getattr(torchvision.models, arch)(weights=None)
     features = whole.fc.in_features
     body = nn.Sequential(*list(whole.children())[:-2])
-    net = nn.Sequential(body, create_head(features, num_classes))
+    net = nn.Sequential(body, head(features, num_classes))
     return net.to(memory_format=torch.channels_last)
 
 
