@@ -3,6 +3,7 @@
 Rotation, zoom and perspective: see the tests of `warp`; light: those of `lighting`.
 """
 
+import importlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 
@@ -27,6 +28,9 @@ from jaxtune.data import augment as plain_augment
 from jaxtune.data.augment import draw as draw_one
 from jaxtune.data.lighting import draw_lighting, relight
 from jaxtune.data.warp import compose, draw_matrix, frame, resample
+
+# Of the same name as the function.
+module = importlib.import_module("jaxtune.data.augment")
 
 STILL = Augmentation(min_scale=1, flip=False)
 
@@ -244,6 +248,34 @@ def test_jitted_and_vmapped_it_is_the_same():
     split = [x.reshape(2, 3, *x.shape[1:]) for x in (images, aspect, keys(6))]
     vmapped = jax.jit(jax.vmap(run))(*split)
     np.testing.assert_allclose(vmapped.reshape(plain.shape), plain, atol=1e-5)
+
+
+def as_an_image(images, aspect, keys):
+    return plain_augment(images, aspect, keys, size=(20, 12), augmentation=CROPS)
+
+
+CROPS = Augmentation(min_scale=0.1)
+
+
+def test_the_products_that_a_tpu_computes_give_the_same_pixels(monkeypatch):
+    given = noise(8, 40, 24, 3), np.linspace(0.6, 1.6, 8, dtype=np.float32), keys(8)
+    gathered = jax.jit(as_an_image)(*given)
+    products = module._resample_by_products
+    monkeypatch.setattr(module, "_resample", products)
+    multiplied = jax.jit(lambda *given: as_an_image(*given))(*given)
+    np.testing.assert_allclose(multiplied, gathered, atol=2e-6)
+    assert len(np.unique(np.asarray(gathered))) > 1000
+
+
+def test_only_a_tpu_multiplies():
+    given = noise(8, 40, 24, 3), np.ones(8, np.float32), keys(8)
+    traced = jax.jit(as_an_image).trace(*given)
+    for platform in ("cpu", "cuda", "tpu"):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        gathers = "tensor<8x40x24x3xui8>" in "".join(
+            line for line in text.splitlines() if "stablehlo.gather" in line
+        )
+        assert ("dot_general" in text) != gathers == (platform != "tpu"), platform
 
 
 def test_a_crop_of_a_squashed_photo_keeps_the_photos_geometry():
