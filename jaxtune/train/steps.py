@@ -113,7 +113,7 @@ def make_train_step(
         count = weights.sum()
         training, rebuild = _trainable(state.params, labels)
 
-        def mean_loss(training):
+        def total_loss(training):
             logits, model_state = apply(
                 graphdef,
                 rebuild(training),
@@ -121,12 +121,14 @@ def make_train_step(
                 images,
                 key=jax.random.fold_in(dropout_key, state.step),
             )
-            losses = row_losses(logits)
-            return (losses * weights).sum() / jnp.maximum(count, 1.0), model_state
+            return (row_losses(logits) * weights).sum(), model_state
 
-        (value, model_state), grads = jax.value_and_grad(mean_loss, has_aux=True)(
+        # Of the sum, not of the mean: several devices then need not agree on the count
+        # before the backward pass; it travels with what they exchange after it.
+        (value, model_state), grads = jax.value_and_grad(total_loss, has_aux=True)(
             training
         )
+        value, *grads = (x / jnp.maximum(count, 1.0) for x in (value, *grads))
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
         model_state = jax.tree.map(
