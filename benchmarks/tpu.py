@@ -30,22 +30,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-# libtpu looks for a TPU and for other users of it unless it is told not to.
-for _name, _value in {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "JAX_PLATFORMS": "cpu",
-}.items():
-    os.environ.setdefault(_name, _value)
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-from jax.experimental import topologies  # noqa: E402
-from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
+from benchmarks.measure import machine, say, table
+from benchmarks.step import CLASSES
 
-from benchmarks.measure import machine, say, table  # noqa: E402
-from benchmarks.step import CLASSES  # noqa: E402
+
+def devices(topology: str) -> list:
+    """Returns the chips of a topology such as "v5e:2x2", which need not be there.
+
+    From then on this process is one that compiles and has no accelerator.
+    """
+    # libtpu asks the network which TPU this is, and bears no other process beside it,
+    # unless it is told that nothing will run.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    jax.config.update("jax_platforms", "cpu")
+    # A program for a device that is not there can be kept, and not be read again.
+    jax.config.update("jax_enable_compilation_cache", False)
+    return topologies.get_topology_desc(topology, platform="tpu").devices
 
 
 class Chip(NamedTuple):
@@ -76,7 +83,7 @@ class Collective(NamedTuple):
 
     kind: str
     arrays: tuple[str, ...]
-    size: int
+    num_bytes: int
     place: str
 
 
@@ -95,15 +102,15 @@ def collectives(text: str) -> Iterator[Collective]:
         if starts and kind != "all-reduce":
             # It begins here: operands come first, then the results, then its own state.
             arrays = arrays[1:2]
-        size = 0
+        num_bytes = 0
         for array in arrays:
             bits = {"pred": 8, "bf16": 16}.get(array[1]) or int(array[2])
-            size += bits * math.prod(int(n) for n in array[3].split(",") if n) // 8
+            num_bytes += bits * math.prod(int(n) for n in array[3].split(",") if n) // 8
         place = _PLACE.search(line)
         yield Collective(
             kind,
             tuple(f"{array[1]}[{array[3]}]" for array in arrays),
-            size,
+            num_bytes,
             place[1] if place else "",
         )
 
@@ -157,16 +164,16 @@ def programs(arch: str, size: int, precision: str) -> dict[str, tuple]:
 BATCH = 4
 
 
-def compiled(program: tuple, devices: list, rows: int):
-    """Returns a program of `programs` compiled for devices that need not be there.
+def compiled(program: tuple, chips: list, rows: int):
+    """Returns a program of `programs` compiled for chips that need not be there.
 
     Args:
         program: Function, whether it gives up its state, and its arguments.
-        devices: Of a topology; rows are split over all of them.
+        chips: What `devices` returns; rows are split over all of them.
         rows: Of a batch, on each device.
     """
     step, donate, kept, batch, more = program
-    mesh = Mesh(np.array(devices), ("data",))
+    mesh = Mesh(np.array(chips), ("data",))
     everywhere = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec("data"))
 
@@ -177,7 +184,7 @@ def compiled(program: tuple, devices: list, rows: int):
         )
 
     def part(x):
-        shape = (rows * len(devices), *np.shape(x)[1:])
+        shape = (rows * len(chips), *np.shape(x)[1:])
         return jax.ShapeDtypeStruct(shape, x.dtype, sharding=split)
 
     forms = [
@@ -198,7 +205,7 @@ def figures(program, chip: Chip) -> dict:
     counts, sizes = collections.Counter(), collections.Counter()
     for found in collectives(program.as_text()):
         counts[found.kind] += 1
-        sizes[found.kind] += found.size
+        sizes[found.kind] += found.num_bytes
     return {
         "gflop": round(cost["flops"] / 1e9, 1),
         "gb": round(cost["bytes accessed"] / 1e9, 1),
@@ -214,15 +221,14 @@ def figures(program, chip: Chip) -> dict:
     }
 
 
-def measure(arch: str, topology: str, name: str, program: tuple, options) -> dict:
+def measure(arch, topology: str, chips: list, name: str, program, options) -> dict:
     """Returns one program's row; where it doesn't fit, what the compiler says."""
     chip = CHIPS[topology.partition(":")[0]]
-    devices = topologies.get_topology_desc(topology, platform="tpu").devices
     row = {"topology": topology, "arch": arch, "program": name}
     row |= {"size": options.size, "batch": options.batch}
     began = time.perf_counter()
     try:
-        made = compiled(program, devices, options.batch)
+        made = compiled(program, chips, options.batch)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -279,6 +285,7 @@ def main(argv=None) -> list[dict]:
     for topology in options.topology:
         if topology.partition(":")[0] not in CHIPS:
             parser.error(f"{topology} is none of {', '.join(CHIPS)}, such as v5e:2x2")
+    chips = {name: devices(name) for name in options.topology}
     about, rows = machine("libtpu"), []
     about["precision"] = options.precision
     del about["device"], about["cores"]
@@ -286,7 +293,9 @@ def main(argv=None) -> list[dict]:
         made = programs(arch, options.size, options.precision)
         for topology in options.topology:
             for name in options.program:
-                row = measure(arch, topology, name, made[name], options)
+                row = measure(
+                    arch, topology, chips[topology], name, made[name], options
+                )
                 rows.append(row)
                 say(row | about)
     columns = ["topology", "network", "program", "GFLOP", "GB", "memory, GB"]

@@ -28,6 +28,18 @@ def compilation_cache(tmp_path_factory):
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def whole_products():
+    """float32 is multiplied as float32 on accelerators too, to compare it with others.
+
+    By itself a GPU takes 10 bits of mantissa for it (TF32), and a TPU 7.
+    """
+    import jax
+
+    if jax.default_backend() != "cpu":
+        jax.config.update("jax_default_matmul_precision", "highest")
+
+
 def _folder(variable: str) -> Path:
     value = os.environ.get(variable)
     if not value or not Path(value).is_dir():

@@ -1,24 +1,30 @@
 """The benchmarks run, small; what they measure is never asserted here."""
 
 import ast
+import collections
 import importlib
+import importlib.util
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from photos import make_photos, tiny_resnet
+from processes import run_script
 
 import jaxtune
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 # Behind everything else: jaxtune itself is the installed one.
 sys.path.append(str(FOLDER.parent))
-gpu, input, measure, step = (
+everywhere, gpu, input, measure, step, tpu = (
     importlib.import_module(f"benchmarks.{name}")
-    for name in ("gpu", "input", "measure", "step")
+    for name in ("everywhere", "gpu", "input", "measure", "step", "tpu")
 )
-SCRIPTS = ["accuracy", "checkpoint", "compile", "fine_tune", "gpu", "input", "step"]
+SCRIPTS = ["accuracy", "checkpoint", "compile", "everywhere", "fine_tune", "gpu"]
+SCRIPTS += ["input", "step", "tpu"]
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -86,3 +92,159 @@ def test_an_epoch_of_input_gives_the_last_batch(tmp_path):
     uncached, data = input.ours(photos, 32, 4, cached=False)
     assert uncached().shape[0] == 4
     assert data.train_loader.cached_bytes == 0
+
+
+def test_collectives_are_read_from_a_compiled_program():
+    """Lines as libtpu writes them; what only starts holds its operands too."""
+    text = """
+  %all-reduce.1 = (f32[16]{0:T(128)}, bf16[16,512]{1,0}) all-reduce(%a, %b), \
+channel_id=1, metadata={op_name="jit(step)/jvp()/reduce_sum" stack_frame_id=3}
+  %g = (bf16[4,8]{1,0}, bf16[16,8]{1,0}) all-gather-start(%c), dimensions={0}
+  %d = bf16[16,8]{1,0} all-gather-done(%g)
+  %s = (pred[4]{0}, pred[4]{0}, u32[], u32[]) collective-permute-start(%e)
+  ROOT %r = f32[] all-reduce-start(%f), to_apply=%add
+  %add.2 = f32[16]{0} add(%all-reduce.1, %h)
+"""
+    found = list(tpu.collectives(text))
+    assert [(c.kind, c.arrays, c.num_bytes) for c in found] == [
+        ("all-reduce", ("f32[16]", "bf16[16,512]"), 64 + 2 * 16 * 512),
+        ("all-gather", ("bf16[16,8]",), 256),
+        ("collective-permute", ("pred[4]",), 4),
+        ("all-reduce", ("f32[]",), 4),
+    ]
+    assert [c.place for c in found] == ["jit(step)/jvp()/reduce_sum", "", "", ""]
+
+
+_FROZEN_ON_TPU = """
+import json, sys
+sys.path.append(sys.argv[1])
+from benchmarks import tpu
+import jaxtune
+from runs import smallest_network
+
+jaxtune.smallest_network = smallest_network
+chips = tpu.devices("v5e:2x2")
+frozen = tpu.programs("smallest_network", 16, "bfloat16")["frozen"]
+made = tpu.compiled(frozen, chips, 2)
+assert all(x.is_fully_replicated for x in made.output_shardings[1].values())
+found = [c._asdict() for c in tpu.collectives(made.as_text())]
+print(json.dumps([found, tpu.figures(made, tpu.CHIPS["v5e"])]))
+"""
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="libtpu, the TPU's compiler, is not installed",
+)
+def test_frozen_on_a_tpu_the_heads_gradients_and_statistics_travel_and_nothing_else():
+    out = run_script(_FROZEN_ON_TPU, FOLDER.parent)
+    found, figures = json.loads(out.splitlines()[-1])
+    assert {c["kind"] for c in found} == {"all-reduce"}
+    features, hidden = 16, 512  # Maximum and mean of eight channels; fastai's layer.
+    statistics = {f"f32[{features}]": 4, f"f32[{hidden}]": 4}  # There and back.
+    gradients = {
+        f"bf16[{features},{hidden}]": 1,
+        f"bf16[{hidden},{step.CLASSES}]": 1,
+    }
+    assert collections.Counter(a for c in found for a in c["arrays"]) == (
+        # The loss and the number of rows that it is of.
+        statistics | gradients | {"f32[]": 2}
+    )
+    # Each batch norm's statistics depend on what is before it, so do their gradients.
+    assert len(found) <= 5
+    assert figures["collectives"]["all-reduce"]["count"] == len(found)
+    assert 0 < figures["bandwidth_ms"] < 1 and figures["memory_gb"] < 0.1
+
+
+_PEER = """
+import sys
+sys.path.append(sys.argv[1])
+import numpy as np
+from benchmarks import peers
+
+net = peers.network("resnet18", 5)
+images, labels = peers.batch(np.zeros((4, 32, 32, 3), np.float32), np.arange(4))
+assert peers.train_step(net.train(), images, labels)() > 0
+assert peers.predict_step(net, images)().shape == (4, 5)
+print([type(layer).__name__ for layer in net[1]], sum(p.numel() for p in net[1][1:]
+    .parameters()))
+"""
+
+
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("torch", "torchvision")),
+    reason="PyTorch and torchvision are not installed",
+)
+def test_the_peer_is_there_whichever_torchvision_is_beside_which_torch():
+    done = subprocess.run(
+        [sys.executable, "-c", _PEER, FOLDER.parent], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    layers = "ConcatPool BatchNorm1d Dropout Linear ReLU BatchNorm1d Dropout Linear"
+    assert done.stdout.split("] ") == [
+        str(layers.split())[:-1],
+        f"{2 * 1024 + 1024 * 512 + 2 * 512 + 512 * 5}\n",
+    ]
+
+
+def test_what_is_farther_from_the_cpu_than_allowed_is_no_number_or_said():
+    cpu = {"losses": [2.0, 1.0], "errors": [0.5]}
+    found = {"losses": [2.1, 1.0], "errors": [0.25]}
+    assert everywhere.distances(found, cpu) == pytest.approx((0.05, 0.25))
+    with pytest.raises(everywhere.ItemError, match="nan"):
+        everywhere.distances({"losses": [float("nan"), 1.0], "errors": [0.5]}, cpu)
+
+
+def test_few_photos_are_of_every_class(tmp_path):
+    source = make_photos(tmp_path / "all", train=5, valid=3)
+    everywhere.few_photos(source, tmp_path / "few", train=7, valid=3)
+    counts = {
+        split: [
+            len(list(f.iterdir())) for f in sorted((tmp_path / "few" / split).iterdir())
+        ]
+        for split in ("train", "valid")
+    }
+    assert counts == {"train": [3, 2, 2], "valid": [1, 1, 1]}
+
+
+@pytest.fixture
+def own_architectures(tmp_path, monkeypatch):
+    """A folder of modules that the scripts' processes find too."""
+    places = [tmp_path / "own", Path(__file__).parent / "support"]
+    places[0].mkdir()
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, places)))
+    return places[0]
+
+
+def test_one_command_says_whether_all_is_right_here(own_architectures, capsys):
+    """The items of one network; another one aborts, which loses no item but its own."""
+    (own_architectures / "aborts.py").write_text(
+        "import os\ndef network(rngs=None):\n    os.abort()\n"
+    )
+    rows = everywhere.main(
+        "--arch runs:smallest_network aborts:network --precision float32 --size 16 "
+        "--batch 4 --steps 3 --valid 6 --no-tests".split()
+    )
+    assert [(row["item"], row["right"]) for row in rows] == [
+        ("fine_tune", True),
+        ("frozen", True),
+        ("fine_tune", False),
+        ("frozen", False),
+        ("twice", True),
+        ("resumed", True),
+    ]
+    assert rows[0]["losses_off"] < 1e-3 and len(rows[0]["losses"]) == 3 + 3 + 2
+    assert rows[2]["why"].startswith("SIGABRT ended its process")
+    assert rows[4]["sha256"] == rows[5]["sha256"]
+    lines = capsys.readouterr().out.splitlines()
+    assert json.loads(lines[0])["item"] == "fine_tune"
+    assert lines[len(rows)].startswith("| item | network |")
+    assert "WRONG" in lines[len(rows) + 4]
+
+
+def test_the_command_ends_with_status_1_where_something_is_wrong(monkeypatch):
+    wrong = [{"item": "twice", "right": True}, {"item": "tests", "right": False}]
+    monkeypatch.setattr(everywhere, "main", lambda: wrong)
+    assert everywhere.status() == 1
+    monkeypatch.setattr(everywhere, "main", lambda: wrong[:1])
+    assert everywhere.status() == 0
