@@ -33,6 +33,7 @@ import contextlib
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -223,7 +224,9 @@ class Job:
         if status < 0:
             how = f"{signal.Signals(-status).name} ended its process"
         lines = [line for line in self._errors.read().splitlines() if line.strip()]
-        return ItemError(f"{how}: {' / '.join(lines[-3:])[-500:]}")
+        # What XLA aborts with comes before the stack, what Python does after it.
+        telling = [line for line in lines if re.search(r"Check failed|Error\b", line)]
+        return ItemError(": ".join([how, *(telling or lines)[-1:]])[:500])
 
     def _rows(self, limit: float) -> Iterator[dict]:
         late = threading.Event()
