@@ -42,6 +42,9 @@ def test_the_pure_listing_runs(weights_dir):
     exec(compile(block("make_train_step"), "README.md", "exec"), names)
     assert int(names["state"].step) == 1
     assert bool(jnp.isfinite(names["metrics"]["loss"]))
+    # It goes on to a program for every platform.
+    exec(compile(block("jax.export"), "README.md", "exec"), names)
+    assert names["exported"].platforms == ("cpu", "cuda", "tpu")
 
 
 @pytest.mark.slow

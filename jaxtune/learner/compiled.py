@@ -16,7 +16,12 @@ from jaxtune.train import local_devices
 
 
 class CompiledStep:
-    """A step under `jax.jit`, called like it; it computes in float32 throughout."""
+    """A step under `jax.jit`, called like it; it computes in float32 throughout.
+
+    Attributes:
+        __wrapped__: The step itself, a pure function, for `jax.jit` with other options
+            or for `jax.export`.
+    """
 
     def __init__(
         self,
@@ -36,6 +41,7 @@ class CompiledStep:
             note: Told at each call what the program needs.
             accumulation: Batches for one update, where it trains.
         """
+        self.__wrapped__ = jitted.__wrapped__
         self._jitted, self._task, self._batch = jitted, task, batch
         self._note, self._accumulation = note, accumulation
         self._needs: dict[tuple, MemoryNeed] = {}

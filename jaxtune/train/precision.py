@@ -54,7 +54,8 @@ def with_precision(module: nnx.Module, precision: str) -> nnx.Module:
       would without this view: what it is given is cast. All others (pooling,
       activations, dropout) compute in the dtype of their input.
     - The network's outputs are float32, and so are loss, metrics, gradients and the
-      optimizer.
+      optimizer. Only on their way between devices are the gradients of such layers
+      bfloat16, which each device rounds them to anyway: half the bytes.
 
     Args:
         module: The network, or a view of it: see `training_view` and `evaluating`,

@@ -26,6 +26,7 @@ def test_a_step_is_called_as_it_is_and_compiled_once():
         return state + batch["x"].sum(), batch["x"].mean()
 
     step, noted = make(one_of_its_own)
+    assert step.__wrapped__ is one_of_its_own
     state, batch = jnp.zeros(3), {"x": np.ones((4, 2), np.float32)}
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:

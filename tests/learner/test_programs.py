@@ -6,8 +6,9 @@ import numpy as np
 from flax import nnx
 from photos import tiny_resnet
 
+from jaxtune import ImageDataLoaders, vision_learner
 from jaxtune.learner.programs import Programs
-from jaxtune.train import cross_entropy, focal, split_module
+from jaxtune.train import Phase, constant, cross_entropy, focal, split_module
 from jaxtune.transfer import evaluating
 
 
@@ -53,3 +54,35 @@ def test_other_data_begins_with_no_program():
     assert (programs._size, other._size) == ((32, 32), (16, 16))
     assert len(programs._steps) == 1 and not other._steps
     assert programs.for_data(data, loss=focal).loss is focal
+
+
+def test_what_a_learner_compiles_is_a_program_for_every_platform():
+    """The photos' preparation included."""
+    images = np.zeros((8, 24, 32, 3), np.uint8)
+    labels = ["cat", "dog"] * 4
+    data = ImageDataLoaders.from_arrays(
+        (images, labels), (images, labels), size=16, batch_size=4
+    )
+    model = vision_learner(data, tiny_resnet, precision="bfloat16", verbose=False)
+    trainer, phase = model._trainer, Phase(None, None, 1, (1e-3,) * 3, constant(), 0.0)
+    batch, steps = next(data.train_loader.batches(0)), {}
+    for frozen in (True, False):
+        model.freeze() if frozen else model.unfreeze()
+        step, state = trainer.begin(phase)
+        steps["frozen" if frozen else "unfrozen"] = (
+            step,
+            (state, batch, jax.random.key(0)),
+        )
+    programs, graphdef = trainer.programs, trainer.eval_graphdef()
+    values = trainer.values()
+    steps["eval"] = programs.eval_step(graphdef), (*values, batch)
+    steps["predict"] = programs.answer_step(graphdef), (*values, batch["image"])
+    for step, arguments in steps.values():
+        program = jax.jit(step.__wrapped__)
+        exported = jax.export.export(program, platforms=["cpu", "cuda", "tpu"])
+        text = exported(*arguments).mlir_module()
+        assert "jaxtune_convolution" not in text
+        traced = program.trace(*arguments)
+        for platform in ("cuda", "tpu"):
+            text = traced.lower(lowering_platforms=(platform,)).as_text()
+            assert "optimization_barrier" not in text and "custom_call" not in text
