@@ -216,6 +216,7 @@ def own_architectures(tmp_path, monkeypatch):
     return places[0]
 
 
+@pytest.mark.slow
 def test_one_command_says_whether_all_is_right_here(own_architectures, capsys):
     """The items of one network; another one aborts, which loses no item but its own."""
     (own_architectures / "aborts.py").write_text(

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxtune.models.cpu import foreign, onednn
+from jaxtune.models.cpu.library import DTYPES
 from jaxtune.models.plain import GIVEN
 
 _TARGET = "jaxtune_convolution"
@@ -38,7 +39,7 @@ def onednn_computes(operands: Sequence[jax.core.ShapedArray], **convolution) -> 
     """
     dtype = np.dtype(operands[0].dtype).name
     shapes = [array.shape for array in operands] + [convolution["shape"]]
-    if dtype not in onednn.DTYPES or 0 in sum(shapes, ()) or not _is_used():
+    if dtype not in DTYPES or 0 in sum(shapes, ()) or not _is_used():
         return False
     settings = _settings(**convolution).tobytes()
     key = (settings, dtype, *(np.array(s, np.int64).tobytes() for s in shapes))
