@@ -16,12 +16,7 @@ from jaxtune.train import local_devices
 
 
 class CompiledStep:
-    """A step under `jax.jit`, called like it; it computes in float32 throughout.
-
-    Attributes:
-        __wrapped__: The step itself, a pure function, for `jax.jit` with other options
-            or for `jax.export`.
-    """
+    """A step under `jax.jit`, called like it; it computes in float32 throughout."""
 
     def __init__(
         self,
@@ -41,10 +36,14 @@ class CompiledStep:
             note: Told at each call what the program needs.
             accumulation: Batches for one update, where it trains.
         """
-        self.__wrapped__ = jitted.__wrapped__
         self._jitted, self._task, self._batch = jitted, task, batch
         self._note, self._accumulation = note, accumulation
         self._needs: dict[tuple, MemoryNeed] = {}
+
+    @property
+    def __wrapped__(self) -> Callable:
+        """The step itself, a pure function: for `jax.export`, or other options."""
+        return self._jitted.__wrapped__
 
     @property
     def count(self) -> int:
