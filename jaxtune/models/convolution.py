@@ -18,7 +18,13 @@ from jaxtyping import Array, Float
 
 from jaxtune.models.cpu.calls import onednn_computes, onednn_convolution
 from jaxtune.models.cpu.forms import cpu_convolution
-from jaxtune.models.plain import GIVEN, affine, plain_convolution, plain_convolve
+from jaxtune.models.plain import (
+    GIVEN,
+    WINDOW,
+    affine,
+    plain_convolution,
+    plain_convolve,
+)
 
 
 def convolve(
@@ -118,7 +124,7 @@ def _affine_jvp(relu, window, primals, tangents):
 
 
 def _named(window):
-    return dict(zip(("stride", "padding", "groups"), window, strict=True))
+    return dict(zip(WINDOW, window, strict=True))
 
 
 def _outputs_shape(x, weight, window):
@@ -140,7 +146,7 @@ _compiled = []
 def _primitive(name, static, plain, on_cpu):
     """A primitive of arrays, its plain form, and the one for XLA on a CPU."""
     made = Primitive(name)
-    static = (*static, "shape", "stride", "padding", "groups", "precision")
+    static = (*static, "shape", *WINDOW, "precision")
     compiled = jax.jit(made.bind, static_argnames=static)
     _compiled.append(compiled)
 
@@ -158,7 +164,7 @@ def _primitive(name, static, plain, on_cpu):
     batching.primitive_batchers[made] = batched
     lower_plain, lower_on_cpu, lower_onednn = (
         mlir.lower_fun(form, multiple_results=False)
-        for form in (plain, on_cpu, _by_onednn)
+        for form in (plain, on_cpu, onednn_convolution)
     )
 
     def lower_for_cpu(context, *operands, precision, **settings):
@@ -181,10 +187,6 @@ def _may_call(context) -> bool:
     axes = module.axis_context
     alone = isinstance(axes, mlir.ShardingContext) and axes.num_devices == 1
     return alone and not module.lowering_parameters.for_export
-
-
-def _by_onednn(*operands, **settings):
-    return onednn_convolution(*operands, **settings)
 
 
 def _gradient(missing, shape, arrays, settings):

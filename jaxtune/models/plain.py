@@ -13,6 +13,9 @@ from jaxtyping import Array, Float
 #: Where dimensions lie: images, weights, outputs.
 LAYOUTS = ("NHWC", "HWIO", "NHWC")
 
+#: What says where a convolution's windows lie, in this order.
+WINDOW = ("stride", "padding", "groups")
+
 #: A convolution has three arrays, any two of which give the third; these two, in the
 #: order of the operands. With the outputs' gradient as outputs, the other two are
 #: gradients.

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from convolutions import close, counts_by_platform
 
 from jaxtune.models import pooling
 from jaxtune.models.pooling import global_max, max_pool
@@ -14,16 +15,6 @@ from jaxtune.models.pooling import global_max, max_pool
 def arrays(side, channels):
     keys = jax.random.split(jax.random.key(0))
     return [jax.random.normal(key, (2, side, side, channels)) for key in keys]
-
-
-def close(ours, theirs):
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(
-            a, b, rtol=1e-5, atol=1e-5 * max(10, float(jnp.abs(b).max()))
-        ),
-        ours,
-        theirs,
-    )
 
 
 @pytest.mark.parametrize(
@@ -58,12 +49,7 @@ def test_max_pools_values_and_gradient_are_jaxs(side, window, stride, padding):
 def test_a_tpu_is_given_its_own_gradient_and_others_selects():
     x = jnp.ones((1, 8, 8, 4))
     traced = jax.jit(jax.grad(lambda x: (max_pool(x, 3, 2, 1) ** 2).sum())).trace(x)
-    count = {
-        platform: traced.lower(lowering_platforms=(platform,))
-        .as_text()
-        .count("stablehlo.select_and_scatter")
-        for platform in ("cpu", "cuda", "tpu")
-    }
+    count = counts_by_platform(traced, "stablehlo.select_and_scatter")
     assert count == {"cpu": 0, "cuda": 0, "tpu": 1}
 
 

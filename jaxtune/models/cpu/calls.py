@@ -15,10 +15,9 @@ from jaxtyping import Array, Float
 
 from jaxtune.models.cpu import foreign, onednn
 from jaxtune.models.cpu.library import DTYPES
-from jaxtune.models.plain import GIVEN
+from jaxtune.models.plain import GIVEN, WINDOW
 
 _TARGET = "jaxtune_convolution"
-_WINDOW = ("stride", "padding", "groups")
 
 #: By settings, dtype and shapes: a convolution and the places of its arrays among the
 #: operands, or None where oneDNN has none.
@@ -129,7 +128,7 @@ def _make(library, settings: bytes, dtype: str, *shapes: bytes) -> tuple:
         library,
         result,
         **{name: sizes[name] for name in arrays},
-        **dict(zip(_WINDOW, window, strict=True)),
+        **dict(zip(WINDOW, window, strict=True)),
         dtype=dtype,
         after=tuple(after),
     )
@@ -138,5 +137,5 @@ def _make(library, settings: bytes, dtype: str, *shapes: bytes) -> tuple:
 
 def _settings(*, result="outputs", after=(), shape=None, **window) -> np.ndarray:
     chosen = sum(1 << onednn.AFTER.index(name) for name in after)
-    numbers = (onednn.RESULTS.index(result), chosen, *(window[n] for n in _WINDOW))
+    numbers = (onednn.RESULTS.index(result), chosen, *(window[n] for n in WINDOW))
     return np.array(numbers, np.int64)

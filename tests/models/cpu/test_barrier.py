@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from convolutions import counts_by_platform
 
 from jaxtune.models.cpu.barrier import cpu_barrier
 
@@ -25,10 +26,5 @@ def test_it_changes_no_value_and_no_derivative():
 
 def test_only_a_program_for_a_cpu_has_it():
     traced = jax.jit(jax.grad(loss)).trace(jnp.ones(3))
-    count = {
-        platform: traced.lower(lowering_platforms=(platform,))
-        .as_text()
-        .count("optimization_barrier")
-        for platform in ("cpu", "cuda", "tpu")
-    }
+    count = counts_by_platform(traced, "optimization_barrier")
     assert count == {"cpu": 2, "cuda": 0, "tpu": 0}

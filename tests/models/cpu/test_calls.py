@@ -7,9 +7,9 @@ import warnings
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from convolutions import choose, has_onednn, plain
+from convolutions import close as nearly
 
 from jaxtune.models.convolution import convolve, convolve_affine
 from jaxtune.models.cpu import calls, onednn
@@ -34,16 +34,7 @@ def arrays(dtype="float32", count=4):
 
 
 def close(ours, theirs, tolerance=1e-5):
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(
-            np.asarray(a, np.float32),
-            np.asarray(b, np.float32),
-            rtol=tolerance,
-            atol=tolerance * float(jnp.abs(b).max()),
-        ),
-        ours,
-        theirs,
-    )
+    nearly(ours, theirs, rtol=tolerance, atol=tolerance, least=0.0)
 
 
 def of(function):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from convolutions import needs_cpu
 from processes import run_script
 
 from jaxtune.models.cpu import foreign
@@ -35,11 +36,6 @@ foreign.register("test_add", add)
 def called(left, right, number):
     call = jax.ffi.ffi_call("test_add", jax.ShapeDtypeStruct(left.shape, left.dtype))
     return call(left, right, settings=np.array([number], np.int64))
-
-
-needs_cpu = pytest.mark.skipif(
-    jax.default_backend() != "cpu", reason="the call is the CPU's"
-)
 
 
 @needs_cpu

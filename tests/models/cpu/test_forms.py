@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from convolutions import choose, needs_cpu, plain
+from convolutions import choose, convolutions, needs_cpu, plain
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from jaxtune.models.convolution import convolve
 from jaxtune.models.cpu.forms import cpu_convolution
@@ -24,33 +23,12 @@ def by_xla(monkeypatch):
     choose("XLA", monkeypatch)
 
 
-@st.composite
-def convolutions(draw):
-    """Any convolution that has outputs: (images, weight, outputs, window)."""
-    size = draw(st.sampled_from([1, 2, 3, 5, 7]))
-    window = {
-        "stride": draw(st.integers(1, 3)),
-        "padding": draw(st.integers(0, 3)),
-        "groups": draw(st.sampled_from([1, 1, 2])),
-    }
-    least = max(1, size - 2 * window["padding"])
-    height, width = (draw(st.integers(least, least + 8)) for _ in range(2))
-    channels, outputs = (
-        window["groups"] * draw(st.sampled_from([1, 3, 8, 16])) for _ in range(2)
-    )
-    images = (draw(st.sampled_from([1, 2, 3])), height, width, channels)
-    weight = (size, size, channels // window["groups"], outputs)
-    made = jax.eval_shape(
-        functools.partial(plain, **window),
-        *(jax.ShapeDtypeStruct(shape, "float32") for shape in (images, weight)),
-    )
-    return images, weight, made.shape, window
-
-
 @settings(max_examples=15, deadline=None, derandomize=True)
-@given(convolutions())
+@given(
+    convolutions(groups=[1, 1, 2], channels=[1, 3, 8, 16], batches=[1, 2, 3], beyond=8)
+)
 def test_every_array_of_any_convolution_is_the_plain_one(case):
-    images, weight, outputs, window = case
+    (images, weight, outputs), window = case
     rng = np.random.default_rng(0)
     x, w, y = (rng.normal(size=s).astype("float32") for s in (images, weight, outputs))
 

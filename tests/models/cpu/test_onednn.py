@@ -12,7 +12,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from convolutions import plain
+from convolutions import convolutions, plain
 from hypothesis import given as for_all
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -152,32 +152,14 @@ def test_what_does_not_fit_is_refused():
         computed("outputs", given, stride=2, padding=1, groups=1)
 
 
-@st.composite
-def convolutions(draw):
-    """Any convolution that has outputs: shapes by name, and the window."""
-    size = draw(st.sampled_from([1, 2, 3, 5, 7]))
-    window = {
-        "stride": draw(st.integers(1, 3)),
-        "padding": draw(st.integers(0, 3)),
-        "groups": draw(st.sampled_from([1, 1, 2, 8])),
-    }
-    least = max(1, size - 2 * window["padding"])
-    height, width = (draw(st.integers(least, least + 12)) for _ in range(2))
-    channels, outputs = (
-        window["groups"] * draw(st.sampled_from([1, 3, 4, 16, 64])) for _ in range(2)
-    )
-    images = (draw(st.sampled_from([1, 2, 5])), height, width, channels)
-    weight = (size, size, channels // window["groups"], outputs)
-    shape = jax.eval_shape(
-        functools.partial(plain, **window),
-        *(jax.ShapeDtypeStruct(shape, "float32") for shape in (images, weight)),
-    ).shape
-    return (images, weight, shape), window
-
-
 @installed
 @settings(max_examples=20, deadline=None, derandomize=True)
-@for_all(convolutions(), st.sampled_from([np.float32, ml_dtypes.bfloat16]))
+@for_all(
+    convolutions(
+        groups=[1, 1, 2, 8], channels=[1, 3, 4, 16, 64], batches=[1, 2, 5], beyond=12
+    ),
+    st.sampled_from([np.float32, ml_dtypes.bfloat16]),
+)
 def test_every_array_of_any_convolution_is_jaxs_or_refused_when_it_is_made(case, dtype):
     shapes, window = case
     arrays_given = arrays(*shapes, dtype)
