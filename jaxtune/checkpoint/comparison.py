@@ -15,7 +15,7 @@ from jaxtune.checkpoint.arrays import Leaf
 from jaxtune.checkpoint.errors import CheckpointMismatchError
 from jaxtune.checkpoint.names import Name
 from jaxtune.checkpoint.places import Index, is_random_state
-from jaxtune.checkpoint.storage import FORMAT, Stored
+from jaxtune.checkpoint.storage import FORMATS, Stored
 
 #: Arrays wanted, by item (`params`, `model_state`) and name.
 Wanted = Mapping[str, Mapping[Name, Leaf]]
@@ -110,7 +110,8 @@ def _find(
         for item, named in wanted.items()
     }
     # In our own layout, `raw` has the names of the network that it was averaged from.
-    names = (n for n in stored.leaves if (stored.format, n[:1]) != (FORMAT, ("raw",)))
+    own = stored.format in FORMATS
+    names = (n for n in stored.leaves if not own or n[:1] != ("raw",))
     index = Index(names)
     depth, places = _places(stored, index, shown, parts)
     differences = Differences()
@@ -222,7 +223,7 @@ def _nearest(
             chosen[item] = chosen["params"]
         else:
             chosen[item] = complete[0] if complete else index.nearest(names)
-    if stored.format == FORMAT:
+    if stored.format in FORMATS:
         chosen = {item: place or (item,) for item, place in chosen.items()}
     elif all(place is None for place in chosen.values()):
         chosen["params"] = ()
@@ -234,13 +235,13 @@ def _with_mirror(
 ) -> dict[str, Name | None]:
     # In our own layout the statistics lie beside the parameters, wanted or not.
     place = chosen.get("params")
-    if stored.format == FORMAT and place and place[0] == "params":
+    if stored.format in FORMATS and place and place[0] == "params":
         chosen["model_state"] = chosen["model_state"] or ("model_state", *place[1:])
     return chosen
 
 
 def _where(stored: Stored, places: Mapping[str, Name | None]) -> str:
-    if stored.format == FORMAT:
+    if stored.format in FORMATS:
         return ""
     shown = [
         f"{item} looked for below {'.'.join(place) or 'the root'}"

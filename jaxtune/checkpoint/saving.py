@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxtune.checkpoint.arrays import host_copy, is_concrete
 from jaxtune.checkpoint.names import Name, named_leaves
+from jaxtune.checkpoint.replacing import check_replaceable
 from jaxtune.checkpoint.storage import write
 
 
@@ -55,6 +56,7 @@ def save_checkpoint(
     meta: Mapping,
     opt_state: Any = None,
     raw: Any = None,
+    overwrite: bool = False,
 ) -> Path:
     """Writes a checkpoint; the folder is complete or absent.
 
@@ -69,12 +71,15 @@ def save_checkpoint(
         opt_state: State of an optax optimizer, if it shall be kept; any pytree.
         raw: The values that training goes on with, where `params` and `model_state` are
             averages of them, see `raw_values`; any pytree.
+        overwrite: Whether to replace a checkpoint that is at the path already. At every
+            moment the whole old one or the whole new one is there.
 
     Returns:
         The folder, absolute.
 
     Raises:
-        FileExistsError: If there is something at the path already.
+        FileExistsError: If there is something at the path already; with `overwrite`, if
+            that is neither a checkpoint nor an empty folder.
         TypeError: If a leaf of a tree is not an array, or a value of `meta` not JSON.
         ValueError: If an array is empty, or two have one name.
     """
@@ -85,6 +90,7 @@ def save_checkpoint(
         meta=meta,
         opt_state=opt_state,
         raw=raw,
+        overwrite=overwrite,
     ).result()
 
 
@@ -96,6 +102,7 @@ def save_checkpoint_async(
     meta: Mapping,
     opt_state: Any = None,
     raw: Any = None,
+    overwrite: bool = False,
 ) -> Saving:
     """Begins to write a checkpoint, and returns as soon as the arrays are copied.
 
@@ -104,10 +111,13 @@ def save_checkpoint_async(
     done; `result()` waits for that. Several may be under way: they are written one
     after the other.
     """
-    target = Path(path).resolve()
-    if target.exists():
+    target = Path(path).expanduser().resolve()
+    if overwrite:
+        check_replaceable(target)
+    elif target.exists():
         raise FileExistsError(
-            f"{target} is there already; choose another folder or remove it first."
+            f"{target} is there already; choose another folder, or replace it with "
+            "overwrite=True."
         )
     description = _plain_json(meta, "meta")
     trees = {
@@ -133,7 +143,7 @@ def save_checkpoint_async(
 
     def work():
         try:
-            write(target, copies, description)
+            write(target, copies, description, overwrite=overwrite)
         except BaseException as error:
             future.set_exception(error)
         else:

@@ -18,9 +18,16 @@ import numpy as np
 from jaxtune.checkpoint.arrays import Leaf, checksum, describe_leaf
 from jaxtune.checkpoint.errors import CheckpointDamagedError
 from jaxtune.checkpoint.names import Name, name_of, named_leaves, nested
+from jaxtune.checkpoint.replacing import fresh_place, replace_folder
 
 #: What checkpoints of this layout say of themselves.
-FORMAT = "jaxtune/1"
+FORMAT = "jaxtune/2"
+#: Ours of every age. In the first, `params` and `model_state` were items of their own.
+FORMATS = ("jaxtune/1", FORMAT)
+
+# Orbax's own name for what `ocp.load(path)` returns: the whole network must lie in it.
+_NETWORK = "state"
+_OF_NETWORK = ("params", "model_state")
 
 # Orbax numbers its operations for the whole process.
 _ONE_AT_A_TIME = threading.Lock()
@@ -36,9 +43,9 @@ class Stored:
         tree: The arrays' tree as Orbax tells it; by item, unless `single`.
         single: Whether the folder is one tree which has no name, as Orbax v0 writes.
         leaves: What each array is, by name; the first word is the item's, unless
-            `single`.
+            `single`. In our own, `params` and `model_state` are items.
         checksums: CRC-32 of arrays by dotted name, for each item; only in our own.
-        format: `FORMAT` for our own, None for others.
+        format: One of `FORMATS` for our own, None for others.
     """
 
     path: Path
@@ -48,9 +55,18 @@ class Stored:
     checksums: dict[str, dict[str, int]]
     format: str | None
 
+    def on_disk(self, name: Name) -> Name:
+        """Returns an array's name as it is stored."""
+        inside = self.format == FORMAT and name[0] in _OF_NETWORK
+        return (_NETWORK, *name) if inside else name
+
 
 def write(
-    target: Path, items: Mapping[str, Mapping[Name, np.ndarray]], meta: dict
+    target: Path,
+    items: Mapping[str, Mapping[Name, np.ndarray]],
+    meta: dict,
+    *,
+    overwrite: bool = False,
 ) -> None:
     """Writes named arrays and a description; the folder is complete or absent.
 
@@ -58,6 +74,7 @@ def write(
         target: Folder to make.
         items: Arrays by name, for each item.
         meta: Plain JSON.
+        overwrite: Whether to replace what is at the target already.
     """
     from orbax.checkpoint import v1 as ocp
 
@@ -73,13 +90,18 @@ def write(
     context.asynchronous.create_directories_asynchronously = False
     # Weights hardly compress: 8 % of the bytes for half of the time and a core.
     context.array.saving.use_compression = False
+    trees = {item: nested(named) for item, named in items.items()}
+    network = {item: trees.pop(item) for item in _OF_NETWORK if item in trees}
     target.parent.mkdir(parents=True, exist_ok=True)
     with _ONE_AT_A_TIME, context:
+        place = fresh_place(target) if overwrite else target
         ocp.save_checkpointables(
-            target,
-            {**{item: nested(named) for item, named in items.items()}, "meta": meta},
+            place,
+            {**({_NETWORK: network} if network else {}), **trees, "meta": meta},
             custom_metadata={"format": FORMAT, "crc32": checksums},
         )
+        if overwrite:
+            replace_folder(place, target)
 
 
 def open_stored(path: Path) -> Stored:
@@ -113,13 +135,19 @@ def open_stored(path: Path) -> Stored:
         # Orbax takes any folder for a checkpoint without items.
         raise _no_checkpoint(path)
     note = found.custom_metadata if isinstance(found.custom_metadata, dict) else {}
+    layout = note.get("format")
+    if layout == FORMAT:
+        leaves = {
+            name[1:] if name[0] == _NETWORK else name: leaf
+            for name, leaf in leaves.items()
+        }
     return Stored(
         path=path,
         tree=found.metadata,
         single=single,
         leaves={name: describe_leaf(leaf) for name, leaf in leaves.items()},
         checksums=note.get("crc32", {}),
-        format=note.get("format"),
+        format=layout,
     )
 
 
@@ -131,7 +159,7 @@ def read_arrays(stored: Stored, names: Collection[Name]) -> dict[Name, np.ndarra
     """
     from orbax.checkpoint import v1 as ocp
 
-    wanted = set(names)
+    wanted = {stored.on_disk(name): name for name in names}
     if not wanted:
         return {}
     abstract = jax.tree_util.tree_map_with_path(
@@ -149,7 +177,7 @@ def read_arrays(stored: Stored, names: Collection[Name]) -> dict[Name, np.ndarra
     except _ORBAX_ERRORS as error:
         raise _damaged(stored.path, error) from error
     arrays = {
-        name: np.asarray(leaf)
+        wanted[name]: np.asarray(leaf)
         for name, leaf in named_leaves(tree).items()
         if name in wanted
     }

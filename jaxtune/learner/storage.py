@@ -27,18 +27,27 @@ class Storage:
     verbose: bool
     _trainer: Trainer
 
-    def save(self, path: str | os.PathLike, *, with_opt: bool = True) -> Path:
+    def save(
+        self,
+        path: str | os.PathLike,
+        *,
+        with_opt: bool = True,
+        overwrite: bool = False,
+    ) -> Path:
         """Writes the network, its phase and its optimizer, wholly or not at all.
 
         `load` takes it up, `load_predictor(path)` gives it back for predictions; plain
-        Orbax opens it too.
+        Orbax opens it too: `ocp.load(path)` returns parameters and statistics.
 
         Args:
             path: Folder to make.
             with_opt: Whether the optimizer's state is kept, if there is one.
+            overwrite: Whether to replace a checkpoint that is at the path already; at
+                every moment the whole old one or the whole new one is there.
 
         Raises:
-            FileExistsError: If there is something at the path already.
+            FileExistsError: If there is something at the path already; with
+                `overwrite`, if that is not a checkpoint.
         """
         trainer = self._trainer
         _, params, model_state = split_module(trainer.module)
@@ -48,6 +57,7 @@ class Storage:
             model_state=model_state,
             opt_state=trainer.opt_state if with_opt else None,
             meta={**self._meta(), "learner": trainer.place_in_training()},
+            overwrite=overwrite,
         )
 
     def load(

@@ -48,13 +48,15 @@ import numpy as np
 assert "jaxtune" not in __import__("sys").modules
 assert params["layer1"]["0"]["conv1"]["weight"].shape == (3, 3, 64, 64)
 assert params["layer2"]["0"]["downsample"]["1"]["bias"].dtype == np.float32
+trees = {"opt_state": run["opt_state"], "raw": run["raw"], **run["state"]}
 sums = {
     "/".join([item, *(str(key.key) for key in keys)]): np.sum(leaf, dtype=float)
-    for item in ("params", "model_state", "opt_state", "raw")
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(run[item])
+    for item, tree in trees.items()
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)
 }
-alone = ocp.load(path, checkpointable_name="params")
-jax.tree.map(np.testing.assert_array_equal, alone, run["params"])
+jax.tree.map(np.testing.assert_array_equal, ocp.load(path), run["state"])
+alone = ocp.load(path, checkpointable_name="opt_state")
+jax.tree.map(np.testing.assert_array_equal, alone, run["opt_state"])
 np.savez(
     "answers.npz",
     features=features,
@@ -151,6 +153,7 @@ def test_every_name_in_the_text_is_one_of_a_checkpoint(run):
     table = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
     assert table == {*items, "meta"}
     folders = set(re.findall(r"^  (\w+)/", text, re.MULTILINE))
+    assert folders == {"state", *items, "meta"} - {"params", "model_state"}
     assert folders == {entry.name for entry in run[2].iterdir() if entry.is_dir()}
 
 
@@ -217,7 +220,7 @@ def test_without_an_average_there_is_nothing_of_it(run, tmp_path):
     trees = {name: tree for name, tree in run[1].items() if name != "raw"}
     path = save_checkpoint(tmp_path / "plain", **trees, meta={})
     assert {entry.name for entry in path.iterdir() if entry.is_dir()} == {
-        "params", "model_state", "opt_state", "meta"
+        "state", "opt_state", "meta"
     }  # fmt: skip
     assert set(inspect_checkpoint(path).items) == set(trees)
 

@@ -47,7 +47,7 @@ def contents(tmp_path):
 
 
 def test_names_shapes_and_dtypes(contents):
-    assert contents.format == "jaxtune/1"
+    assert contents.format == "jaxtune/2"
     assert contents.meta == {"classes": ["a"], "size": [2, 2]}
     weight = contents.items["params"]["body.conv1.weight"]
     assert (weight.shape, weight.dtype) == ((3, 3), jnp.dtype("bfloat16"))

@@ -1,5 +1,8 @@
 import json
 import math
+import os
+import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +17,11 @@ from jaxtune.checkpoint import (
     load_checkpoint,
     load_meta,
     load_opt_state,
+    replacing,
     save_checkpoint,
     save_checkpoint_async,
     saving,
+    storage,
 )
 
 META = {
@@ -96,8 +101,73 @@ def test_what_can_not_be_stored_is_refused(tmp_path, changes, kind, message):
 def test_nothing_is_overwritten(tmp_path):
     path = save(tmp_path / "run", meta={"old": 1})
     for function in (save_checkpoint, save_checkpoint_async):
-        with pytest.raises(FileExistsError, match="choose another folder"):
+        with pytest.raises(FileExistsError, match="overwrite=True"):
             function(path, params={"w": np.ones(1)}, model_state={}, meta={})
+    assert load_meta(path) == {"old": 1}
+
+
+def test_a_checkpoint_is_overwritten_when_asked_and_nothing_else_is(tmp_path):
+    path = save(tmp_path / "run", meta={"old": 1}, overwrite=True)
+    # What a killed process left beside it goes, too.
+    (tmp_path / ".run.new").mkdir()
+    (tmp_path / ".run.new.orbax-checkpoint-tmp").mkdir()
+    (tmp_path / ".run.old").mkdir()
+    save(path, meta={"new": 1}, overwrite=True)
+    assert load_meta(path) == {"new": 1}
+    (tmp_path / "empty").mkdir()
+    save(tmp_path / "empty", overwrite=True)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["empty", "run"]
+
+    (tmp_path / "file").write_text("mine")
+    photos = tmp_path / "photos"
+    (photos / "cats").mkdir(parents=True)
+    run = tmp_path / "kept"
+    run.mkdir()
+    (run / "run.json").write_text("{}")
+    for there, what in [("file", "a file"), ("photos", "not a checkpoint"),
+                        ("kept", "the folder of a run")]:  # fmt: skip
+        with pytest.raises(FileExistsError, match=what):
+            save(tmp_path / there, overwrite=True)
+    assert (tmp_path / "file").read_text() == "mine" and (photos / "cats").is_dir()
+
+
+def test_an_overwriting_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
+    path = save(tmp_path / "run", meta={"old": 1})
+
+    def fails(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(storage, "replace_folder", fails)
+    with pytest.raises(OSError, match="disk full"):
+        save(path, meta={"new": 1}, overwrite=True)
+    assert load_meta(path) == {"old": 1}
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_whole_at_every_moment(tmp_path, monkeypatch, exchanges):
+    """A name is looked at after each call to the system that could change it."""
+    path = save(tmp_path / "run", meta={"old": 1})
+    if not exchanges:
+        monkeypatch.setattr(replacing, "_exchange", lambda one, other: False)
+    seen = []
+    for module, name in ((os, "rename"), (shutil, "rmtree")):
+
+        def watched(*arguments, call=getattr(module, name), **options):
+            result = call(*arguments, **options)
+            seen.append(load_meta(path) if path.exists() else None)
+            return result
+
+        monkeypatch.setattr(replacing, module.__name__, types.SimpleNamespace(
+            **{**vars(getattr(replacing, module.__name__)), name: watched}
+        ))  # fmt: skip
+    save(path, meta={"new": 1}, overwrite=True)
+    assert seen[-1] == {"new": 1} and (None in seen) == (not exchanges)
+
+
+def test_a_process_that_died_between_two_names_loses_nothing(tmp_path):
+    path = save(tmp_path / "run", meta={"old": 1})
+    path.rename(tmp_path / ".run.old")
+    assert replacing.fresh_place(path) == tmp_path / ".run.new"
     assert load_meta(path) == {"old": 1}
 
 
@@ -150,9 +220,9 @@ def test_the_call_does_not_wait_for_the_disk(tmp_path, monkeypatch):
     go_on = threading.Event()
     write = saving.write
 
-    def slow(*arguments):
+    def slow(*arguments, **options):
         assert go_on.wait(60)
-        write(*arguments)
+        write(*arguments, **options)
 
     monkeypatch.setattr(saving, "write", slow)
     run = save_checkpoint_async(

@@ -6,11 +6,15 @@ import pytest
 
 from jaxtune.checkpoint import (
     CheckpointDamagedError,
+    inspect_checkpoint,
+    load_checkpoint,
     load_meta,
+    load_opt_state,
     save_checkpoint,
     storage,
 )
-from jaxtune.checkpoint.arrays import Leaf
+from jaxtune.checkpoint.arrays import Leaf, checksum
+from jaxtune.checkpoint.names import named_leaves, nested
 
 
 def open_error(path, kind=FileNotFoundError):
@@ -28,25 +32,72 @@ def test_plain_orbax_opens_all_of_it(tmp_path, trees):
     # No sharding is given, and Orbax doesn't warn: the arrays are the host's.
     found = ocp.load_checkpointables(path)
     assert found["meta"] == {"a": [1, None]}
-    assert set(found) == {"params", "model_state", "opt_state", "meta"}
-    weight = found["params"]["body"]["layer1"]["0"]["weight"]
+    assert set(found) == {"state", "opt_state", "meta"}
+    weight = found["state"]["params"]["body"]["layer1"]["0"]["weight"]
     assert weight.shape == (2, 3) and weight.dtype == np.float32
     np.testing.assert_array_equal(weight, np.arange(6.0).reshape(2, 3))
     assert found["opt_state"] == {"0": 3, "1": {"mu": 1.5}}
-    assert ocp.metadata(path, "params").metadata["head"]["bias"].shape == (4,)
+    described = ocp.metadata(path).metadata
+    assert described["params"]["head"]["bias"].shape == (4,)
 
 
-def test_orbax_v0_opens_an_item(path, trees):
+def whole_network(found):
+    """Whether what a plain script loads is `trees`, all of it."""
+    assert set(found) == {"params", "model_state"}
+    np.testing.assert_array_equal(found["params"]["head"]["bias"], np.arange(4.0))
+    statistics = found["model_state"]["body"]["bn1"]["running_mean"]
+    np.testing.assert_array_equal(statistics, np.arange(3.0))
+    assert len(named_leaves(found)) == 4
+
+
+def test_the_shortest_call_of_plain_orbax_returns_the_whole_network(tmp_path, trees):
     from orbax import checkpoint as v0
+    from orbax.checkpoint import v1 as ocp
 
-    with v0.PyTreeCheckpointer() as checkpointer:
-        found = checkpointer.restore(path / "params")
-    np.testing.assert_array_equal(found["head"]["bias"], np.arange(4.0))
+    # With everything that could be taken for the network beside it.
+    more = {"opt_state": trees["params"], "raw": trees["params"]}
+    path = save_checkpoint(tmp_path / "12", **trees, **more, meta={})
+    whole_network(ocp.load(path))
+    whole_network(ocp.load(path, ocp.metadata(path)))
+    whole_network(ocp.training.Checkpointer(tmp_path).load(12))
+    for make in (v0.StandardCheckpointer, v0.PyTreeCheckpointer):
+        with make() as checkpointer:
+            whole_network(checkpointer.restore(path / "state"))
+
+
+def test_checkpoints_of_the_first_format_still_open(tmp_path, trees):
+    from orbax.checkpoint import v1 as ocp
+
+    items = {item: nested(named_leaves(tree)) for item, tree in trees.items()}
+    items["opt_state"] = {"mu": items["params"]}
+    sums = {
+        item: {
+            ".".join(name): checksum(np.asarray(leaf))
+            for name, leaf in named_leaves(tree).items()
+        }
+        for item, tree in items.items()
+    }
+    path = tmp_path / "old"
+    ocp.save_checkpointables(
+        path,
+        {**items, "meta": {"classes": ["a"]}},
+        custom_metadata={"format": "jaxtune/1", "crc32": sums},
+    )
+    params, statistics = load_checkpoint(path, **trees)
+    whole_network({"params": params, "model_state": statistics})
+    assert load_opt_state(path, {"mu": trees["params"]}).keys() == {"mu"}
+    assert load_meta(path) == {"classes": ["a"]}
+    contents = inspect_checkpoint(path)
+    assert contents.format == "jaxtune/1" and contents.items.keys() == items.keys()
+    stored = storage.open_stored(path)
+    stored.checksums["params"]["head.bias"] ^= 1
+    with pytest.raises(CheckpointDamagedError, match="params/head.bias"):
+        storage.read_arrays(stored, list(stored.leaves))
 
 
 def test_it_says_what_it_is(path):
     stored = storage.open_stored(path)
-    assert stored.format == "jaxtune/1"
+    assert stored.format == "jaxtune/2"
     assert stored.leaves[("params", "head", "weight")] == Leaf(
         (3, 4), np.dtype("float32")
     )
@@ -56,9 +107,10 @@ def test_it_says_what_it_is(path):
     assert sums == stored.checksums
 
 
-def test_only_what_is_asked_for_is_read(path):
+def test_only_what_is_asked_for_is_read(tmp_path, trees):
+    path = save_checkpoint(tmp_path / "run", **trees, opt_state={"count": 3}, meta={})
     stored = storage.open_stored(path)
-    shutil.rmtree(path / "model_state")
+    shutil.rmtree(path / "opt_state")
     name = ("params", "head", "bias")
     assert list(storage.read_arrays(stored, [name])) == [name]
     assert storage.read_arrays(stored, []) == {}
@@ -91,7 +143,7 @@ def test_a_folder_of_steps_says_which_to_give(written_elsewhere):
 
 
 def test_a_part_of_a_checkpoint_says_where_the_whole_is(path):
-    assert f"give the folder above, {path}" in open_error(path / "params")
+    assert f"give the folder above, {path}" in open_error(path / "state")
 
 
 def test_half_a_checkpoint_is_none(path, tmp_path):
@@ -104,7 +156,7 @@ def test_a_checkpoint_without_a_description(written_elsewhere):
         load_meta(written_elsewhere / "v1_state")
 
 
-@pytest.mark.parametrize("file", ["_CHECKPOINT_METADATA", "params/_METADATA"])
+@pytest.mark.parametrize("file", ["_CHECKPOINT_METADATA", "state/_METADATA"])
 def test_a_damaged_description_of_itself(path, file):
     text = (path / file).read_text()
     (path / file).write_text(text[: len(text) // 2])
@@ -112,8 +164,8 @@ def test_a_damaged_description_of_itself(path, file):
 
 
 def test_a_missing_item(path):
-    shutil.rmtree(path / "model_state")
-    assert "item `model_state` is missing" in open_error(path, CheckpointDamagedError)
+    shutil.rmtree(path / "state")
+    assert "item `state` is missing" in open_error(path, CheckpointDamagedError)
 
 
 def test_a_damaged_meta(path):

@@ -1,0 +1,108 @@
+"""Folders and files that appear whole, and replace what was there whole.
+
+A finished folder in, the same folder under its final name out. The one rule of the
+file: under that name there is the whole old folder or the whole new one, never a part.
+"""
+
+import ctypes
+import os
+import shutil
+import sys
+from pathlib import Path
+
+#: From <fcntl.h>: relative paths are relative to the working directory.
+_AT_FDCWD = -100 if sys.platform.startswith("linux") else -2
+#: RENAME_EXCHANGE of Linux and RENAME_SWAP of macOS happen to be the same number.
+_EXCHANGE = 2
+
+
+def fresh_place(target: Path) -> Path:
+    """Returns where to write what shall replace `target`: beside it, and empty.
+
+    What a killed process left there is removed. If that process died between the two
+    renames that stand in for an exchange, the old folder is put back first.
+    """
+    fresh, aside = _beside(target, "new"), _beside(target, "old")
+    if aside.exists() and not target.exists():
+        os.rename(aside, target)
+    for leftover in (fresh, aside):
+        _remove(leftover)
+    return fresh
+
+
+def replace_folder(fresh: Path, target: Path) -> None:
+    """Gives a finished folder its final name; what is there already is removed.
+
+    On Linux and macOS the two are exchanged in one step, where the file system can.
+    Elsewhere the old folder is renamed first, so for an instant there is none; it lies
+    beside, under a name that begins with a dot, and `fresh_place` puts it back.
+
+    Args:
+        fresh: From `fresh_place(target)`.
+        target: The final name.
+    """
+    if not target.exists():
+        os.rename(fresh, target)
+    elif _exchange(fresh, target):
+        _remove(fresh)
+    else:
+        aside = _beside(target, "old")
+        _remove(aside)
+        os.rename(target, aside)
+        try:
+            os.rename(fresh, target)
+        except OSError:
+            os.rename(aside, target)
+            raise
+        _remove(aside)
+
+
+def check_replaceable(target: Path) -> None:
+    """Raises unless a checkpoint may be written to a path, replacing what is there.
+
+    Raises:
+        FileExistsError: If something else than a checkpoint or an empty folder is
+            there. A folder of photos must not go because its name was given.
+    """
+    if not target.exists() or is_checkpoint(target):
+        return
+    if target.is_dir() and not any(target.iterdir()):
+        return
+    if not target.is_dir():
+        what = "a file"
+    elif (target / "run.json").is_file():
+        what = "the folder of a run"
+    else:
+        what = "a folder that is not a checkpoint"
+    raise FileExistsError(
+        f"{target} is {what}; only a checkpoint is overwritten. Choose another path, "
+        "or remove it first."
+    )
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Returns whether a folder is a checkpoint of Orbax, ours or others'."""
+    marks = ("_CHECKPOINT_METADATA", "_METADATA")
+    return any((path / mark).is_file() for mark in marks)
+
+
+def _beside(target: Path, what: str) -> Path:
+    return target.with_name(f".{target.name}.{what}")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchanges two names in one step; False if that can't be done here."""
+    name = {"linux": "renameat2", "darwin": "renameatx_np"}.get(sys.platform)
+    try:
+        function = getattr(ctypes.CDLL(None), name or "")
+    except (AttributeError, OSError, TypeError):
+        return False
+    names = (_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other))
+    return function(*names, ctypes.c_uint(_EXCHANGE)) == 0
