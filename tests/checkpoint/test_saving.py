@@ -1,3 +1,4 @@
+import functools
 import json
 import math
 import os
@@ -150,16 +151,15 @@ def test_whole_at_every_moment(tmp_path, monkeypatch, exchanges):
     if not exchanges:
         monkeypatch.setattr(replacing, "_exchange", lambda one, other: False)
     seen = []
+
+    def watched(call, *arguments, **options):
+        call(*arguments, **options)
+        seen.append(load_meta(path) if path.exists() else None)
+
     for module, name in ((os, "rename"), (shutil, "rmtree")):
-
-        def watched(*arguments, call=getattr(module, name), **options):
-            result = call(*arguments, **options)
-            seen.append(load_meta(path) if path.exists() else None)
-            return result
-
-        monkeypatch.setattr(replacing, module.__name__, types.SimpleNamespace(
-            **{**vars(getattr(replacing, module.__name__)), name: watched}
-        ))  # fmt: skip
+        watching = functools.partial(watched, getattr(module, name))
+        names = {**vars(module), name: watching}
+        monkeypatch.setattr(replacing, module.__name__, types.SimpleNamespace(**names))
     save(path, meta={"new": 1}, overwrite=True)
     assert seen[-1] == {"new": 1} and (None in seen) == (not exchanges)
 

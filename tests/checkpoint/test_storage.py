@@ -78,11 +78,16 @@ def test_checkpoints_of_the_first_format_still_open(tmp_path, trees):
         for item, tree in items.items()
     }
     path = tmp_path / "old"
-    ocp.save_checkpointables(
-        path,
-        {**items, "meta": {"classes": ["a"]}},
-        custom_metadata={"format": "jaxtune/1", "crc32": sums},
-    )
+    registry = ocp.handlers.local_registry()
+    registry.add(ocp.handlers.JsonHandler, checkpointable_name="meta")
+    context = ocp.Context()
+    context.checkpointables.registry = registry
+    with context:
+        ocp.save_checkpointables(
+            path,
+            {**items, "meta": {"classes": ["a"]}},
+            custom_metadata={"format": "jaxtune/1", "crc32": sums},
+        )
     params, statistics = load_checkpoint(path, **trees)
     whole_network({"params": params, "model_state": statistics})
     assert load_opt_state(path, {"mu": trees["params"]}).keys() == {"mu"}
