@@ -259,6 +259,18 @@ def _open_file(
     return image, _orientation(exif)
 
 
+def begins_as_picture(start: bytes) -> bool:
+    """Returns whether a file's first 16 bytes are those of a common format.
+
+    Example:
+        >>> begins_as_picture(b"GIF89a.........."), begins_as_picture(b"name,label")
+        (True, False)
+    """
+    if start.startswith(b"BM"):  # so may a text; a bitmap has four reserved zeros
+        return start[6:10] == bytes(4)
+    return start.startswith(b"\xff\xd8\xff") or _plugin(start) is not _other_plugin
+
+
 def _plugin(start: bytes) -> Any:
     if start.startswith(b"\x89PNG\r\n\x1a\n"):
         return PngImagePlugin.PngImageFile

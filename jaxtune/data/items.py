@@ -7,22 +7,30 @@ lists its files.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 import os
 import re
-from collections.abc import Callable, Hashable, Sequence
+import warnings
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, SupportsIndex, get_args
 
 import numpy as np
 from jaxtyping import Float, Float32, Int32
 
-IMAGE_EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
+from jaxtune.arguments import check_path
+from jaxtune.data.formats import (
+    extension_of,
+    holds_picture,
+    holds_text,
+    image_extensions,
+    is_beside,
 )
 
-
+#: Folders that other programs make, with copies of the photos.
+_NOT_ENTERED = frozenset({"__MACOSX", "@eaDir"})
 Kind = Literal["single", "multi", "regression"]
 
 
@@ -164,41 +172,109 @@ def check_kind(kind: str | None) -> None:
 
 
 def is_image(path: str | os.PathLike[str]) -> bool:
-    """Returns whether a file's name is that of a picture, whatever the case.
+    """Returns whether a file's name is that of a picture that can be read.
 
-    Hidden files are not: copies made by macOS begin with a dot and end in .jpg.
+    Every extension of a format that Pillow decodes is, whatever the case. Hidden files
+    are not: copies made by macOS begin with a dot and end in .jpg.
 
     Example:
         >>> is_image("cat.JPG"), is_image("._cat.jpg"), is_image("notes.txt")
         (True, False, False)
     """
-    name = os.path.basename(os.fspath(path))
-    extension = os.path.splitext(name)[1].lower()
-    return not name.startswith(".") and extension in IMAGE_EXTENSIONS
+    name = os.path.basename(os.fspath(path and check_path(path, "path")))
+    return not name.startswith(".") and extension_of(name) in image_extensions()
 
 
 def find_images(root: str | os.PathLike[str]) -> tuple[Path, ...]:
     """Returns every picture below a folder, at any depth, sorted by its path.
 
-    Hidden files and hidden folders are left out; links to folders are followed, each
-    folder once.
+    A picture is known by its extension, or else, as where there is none, by its first
+    bytes. Hidden files and hidden folders are left out in silence, and so are tables
+    and texts; what else is left out is counted in a warning. Links to folders are
+    followed, each folder once.
 
     Raises:
         FileNotFoundError: If there is no such folder.
         NotADirectoryError: If it is a file.
     """
+    found, left_out = scan_images(root)
+    warn_left_out(left_out, root)
+    return found
+
+
+def scan_images(
+    root: str | os.PathLike[str],
+) -> tuple[tuple[Path, ...], collections.Counter[str]]:
+    """Returns what `find_images` does, and how many files were left out, by extension.
+
+    Files that nobody would miss (texts, tables, hidden files) are not counted.
+    """
     root = existing_folder(root)
     found: list[Path] = []
+    left_out: collections.Counter[str] = collections.Counter()
     seen = {os.path.realpath(root)}
+    extensions = image_extensions()
     for folder, folders, files in os.walk(root, followlinks=True):
         folders[:] = sorted(
             name
             for name in folders
             if not name.startswith(".")
+            and name not in _NOT_ENTERED
             and not _seen_before(os.path.join(folder, name), seen)
         )
-        found += [Path(folder, name) for name in files if is_image(name)]
-    return tuple(sorted(found, key=lambda path: path.relative_to(root).as_posix()))
+        for name in files:
+            if name.startswith("."):
+                continue
+            extension = extension_of(name)
+            path = os.path.join(folder, name)
+            if extension in extensions:
+                found.append(Path(path))
+            elif is_beside(name) or not os.path.isfile(path):
+                continue
+            elif holds_picture(path):
+                found.append(Path(path))
+            elif extension or not holds_text(path):
+                left_out[extension] += 1
+    found.sort(key=lambda path: path.relative_to(root).as_posix())
+    return tuple(found), left_out
+
+
+def warn_left_out(
+    left_out: Mapping[str, int], root: str | os.PathLike[str], *, stacklevel: int = 3
+) -> None:
+    """Warns of files that were left out, if there are any, with their extensions.
+
+    Args:
+        left_out: How many there are, by extension.
+        root: The folder.
+        stacklevel: As in `warnings.warn`, counted from here.
+    """
+    if left_out:
+        warnings.warn(
+            f"Left out {files_left_out(left_out)} below {str(root)!r}, which can't be"
+            " read as pictures. Convert them to JPEG or PNG, or register a plugin of"
+            " Pillow's that reads them (pillow-heif for .heic).",
+            stacklevel=stacklevel + 1,
+        )
+
+
+def files_left_out(left_out: Mapping[str, int]) -> str:
+    """Returns in words how many files were left out, by extension.
+
+    Example:
+        >>> files_left_out({".svg": 1, ".heic": 6, "": 1})
+        '8 files (.heic 6, without extension 1, .svg 1)'
+    """
+    number = sum(left_out.values())
+    by_number = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
+    each = [f"{name or 'without extension'} {count}" for name, count in by_number]
+    return f"{number} file{'s' * (number > 1)} ({listing(each, most=20)})"
+
+
+def no_photos(left_out: Mapping[str, int], root: str | os.PathLike[str]) -> str:
+    """Returns a sentence that says a folder holds no photos, and what it holds."""
+    holds = f"; it holds {files_left_out(left_out)}" if left_out else ""
+    return f"There are no photos in {str(root)!r} that can be read{holds}"
 
 
 def _seen_before(folder: str, seen: set[str]) -> bool:
@@ -209,14 +285,18 @@ def _seen_before(folder: str, seen: set[str]) -> bool:
     return False
 
 
-def existing_folder(path: str | os.PathLike[str]) -> Path:
+def existing_folder(path: str | os.PathLike[str], name: str = "root") -> Path:
     """Returns the path of a folder that exists, `~` expanded.
+
+    Args:
+        path: Of the folder.
+        name: Of the argument that gives it, for errors.
 
     Raises:
         FileNotFoundError: If there is no such folder.
         NotADirectoryError: If it is a file.
     """
-    folder = Path(path).expanduser()
+    folder = Path(check_path(path, name)).expanduser()
     if not folder.exists():
         raise FileNotFoundError(
             f"There is no folder {str(folder)!r}. Check the path (the working"
@@ -236,7 +316,9 @@ def class_folders(folder: str | os.PathLike[str]) -> tuple[str, ...]:
             sorted(
                 entry.name
                 for entry in entries
-                if entry.is_dir() and not entry.name.startswith(".")
+                if entry.is_dir()
+                and not entry.name.startswith(".")
+                and entry.name not in _NOT_ENTERED
             )
         )
 

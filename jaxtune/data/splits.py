@@ -7,11 +7,13 @@ machine or on a random stream, so a split is the same everywhere.
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -20,11 +22,14 @@ from jaxtune.data.items import (
     Items,
     class_folders,
     existing_folder,
-    find_images,
     folder_label,
     listing,
+    no_photos,
+    scan_images,
+    warn_left_out,
 )
 from jaxtune.data.labels import label_items
+from jaxtune.data.values import clean_name
 
 # Other names people give to the folder of validation photos.
 _VALID_NAMES = ("valid", "val", "validation", "test")
@@ -150,7 +155,7 @@ def split_folders(
     valid: str = "valid",
     *,
     valid_pct: float | int | None = None,
-    classes: Sequence[str] | None = None,
+    classes: Iterable[Any] | None = None,
     seed: int = 0,
     stratify: bool = True,
 ) -> tuple[Items, Items]:
@@ -175,26 +180,33 @@ def split_folders(
     if valid_pct is not None:
         check_valid_pct(valid_pct)
         _refuse_split_folders(root, train, valid)
-        items = labelled_folder(root, classes=classes)
+        items, left_out = _labelled(root, classes)
+        warn_left_out(left_out, root)
         return split_items(
             items, valid_pct=valid_pct, seed=seed, root=root, stratify=stratify
         )
     _check_folders(root, train, valid)
-    train_items = labelled_folder(root / train, classes=classes)
+    train_items, left_out = _labelled(root / train, classes)
     known = train_items.classes
-    strangers = set(class_folders(root / valid)) - set(known)
-    strangers = {name for name in strangers if find_images(root / valid / name)}
+    strangers = {clean_name(name): name for name in class_folders(root / valid)}
+    strangers = {
+        name
+        for clean, name in strangers.items()
+        if clean not in known and scan_images(root / valid / name)[0]
+    }
     if strangers:
         raise ValueError(
             f"{str(root / valid)!r} has classes without photos in {train!r}:"
             f" {listing(sorted(strangers))}. The classes are {listing(known)}. Put"
             f" photos of each class in {train!r}, or correct the folders' names."
         )
-    return train_items, labelled_folder(root / valid, classes=known)
+    valid_items, more_left_out = _labelled(root / valid, known)
+    warn_left_out(left_out + more_left_out, root)
+    return train_items, valid_items
 
 
 def labelled_folder(
-    folder: str | os.PathLike[str], *, classes: Sequence[str] | None = None
+    folder: str | os.PathLike[str], *, classes: Iterable[Any] | None = None
 ) -> Items:
     """Returns the photos of a folder of class folders, labelled by those.
 
@@ -205,8 +217,16 @@ def labelled_folder(
         FileNotFoundError: If there is no such folder.
         ValueError: If there are no photos, or some lie outside class folders.
     """
-    folder = existing_folder(folder)
-    paths = find_images(folder)
+    items, left_out = _labelled(existing_folder(folder, "folder"), classes)
+    warn_left_out(left_out, folder)
+    return items
+
+
+def _labelled(
+    folder: Path, classes: Iterable[Any] | None
+) -> tuple[Items, collections.Counter[str]]:
+    """Returns the items of a folder, and the files left out by extension."""
+    paths, left_out = scan_images(folder)
     loose = [path.name for path in paths if path.parent == folder]
     if loose:
         raise ValueError(
@@ -216,18 +236,19 @@ def labelled_folder(
         )
     if not paths:
         raise ValueError(
-            f"There are no photos in {str(folder)!r} (jpg, jpeg, png, gif, bmp, webp,"
-            " tif, tiff, in a folder per class). Check the path."
+            f"{no_photos(left_out, folder)}. A folder for each class is wanted, with"
+            " its photos. Check the path."
         )
-    labels = [folder_label(folder)(path) for path in paths]
+    label = folder_label(folder)
+    labels = [label(path) for path in paths]
     empty = sorted(set(class_folders(folder)) - set(labels))
     if empty and classes is None:
         warnings.warn(
             f"Left out {len(empty)} class folders without photos in {str(folder)!r}:"
             f" {listing(empty)}.",
-            stacklevel=2,
+            stacklevel=3,
         )
-    return label_items(paths, labels, classes=classes)
+    return label_items(paths, labels, classes=classes), left_out
 
 
 def _refuse_split_folders(root: Path, train: str, valid: str) -> None:

@@ -1,10 +1,12 @@
 """Finding photos and naming them, whatever the file system does."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxtune.data import Items, find_images, is_image, parent_label
 from jaxtune.data.items import (
@@ -144,3 +146,33 @@ def test_kinds_have_three_names():
 def test_listing():
     assert listing([1, 2]) == "1, 2"
     assert listing(range(12)).endswith("9 and 2 more")
+
+
+def test_what_can_be_read_is_taken_and_what_is_left_out_is_counted(tmp_path):
+    picture = Image.new("RGB", (5, 4))
+    for name in ("a.jfif", "b.JFIF", "c", "d.jpg_large", "e.001", "f.pgm", "g.avif"):
+        kind = {"f.pgm": "PPM", "g.avif": "AVIF"}.get(name, "JPEG")
+        picture.save(tmp_path / name, format=kind)
+    found = [path.name for path in find_images(tmp_path)]
+    assert found == ["a.jfif", "b.JFIF", "c", "d.jpg_large", "e.001", "f.pgm", "g.avif"]
+    junk = ("x.HEIC", "y.heic", "z.svg", "no extension", "half.jpg.part", "h.h5")
+    for name in (
+        *junk,
+        "Thumbs.db",
+        "l.csv",
+        "n.txt",
+        "n.json",
+        ".DS_Store",
+        "._a.jpg",
+    ):
+        (tmp_path / name).write_bytes(b"\x00\x01\x02")
+    (tmp_path / "LICENSE").write_text("Free.")
+    touch(tmp_path, "__MACOSX/a.jpg", "@eaDir/a.jpg")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.warns(UserWarning) as said:
+        assert [path.name for path in find_images(tmp_path)] == found
+    (warning,) = said
+    assert (
+        "Left out 6 files (.heic 2, without extension 1, .h5 1, .part 1, .svg 1)"
+        in (str(warning.message))
+    )

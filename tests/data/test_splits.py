@@ -210,3 +210,22 @@ def test_folders_without_strata(tmp_path):
     ]
     assert all(sum(counts.values()) == 6 for counts in loose)
     assert any(counts["a"] != 3 for counts in loose)
+
+
+def test_what_both_folders_leave_out_is_one_warning(tmp_path):
+    for split, number in (("train", 2), ("valid", 1)):
+        for name in ("ant", "bee"):
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            (folder / "1.jpg").touch()
+            for n in range(number):
+                (folder / f"{n}.heic").touch()
+    with pytest.warns(UserWarning, match=r"Left out 6 files \(.heic 6\)") as said:
+        split_folders(tmp_path)
+    assert len(said) == 1
+    with pytest.warns(UserWarning, match=r"4 files \(.heic 4\)"):
+        split_folders(tmp_path / "train", valid_pct=0.5)
+    for path in tmp_path.rglob("*.jpg"):
+        path.unlink()
+    with pytest.raises(ValueError, match=r"no photos in .*it holds 4 files \(.heic 4"):
+        split_folders(tmp_path)
