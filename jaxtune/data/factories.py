@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Unpack
 
 import numpy as np
 
+from jaxtune.arguments import Integer, check_path, described
 from jaxtune.data.check import check_trained_classes
 from jaxtune.data.items import (
     existing_folder,
-    find_images,
     name_label,
+    no_photos,
     regex_label,
+    scan_images,
+    warn_left_out,
 )
-from jaxtune.data.labels import label_items
+from jaxtune.data.labels import label_items, rows_of
 from jaxtune.data.options import (
     LoaderOptions,
     SplitOptions,
@@ -35,6 +38,7 @@ from jaxtune.data.options import (
 from jaxtune.data.sources import source_items
 from jaxtune.data.splits import split_folders
 from jaxtune.data.tables import Column, as_table, read_csv, table_items, valid_rows
+from jaxtune.data.values import is_missing, listed
 
 Made = TypeVar("Made", bound="Factories")
 
@@ -54,7 +58,7 @@ class Factories:
         *,
         valid_pct: float | int | None = None,
         stratify: bool = True,
-        classes: Sequence[str] | None = None,
+        classes: Iterable[Any] | None = None,
         **options: Unpack[LoaderOptions],
     ) -> Made:
         """Returns the photos of a folder of class folders.
@@ -185,7 +189,10 @@ class Factories:
         """
         check_options(options)
         root = existing_folder(root)
-        paths = find_images(root)
+        paths, left_out = scan_images(root)
+        if not paths:
+            raise ValueError(f"{no_photos(left_out, root)}. Check the path.")
+        warn_left_out(left_out, root)
         labels = [label_func(path) for path in paths]
         below = [path.relative_to(root) for path in paths]
         return cls.from_lists(below, labels, root=root, **options)
@@ -215,16 +222,11 @@ class Factories:
             jaxtune.data.ImageError: If photos cannot be read.
         """
         check_options(options)
-        root = Path(root).expanduser()
-        # Joining is what takes the time where there are a million of them.
-        paths = [
-            path if isinstance(path, Path) and path.is_absolute() else root / path
-            for path in paths
-        ]
+        root = Path(check_path(root, "root")).expanduser()
+        paths = _absolute(paths, root)
         if not paths:
             raise ValueError(
-                f"There are no photos in {str(root)!r} (jpg, jpeg, png, gif, bmp, webp,"
-                " tif, tiff). Check the path."
+                "paths has no photo in it. Check the pattern or the folder it is from."
             )
         items = label_items(paths, labels, **label_options(options))
         return cls(*split_by_options(items, options, root), **options)
@@ -247,9 +249,10 @@ class Factories:
 
         Columns are given by name, or by position from 0. A column of floats is to be
         predicted; a column of anything else is the class, or with `label_delim` the
-        classes. Several columns are multi-label: of zeros and ones, each is a class; of
-        names, each holds one or nothing. Several columns of other numbers are to be
-        predicted.
+        classes. Of several columns of zeros and ones each is a class: one a photo if
+        each row has exactly one 1, else multi-label. Several of names are multi-label;
+        each holds one or nothing. Several columns of other numbers are to be predicted.
+        Blanks around values are not part of them.
 
         Args:
             df: A DataFrame (pandas, Polars, anything with `columns` that gives a column
@@ -288,8 +291,10 @@ class Factories:
         root: str | os.PathLike[str],
         csv_fname: str | os.PathLike[str] = "labels.csv",
         *,
-        header: Literal["infer"] | int | None = "infer",
+        header: Literal["infer"] | Integer | None = "infer",
         delimiter: str | None = None,
+        encoding: str | None = None,
+        keep_default_na: bool = True,
         fn_col: Column = 0,
         label_col: Column | Sequence[Column] = 1,
         label_delim: str | None = None,
@@ -308,6 +313,11 @@ class Factories:
             csv_fname: The file, below the folder unless it is absolute.
             header: The row of the columns' names, from 0; None if there is none.
             delimiter: Between columns; a comma if None.
+            encoding: Of the file, such as "cp1252", which Excel writes in Western
+                Europe and America. UTF-8 if None, or what the file's mark says.
+            keep_default_na: Whether the words that pandas reads as missing ("NA",
+                "nan", "None" and others) mean that nothing is there; False takes them
+                as names.
             fn_col: As for `from_df`, like those that follow.
             label_col: Column of the label, or a list of columns.
             label_delim: What stands between several labels in one column.
@@ -323,9 +333,15 @@ class Factories:
             jaxtune.data.ImageError: If photos cannot be read.
         """
         check_options(options)
-        path = Path(existing_folder(root), csv_fname)
+        path = Path(existing_folder(root), check_path(csv_fname, "csv_fname"))
         return cls._from_table(
-            read_csv(path, header=header, delimiter=delimiter),
+            read_csv(
+                path,
+                header=header,
+                delimiter=delimiter,
+                encoding=encoding,
+                keep_default_na=keep_default_na,
+            ),
             root,
             valid_col=valid_col,
             folder=folder,
@@ -392,3 +408,31 @@ class Factories:
         sides = items.take(np.flatnonzero(~chosen)), items.take(np.flatnonzero(chosen))
         check_trained_classes(*sides)
         return cls(*sides, **without_split(options))
+
+
+def _absolute(paths: Any, root: Path) -> list[Path]:
+    """Returns paths below a folder, in whatever they were listed."""
+    wanted = "paths must be a list of paths, one for each photo"
+    is_one = isinstance(paths, str | bytes | os.PathLike | Mapping | set | frozenset)
+    if is_one or not (isinstance(paths, Iterable) or hasattr(paths, "__array__")):
+        raise TypeError(f"{wanted}; received {described(paths)}.")
+    if hasattr(paths, "columns"):
+        raise TypeError(f"{wanted}; received a table. Use from_df.")
+    # Joining is what takes the time where there are a million of them.
+    found: list[Path] = []
+    missing: list[int] = []
+    for row, path in enumerate(listed(paths)):
+        if isinstance(path, Path) and path.is_absolute():
+            found.append(path)
+        elif is_missing(path):
+            missing.append(row)
+        elif isinstance(path, str | os.PathLike):
+            found.append(root / path)
+        else:
+            raise TypeError(f"{wanted}; paths[{row}] is {described(path)}.")
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(missing) + len(found)} paths are missing:"
+            f" {rows_of(missing)}. Leave them and their labels out."
+        )
+    return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, TypedDict
 
 from jaxtune.data.augment import Augmentation
@@ -46,7 +46,7 @@ class SplitOptions(LoaderOptions, total=False):
 
     valid_pct: float | int
     stratify: bool
-    classes: Sequence[str] | None
+    classes: Iterable[Any] | None
     kind: Kind | None
 
 

@@ -7,7 +7,7 @@ one rule: images stay where they are; only the labels are gathered.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxtune.data.items import Items, Kind
-from jaxtune.data.labels import label_items
+from jaxtune.data.labels import check_classes, label_items
 from jaxtune.data.pixels import check_floats
+from jaxtune.data.values import label_columns, plain_labels
 
 
 class SourceImages:
@@ -25,6 +26,7 @@ class SourceImages:
     Attributes:
         channels: How many channels each image has.
         array: All images, where one array holds them: (n, h, w, c).
+        positions: Of these images among all.
     """
 
     def __init__(
@@ -37,22 +39,22 @@ class SourceImages:
     ) -> None:
         """Takes what reads an image by its position, and the positions there are."""
         self._read = read
-        self._positions = positions
+        self.positions = positions
         self.channels = channels
         self.array = array
 
     def __len__(self) -> int:
         """Returns how many images there are."""
-        return len(self._positions)
+        return len(self.positions)
 
     def __getitem__(self, position: SupportsIndex) -> Any:
         """Returns one image: an array, or what else the source holds."""
-        return self._read(int(self._positions[position]))
+        return self._read(int(self.positions[position]))
 
     def take(self, positions: np.ndarray) -> SourceImages:
         """Returns the images at these positions, in this order."""
         return SourceImages(
-            self._read, self._positions[positions], self.channels, array=self.array
+            self._read, self.positions[positions], self.channels, array=self.array
         )
 
 
@@ -92,7 +94,7 @@ def source_items(
     source: Any,
     *,
     name: str = "image",
-    classes: Sequence[str] | None = None,
+    classes: Iterable[Any] | None = None,
     kind: Kind | None = None,
 ) -> Items:
     """Returns the items of arrays, or of a random-access source.
@@ -116,7 +118,18 @@ def source_items(
     """
     read = _arrays if _is_pair(source) else _records
     images, labels, named = read(source)
-    classes = named if classes is None else classes
+    classes = check_classes(named if classes is None else classes)
+    columns = label_columns(labels)
+    labels = plain_labels(labels)
+    if len(images) != len(labels):
+        raise ValueError(
+            f"{len(images)} images were given with {len(labels)} labels. One label for"
+            " each image is wanted."
+        )
+    table = isinstance(labels, np.ndarray) and labels.ndim == 2
+    if columns and classes is None and table:
+        if kind != "regression" and np.isin(labels, (0, 1)).all():
+            classes = check_classes(columns)
     labels = _names(labels, classes, kind)
     paths = NumberedPaths(name, np.arange(len(images)))
     items = label_items(paths, labels, classes=classes, kind=kind)
@@ -155,10 +168,6 @@ def _arrays(source: Any) -> tuple[SourceImages, Any, None]:
     if images.ndim == 3:
         images = images[..., None]
     positions = np.arange(len(images))
-    if not hasattr(labels, "__len__"):
-        labels = list(labels)
-    elif not isinstance(labels, list | tuple):
-        labels = np.asarray(labels)
     read = images.__getitem__
     found = SourceImages(read, positions, images.shape[-1], array=images)
     return found, labels, None
@@ -228,17 +237,28 @@ def _channels(image: Any) -> int:
     return 1 if len(shape) == 2 else shape[2]
 
 
-def _names(labels: Any, classes: Sequence[str] | None, kind: Kind | None) -> Any:
+def _names(
+    labels: list | np.ndarray, classes: Sequence[str] | None, kind: Kind | None
+) -> list | np.ndarray:
     """Returns labels by name where they are positions in `classes`."""
     if classes is None or kind == "regression":
         return labels
     if isinstance(labels, np.ndarray):
-        whole = labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
-        used = np.unique(labels) if whole else np.array([])
+        whole = labels.dtype.kind in "biu" or (
+            kind == "single" and bool((labels == np.rint(labels)).all())
+        )
+        if labels.ndim != 1 or not whole or (kind == "multi"):
+            return labels
+        known = {str(each) for each in np.unique(labels).tolist()}
+        if labels.dtype.kind != "b" or not known <= set(classes):
+            labels = labels.astype(np.int64)
+        used = np.unique(labels)
     else:
         flat = _flat(labels)
-        whole = all(type(x) is int or isinstance(x, np.integer) for x in flat)
-        used = np.unique(np.array(flat, np.int64)) if whole else np.array([])
+        whole = all(type(x) in (int, bool) for x in flat)
+        if not whole or {str(x) for x in set(flat)} <= set(classes):
+            return labels
+        used = np.unique(np.array(flat, np.int64))
     if not len(used) or set(map(str, used.tolist())) <= set(classes):
         return labels
     if used[0] < 0 or used[-1] >= len(classes):
@@ -248,14 +268,14 @@ def _names(labels: Any, classes: Sequence[str] | None, kind: Kind | None) -> Any
         )
     names = np.asarray(classes, object)
     if isinstance(labels, np.ndarray):
-        return names[labels]
+        return names[labels].tolist()
     return [
-        [names[x] for x in label] if isinstance(label, list | tuple) else names[label]
+        [names[int(x)] for x in label] if isinstance(label, list) else names[int(label)]
         for label in labels
     ]
 
 
-def _flat(labels: Sequence[Any]) -> list:
-    if labels and isinstance(labels[0], list | tuple):
-        return [x for label in labels if isinstance(label, list | tuple) for x in label]
-    return list(labels)
+def _flat(labels: list) -> list:
+    if labels and isinstance(labels[0], list):
+        return [x for label in labels if isinstance(label, list) for x in label]
+    return labels

@@ -82,12 +82,12 @@ def test_numbers_to_predict(root):
     classed = ImageDataLoaders.from_path_func(
         root, lambda p: float(number(p) % 2), kind="single", **SMALL
     )
-    assert classed.classes == ("0.0", "1.0")
+    assert classed.classes == ("0", "1")
 
 
 def test_a_pattern_on_the_whole_path(root):
-    data = ImageDataLoaders.from_path_re(root, r"/(images)/(\d)", **SMALL)
-    assert data.classes == ("images",)
+    data = ImageDataLoaders.from_path_re(root, r"/images/(\d)", **SMALL)
+    assert data.classes == ("0", "1")
 
 
 def test_splits_without_strata(root):
@@ -268,7 +268,7 @@ def test_grey_arrays_for_a_network_of_three_channels():
 def test_photos_of_other_channels(root):
     for channels in (1, 4):
         data = ImageDataLoaders.from_path_func(
-            root, lambda path: "a", in_channels=channels, **SMALL
+            root, lambda path: "ab"[number(path) % 2], in_channels=channels, **SMALL
         )
         rows = rows_of(data)
         assert rows["image"].shape == (4, 8, 8, channels)
@@ -288,7 +288,9 @@ def test_records_are_read_when_they_are_needed():
 
 
 def test_a_record_of_another_shape_is_named():
-    records = [{"image": np.zeros((5, 5, 2), np.uint8), "label": 0} for _ in range(8)]
+    records = [
+        {"image": np.zeros((5, 5, 2), np.uint8), "label": n % 2} for n in range(8)
+    ]
     records[6]["image"] = np.zeros((5, 5, 7), np.uint8)
     data = ImageDataLoaders.from_arrays(records, valid_pct=0.5, **SMALL)
     with pytest.raises(ImageError, match=r"In image/0000006.*\(h, w, 2\)"):
@@ -317,7 +319,7 @@ def test_a_million_images_take_no_object_each():
     images = np.broadcast_to(np.zeros((1, 2, 2, 1), np.uint8), (10**6, 2, 2, 1))
     labels = np.arange(10**6) % 3
     data = ImageDataLoaders.from_arrays(
-        (images, labels), (images[:5], labels[:5]), augmentation=None, **SMALL
+        (images, labels), (images[:5].copy(), labels[:5]), augmentation=None, **SMALL
     )
     assert data.train_items.counts() == {"0": 333334, "1": 333333, "2": 333333}
     assert not isinstance(data.train_items.paths, tuple)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxtune.data import Items, label_items, label_kind, with_classes
+from jaxtune.data.values import clean_name
 
 
 def labelled(labels, **options):
@@ -51,7 +52,10 @@ def test_photos_without_a_label_are_named():
         label_items(paths, ["x"])
 
 
-@given(st.lists(st.text(min_size=1), min_size=1))
+NAMES = st.text(min_size=1).map(clean_name).filter(bool)
+
+
+@given(st.lists(NAMES, min_size=1))
 def test_every_label_comes_back_from_its_number(names):
     items = label_items([Path(str(n)) for n in range(len(names))], names)
     assert [items.classes[label] for label in items.labels] == names
@@ -75,8 +79,17 @@ def test_no_photos_at_all():
         ([{"a"}, {"b", "a"}], "multi"),
         ([["a"], ["b"]], "multi"),
         ([[0, 3], [2]], "multi"),
-        (np.eye(2, dtype=int), "multi"),
-        (np.eye(2, dtype=bool), "multi"),
+        (np.tri(3, dtype=int), "multi"),
+        (np.tri(3, dtype=bool), "multi"),
+        (np.tri(3), "multi"),
+        (np.tri(3).astype(int).tolist(), "multi"),
+        (np.eye(3, dtype=int), "single"),
+        (np.eye(3), "single"),
+        (np.eye(3).tolist(), "single"),
+        (np.array([[3], [0], [1]], np.uint8), "single"),
+        ([[3], [0], [1]], "single"),
+        (np.array([["a"], ["b"]]), "single"),
+        (np.array([[0.5], [2]]), "regression"),
         ([0.5, 1.0], "regression"),
         ([0.5, 1], "regression"),
         ([np.float32(0.5)] * 2, "regression"),
@@ -107,7 +120,7 @@ def test_a_column_for_each_class():
     items = labelled(np.array([[1, 0, 1], [0, 0, 1]]), classes=("x", "y", "z"))
     assert items.classes == ("x", "y", "z")
     assert items.labels.tolist() == [[1, 0, 1], [0, 0, 1]]
-    assert labelled(np.eye(2, dtype=bool)).classes == ("0", "1")
+    assert labelled(np.tri(2, dtype=bool)).classes == ("0", "1")
     with pytest.raises(ValueError, match="2 classes were given for 3 columns"):
         labelled(np.eye(3, dtype=int), classes=("x", "y"))
     with pytest.raises(ValueError, match="only if all are 0 or 1; got 0 to 7"):
@@ -151,7 +164,6 @@ def test_kinds_do_not_mix(labels, message):
         ["a", float("nan")],
         [("a",), None],
         [("a",), ("a", None)],
-        np.array([1.0, np.inf]),
         np.array([[1.0, 2], [np.nan, 1]]),
     ],
 )
@@ -165,10 +177,16 @@ def test_a_kind_that_the_labels_are_not():
         labelled([("a", "b")], kind="single")
     with pytest.raises(ValueError, match="means a list of names.*'a b'.*label_delim"):
         labelled(["a b", "a"], kind="multi")
-    assert labelled([1.0, 2.0, 1.0], kind="single").classes == ("1.0", "2.0")
+    assert labelled([1.0, 10.0, 2.0], kind="single").classes == ("1", "2", "10")
+    assert labelled([0.5, 2.0], kind="single").classes == ("0.5", "2.0")
+    with pytest.raises(ValueError, match=r"one 1 in each row; got \[1, 1\] in row 1"):
+        labelled(np.tri(2, dtype=int), kind="single")
+    for infinite in (np.array([1.0, np.inf]), [(1.0, 2.0), (-np.inf, 1.0)]):
+        with pytest.raises(ValueError, match=r"1 of 2 labels are infinite: 1.jpg"):
+            labelled(infinite)
 
 
-@given(st.lists(st.sets(st.text(min_size=1, max_size=3)), min_size=1))
+@given(st.lists(st.sets(NAMES), min_size=1))
 def test_every_set_of_labels_comes_back(sets):
     if not any(sets):
         return
@@ -196,3 +214,52 @@ def test_labels_that_are_not_among_the_others_are_named():
         with_classes(items, ["ant", "cat", "ant"])
     with pytest.raises(ValueError, match="no classes to be known by"):
         with_classes(labelled([0.5, 1.5]), ["ant"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            np.array([0.0, 1, 0, 1]),
+            "floats: 0.0, 1.0. If .*kind='single'.*'regression'",
+        ),
+        ([3.0, 3.0, 7.0, 7.0], "whole numbers written as floats: 3.0, 7.0"),
+        (np.array([[0.25, 0.75], [1, 0]]), r"2 shares a photo.*\[0.25, 0.75\].*argmax"),
+        ([[10, 20], [30, 40]], r"2 whole numbers a photo.*kind='multi'.*'regression'"),
+        (np.arange(8).reshape(2, 4), "only if all are 0 or 1; got 0 to 7"),
+    ],
+)
+def test_labels_that_could_be_two_things_are_asked_about(labels, message):
+    with pytest.raises(ValueError, match=message):
+        labelled(labels)
+    assert labelled(labels, kind="regression").kind == "regression"
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [None, 5, "abab", b"ab", {"a": 1}, {"a", "b"}, np.array(3), int, object(),
+     np.zeros(2, complex), [{"a": 1}], [object()], [int], [[["a"]]], [print]],
+)  # fmt: skip
+def test_what_is_no_label(labels):
+    with pytest.raises(TypeError, match=r"^labels(\[0\])? must be"):
+        label_items([Path("0.jpg")], labels)
+
+
+def test_one_hot_columns_are_classes():
+    one_hot = np.eye(3)[[2, 0, 1, 2]]
+    for form in (one_hot, one_hot.astype(int), one_hot > 0, one_hot.tolist()):
+        items = labelled(form, classes=("x", "y", "z"))
+        assert items.kind == "single" and items.labels.tolist() == [2, 0, 1, 2]
+        assert items.labels.dtype == np.int32 and items.classes == ("x", "y", "z")
+    assert labelled(one_hot, kind="multi").labels.tolist() == one_hot.tolist()
+    assert labelled(np.array([[0], [1]]), kind="multi").labels.tolist() == [[0], [1]]
+
+
+def test_classes_are_a_sequence_of_names():
+    for wrong in ("ab", {"a"}, {"a": 0}, 5, int, ["a", int]):
+        with pytest.raises(TypeError, match="^classes must be"):
+            labelled(["a"], classes=wrong)
+    for wrong in ([], ["a", None], ["a", " "]):
+        with pytest.raises(ValueError, match="^classes must be"):
+            labelled(["a"], classes=wrong)
+    assert labelled([0, 1], classes=np.array([1, 0])).classes == ("1", "0")

@@ -50,6 +50,9 @@ def test_labels_that_are_positions():
     assert names.labels.tolist() == [1, 0, 1]
     tags = source_items((images, [[0, 2], [], [1]]), classes=("x", "y", "z"))
     assert tags.labels.tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
+    for form in (np.array([[1], [0], [1]]), np.array([1.0, 0, 1]), [True, False, True]):
+        items = source_items((images, form), classes=("x", "y"), kind="single")
+        assert items.classes == ("x", "y") and items.labels.tolist() == [1, 0, 1]
     with pytest.raises(ValueError, match="labels are 0 to 3, and there are 3 classes"):
         source_items((images, [0, 3, 1]), classes=("x", "y", "z"))
 
@@ -57,7 +60,7 @@ def test_labels_that_are_positions():
 def test_kinds_of_labels():
     images = pictures(2)
     assert source_items((images, np.array([0.5, 2]))).kind == "regression"
-    assert source_items((images, np.eye(2, dtype=int))).kind == "multi"
+    assert source_items((images, np.tri(2, dtype=int))).kind == "multi"
     ages = source_items((images, np.array([30, 40])), kind="regression")
     assert ages.labels.tolist() == [30, 40]
 
@@ -78,7 +81,7 @@ def test_arrays_that_are_no_images(images, message):
 
 
 def test_as_many_labels_as_images():
-    with pytest.raises(ValueError, match="6 paths were given with 2 labels"):
+    with pytest.raises(ValueError, match="6 images were given with 2 labels"):
         source_items((pictures(), ["a", "b"]))
 
 

@@ -1,11 +1,12 @@
 """Tables are read as their users mean them, without any DataFrame library."""
 
+import decimal
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from jaxtune.data import as_table, read_csv, table_items
+from jaxtune.data import as_table, label_items, read_csv, table_items
 from jaxtune.data.tables import Table, valid_rows
 
 
@@ -41,7 +42,7 @@ def test_pandas():
 
 def test_what_is_no_table():
     for wrong in (5, "labels.csv", [("a", "b")]):
-        with pytest.raises(TypeError, match="`columns`.*got (int|str|list)"):
+        with pytest.raises(TypeError, match="`columns`.*df is (int|str|list)"):
             as_table(wrong)
     with pytest.raises(ValueError, match=r"differ in length: \{'a': 1, 'b': 2\}"):
         as_table({"a": [1], "b": [1, 2]})
@@ -55,7 +56,9 @@ def test_columns_by_name_and_position():
     table = Table(("fn", "label", 0), (["x"], ["y"], ["z"]))
     assert [table[c] for c in ("label", 1, -2, 0)] == [["y"], ["y"], ["y"], ["z"]]
     for wrong in ("lable", 3, None, True):
-        with pytest.raises(ValueError, match=r"no column .*'fn', 'label', 0.*0 to 2"):
+        with pytest.raises(
+            (TypeError, ValueError), match=r"column .*'fn', 'label', 0.*0 to 2"
+        ):
             table[wrong]
 
 
@@ -115,7 +118,9 @@ def test_missing_columns_are_named_together():
         items(frame, label_col=["label", "tags"])
     with pytest.raises(ValueError, match="no rows"):
         items(Frame(fn=[], label=[]))
-    with pytest.raises(ValueError, match="2 rows name no photo: rows 0, 2"):
+    with pytest.raises(
+        ValueError, match="2 of 3 rows name no photo in the .*: rows 0, 2"
+    ):
         items(Frame(fn=["", "x", None], label=list("abc")))
 
 
@@ -196,3 +201,132 @@ def test_csv_that_cannot_be_read(tmp_path):
             read_csv(write(tmp_path / "x.csv", text))
     with pytest.raises(FileNotFoundError, match="beside it are x.csv.*csv_fname"):
         read_csv(tmp_path / "y.csv")
+
+
+BODY = "fn , label\n" + "".join(
+    f"{n}.jpg,{'müde ' if n % 2 else 'wach'}\n" for n in range(4)
+)
+
+
+@pytest.mark.parametrize(
+    ("written", "encoding"),
+    [
+        ("utf-8", None),
+        ("utf-8-sig", None),
+        ("utf-8-sig", "utf-8"),
+        ("utf-16", None),
+        ("utf-32", None),
+        ("utf-16-le", "utf-16-le"),
+        ("cp1252", "cp1252"),
+        ("latin-1", "latin1"),
+    ],
+)
+def test_encodings(tmp_path, written, encoding):
+    (tmp_path / "x.csv").write_bytes(BODY.encode(written))
+    table = read_csv(tmp_path / "x.csv", encoding=encoding)
+    assert table.names == ("fn", "label")
+    assert table["label"] == ["wach", "müde", "wach", "müde"]
+
+
+@pytest.mark.parametrize(
+    ("data", "encoding", "message"),
+    [
+        (
+            BODY.encode("cp1252"),
+            None,
+            "x.csv' is not UTF-8: byte 0xfc in line 3.*cp1252",
+        ),
+        (BODY.encode("utf-16-be"), None, "x.csv' is not UTF-8.*encoding='utf-16-be'"),
+        (BODY.encode("utf-16"), "utf-8", "x.csv' is not UTF-8.*encoding='utf-16'"),
+        (b"fn,label\na,\x81\n", None, "encoding='latin-1'"),
+        (BODY.encode(), "cp99", "^encoding must be .*'cp99'"),
+        (BODY.encode(), "base64", "^encoding must be"),
+        (b"PK\x03\x04", None, "an Excel workbook"),
+        (b"\x1f\x8b", None, "compressed by gzip"),
+    ],
+)
+def test_files_of_another_encoding(tmp_path, data, encoding, message):
+    (tmp_path / "x.csv").write_bytes(data)
+    with pytest.raises(ValueError, match=message):
+        read_csv(tmp_path / "x.csv", encoding=encoding)
+
+
+def test_what_spreadsheets_write(tmp_path):
+    text = 'sep=;\n fn ; label \na.jpg; "b; c" \n d.jpg;NA\n;;\n'.replace(";;", ";")
+    table = read_csv(write(tmp_path / "x.csv", text))
+    assert table.names == ("fn", "label")
+    assert table.columns == (["a.jpg", "d.jpg"], ["b; c", None])
+    kept = read_csv(tmp_path / "x.csv", keep_default_na=False)
+    assert kept["label"] == ["b; c", "NA"]
+
+
+class NAType:
+    """pandas' NA: it has no truth."""
+
+    def __bool__(self):
+        raise TypeError("boolean value of NA is ambiguous")
+
+    def __eq__(self, other):
+        return self
+
+    __ne__, __hash__ = __eq__, object.__hash__
+
+
+class NullScalar:
+    """Arrow's null."""
+
+    def as_py(self):
+        return None
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [None, float("nan"), np.float32("nan"), np.datetime64("NaT"), np.ma.masked,
+     NAType(), NullScalar(), decimal.Decimal("nan"), "", "  ", b""],
+    ids=repr,
+)  # fmt: skip
+def test_every_form_of_missing_in_every_column(missing):
+    rows = [True, missing, False, missing]
+    frame = {"fn": list("abcd"), "y": list("xyxy"), "v": rows, "p": ["a", missing] * 2}
+    frame |= {"n": [0.5, missing] * 2, "m": [1.5, 2.5, 3.5, 4.5]}
+    way_out = r"rows 1, 3, counted from 0\)?.*[Ll]eave these rows out"
+    with pytest.raises(ValueError, match="2 of 4 rows name no photo.*'p': " + way_out):
+        items(frame, fn_col="p", label_col="y")
+    for column in ("p", "n"):
+        with pytest.raises(ValueError, match="2 of 4 photos get no label.*" + way_out):
+            items(frame, label_col=column)
+    with pytest.raises(ValueError, match="2 of 8 cells.*" + way_out):
+        items(frame, label_col=["n", "m"])
+    assert items(frame, label_col=["y", "p"]).counts() == {"a": 2, "x": 2, "y": 2}
+    assert items(frame, label_col="p", label_delim=" ").counts() == {"a": 2}
+    with pytest.raises(ValueError, match=r"2 of 4 hold .*\(rows 1, 3, counted from 0"):
+        valid_rows(as_table(frame), "v")
+    paths = [Path(f"{n}.jpg") for n in range(4)]
+    with pytest.raises(ValueError, match="2 of 4 photos get no label.*rows 1, 3"):
+        label_items(paths, frame["p"])
+
+
+def test_missing_words_in_csv_are_those_of_pandas(tmp_path):
+    path = write(tmp_path / "x.csv", "fn,label\na,x\nb,nan\nc,NULL\nd,none\n")
+    with pytest.raises(
+        ValueError, match="2 of 4 photos get no.*rows 1, 2.*keep_default"
+    ):
+        table_items(read_csv(path), tmp_path, text=True)
+    names = table_items(read_csv(path, keep_default_na=False), tmp_path, text=True)
+    assert names.classes == ("NULL", "nan", "none", "x")
+
+
+def test_one_class_in_columns_of_zeros_and_ones():
+    frame = Frame(fn=list("abc"), sea=[1.0, 0, 0], sun=[0.0, 0, 1], sky=[0.0, 1, 0])
+    found = items(frame, label_col=["sea", "sun", "sky"])
+    assert found.kind == "single" and found.classes == ("sea", "sun", "sky")
+    assert found.labels.tolist() == [0, 2, 1]
+    several = items(frame, label_col=["sea", "sun", "sky"], kind="multi")
+    assert several.labels.tolist() == [[1, 0, 0], [0, 0, 1], [0, 1, 0]]
+
+
+def test_a_column_that_names_the_photos_is_found(tmp_path):
+    (tmp_path / "a.jpg").touch()
+    table = as_table({"": [0], "file": ["a.jpg"], "label": ["x"]})
+    with pytest.raises(ValueError, match="no .*/0'.*Write fn_col='file'"):
+        table_items(table, tmp_path, label_col="label")
