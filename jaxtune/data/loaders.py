@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxtune.data.augment import Augmentation
-from jaxtune.data.check import check_not_empty, readable_items
+from jaxtune.data.check import check_not_empty, readable_items, warn_odd_labels
 from jaxtune.data.factories import Factories
 from jaxtune.data.fit import PadMode, Resize
 from jaxtune.data.items import Items, Kind, listing
@@ -137,6 +137,7 @@ class ImageDataLoaders(Factories):
             train_items, valid_items, workers=workers, on_error=on_error
         )
         _warn_untrained(self.train_items)
+        warn_odd_labels(self.train_items, self.valid_items)
         self.size = as_size(size)
         self.valid_size = self.size if valid_size is None else as_size(valid_size)
         self.classes: tuple[str, ...] = train_items.classes

@@ -7,7 +7,12 @@ import pytest
 from PIL import Image
 
 from jaxtune.data import ImageError, label_items, source_items
-from jaxtune.data.check import check_not_empty, check_trained_classes, readable_items
+from jaxtune.data.check import (
+    check_not_empty,
+    check_trained_classes,
+    readable_items,
+    warn_odd_labels,
+)
 
 
 def write(root, number, bad=()):
@@ -85,7 +90,59 @@ def test_empty_splits(tmp_path):
 def test_images_in_memory_are_not_opened():
     images = np.zeros((4, 5, 5, 3), np.uint8)
     items = source_items((images, list("abab")))
-    assert readable_items(items, items) == (items, items)
+    others = source_items((images.copy(), list("abab")))
+    assert readable_items(items, others) == (items, others)
+    assert readable_items(items.take([0, 2]), items.take([1, 3]))
+    for shared in (items, source_items((images[:2], list("ab")))):
+        with pytest.warns(UserWarning, match="both arrays share memory"):
+            readable_items(items, shared)
+
+
+def split(train, valid=("a", "b"), **options):
+    """Items by label alone, of photos that are not there."""
+    both = [*train, *valid]
+    items = label_items([Path(f"{n}.jpg") for n in range(len(both))], both, **options)
+    return items.take(range(len(train))), items.take(range(len(train), len(both)))
+
+
+def test_a_photo_in_both_splits_or_with_two_labels_is_said(tmp_path):
+    train, valid = write(tmp_path / "a", 4), write(tmp_path / "b", 4)
+    (tmp_path / "link.png").symlink_to(train.paths[1])
+    for again in (train.paths[1], tmp_path / "b" / ".." / "a" / "01.png",
+                  tmp_path / "link.png"):  # fmt: skip
+        paths = (valid.paths[0], again)
+        with pytest.warns(UserWarning, match="1 of 5 photos are in both splits.*01"):
+            readable_items(train, label_items(paths, ["a", "b"]))
+    paths = (*train.paths, train.paths[2], train.paths[3])
+    with pytest.warns(UserWarning, match=r"1 of 8.*02.png \('a' and 'b'\).*a list"):
+        readable_items(label_items(paths, list("abab") + ["b", "b"]), valid)
+    readable_items(label_items(paths, list("ababab")), valid)  # drawn more often
+
+
+@pytest.mark.parametrize(
+    ("train", "options", "message"),
+    [
+        (["a", "a"], {"classes": ["a", "b"]}, "All 2 photos that train.*same.*'a'"),
+        ([["x", "y"]] * 3, {}, "All 3 photos that train.*'x;y'"),
+        ([2.5] * 3, {}, "All 3 photos that train.*'2.5'"),
+        ([str(n) for n in range(9)], {}, "11 photos have 11 different.*kind='regr"),
+        ([f"p{n}" for n in range(9)], {}, "11 photos have 11 different.*of the name"),
+        (["Ant", "ant", "b c", "b  c"], {}, "'Ant' and 'ant', 'b  c' and 'b c'"),
+    ],
+)
+def test_labels_that_look_mistaken_are_said(train, options, message):
+    valid = {list: [["x"], ["y"]], float: [1.5, 2.5]}.get(type(train[0]), ["a", "b"])
+    if train[0] == "0":
+        valid = ["98", "99"]
+    with pytest.warns(UserWarning, match=message) as said:
+        warn_odd_labels(*split(train, valid, **options))
+    assert len(said) == 1
+
+
+def test_all_labels_different_is_refused_where_nothing_would_validate():
+    ages = label_items([Path(f"{n}.jpg") for n in range(3)], ["30", "41", "52"])
+    with pytest.raises(ValueError, match="All 3 photos have different.*regression"):
+        check_not_empty(ages, ages.take([]))
 
 
 def test_classes_that_only_validate():
