@@ -47,3 +47,6 @@ from jaxtune.data.tables import read_csv as read_csv
 from jaxtune.data.tables import table_items as table_items
 from jaxtune.data.transforms import Augmentation as Augmentation
 from jaxtune.data.transforms import aug_transforms as aug_transforms
+from jaxtune.data.verify import BadPhoto as BadPhoto
+from jaxtune.data.verify import Copies as Copies
+from jaxtune.data.verify import PhotoCheck as PhotoCheck

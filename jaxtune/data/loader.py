@@ -279,18 +279,27 @@ class Loader:
         cache = self._cache
         if cache is not None and cache.filled[position]:
             return cache.images[position], float(cache.aspects[position])
-        image, aspect = self._prepared(position)
+        image, aspect = self.prepared(position)
         if cache is not None:
             cache.put(position, image, aspect)
         return image, aspect
 
-    def _prepared(self, position: int) -> tuple[np.ndarray, float]:
+    def prepared(self, position: int) -> tuple[np.ndarray, float]:
+        """Returns one photo's pixels and its aspect, decoded anew.
+
+        Args:
+            position: In `items`.
+
+        Raises:
+            FileNotFoundError: If its file is not there.
+            jaxtune.data.ImageError: If it can't be read.
+        """
         photo = self.items.photo(position)
         if self.items.images is None:
             return self.preparation(photo)
         try:
             return self.preparation(photo)
-        except ImageError as error:  # which names an array by its shape alone
+        except (ImageError, TypeError) as error:  # which name its shape or type alone
             name = self.items.paths[position].as_posix()
             raise ImageError(f"In {name}: {error}") from None
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from jaxtune.arguments import Integer
 from jaxtune.data.augment import Augmentation
 from jaxtune.data.check import check_not_empty, readable_items, warn_odd_labels
 from jaxtune.data.factories import Factories
@@ -29,6 +30,7 @@ from jaxtune.data.prepare import (
 )
 from jaxtune.data.sampling import Weights, item_weights
 from jaxtune.data.show import show_batch
+from jaxtune.data.verify import PhotoCheck, check_photos
 
 DEFAULT_AUGMENTATION = Augmentation()
 
@@ -209,6 +211,23 @@ class ImageDataLoaders(Factories):
             pad_mode=self.pad_mode,
             channels=self.in_channels,
         )
+
+    def check(
+        self, *, workers: Integer | None = None, verbose: bool = True
+    ) -> PhotoCheck:
+        """Decodes every photo of both splits, and returns those that can't be read.
+
+        Making the loaders reads headers only; a photo that is cut short is met when
+        it is decoded. Nothing is kept in memory. What it returns is a sequence of
+        `BadPhoto`, prints as a list with reasons, and names photos that are the same,
+        byte for byte, in both splits or under two labels.
+
+        Args:
+            workers: Threads that decode; by default one per processor, at most 16.
+            verbose: Whether to show a progress bar, on a terminal.
+        """
+        loaders = {"train": self.train_loader, "valid": self.valid_loader}
+        return check_photos(loaders, workers=workers, verbose=verbose)
 
     def show_batch(
         self,

@@ -61,7 +61,7 @@ def test_what_a_learner_compiles_is_a_program_for_every_platform():
     images = np.zeros((8, 24, 32, 3), np.uint8)
     labels = ["cat", "dog"] * 4
     data = ImageDataLoaders.from_arrays(
-        (images, labels), (images, labels), size=16, batch_size=4
+        (images, labels), (images.copy(), labels), size=16, batch_size=4
     )
     model = vision_learner(data, tiny_resnet, precision="bfloat16", verbose=False)
     trainer, phase = model._trainer, Phase(None, None, 1, (1e-3,) * 3, constant(), 0.0)
