@@ -12,6 +12,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from jaxtune.learner.history import Row
 from jaxtune.train import FROZEN, split_module
@@ -32,16 +33,19 @@ class Reporter:
         console: Console | None = None,
     ):
         """Takes the line shown first and the names of the table's columns."""
-        self._console = console or Console(quiet=not verbose, highlight=False)
+        # Names are a user's: "[red]" and ":smile:" are text.
+        self._console = console or Console(
+            quiet=not verbose, highlight=False, markup=False, emoji=False
+        )
         self._start_line = start_line
         self._columns = list(columns)
         self._rows: list[list[str]] = []
         self._widths = [max(len(name), 8) for name in columns]
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[loss]}"),
+            TextColumn("{task.fields[loss]}", markup=False),
             console=self._console,
         )
         self._task = None
@@ -49,7 +53,7 @@ class Reporter:
 
     def __enter__(self) -> "Reporter":
         """Shows the start line and the table's head."""
-        self._console.print(self._start_line, markup=False, soft_wrap=True)
+        self._console.print(Text(self._start_line), soft_wrap=True)
         if self._console.is_terminal:
             self._live = Live(console=self._console, refresh_per_second=4)
             self._live.__enter__()
@@ -91,14 +95,14 @@ class Reporter:
 
     def _line(self, cells: Sequence[str]) -> None:
         padded = [c.rjust(w) for c, w in zip(cells, self._widths, strict=True)]
-        self._console.print("  ".join(padded), markup=False, soft_wrap=True)
+        self._console.print(Text("  ".join(padded)), soft_wrap=True)
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for name in self._columns:
-            table.add_column(name, justify="right")
+            table.add_column(Text(name), justify="right")
         for cells in self._rows:
-            table.add_row(*cells)
+            table.add_row(*map(Text, cells))
         return table
 
 

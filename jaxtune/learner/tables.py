@@ -10,6 +10,8 @@ import shutil
 from collections.abc import Sequence
 from typing import Literal
 
+from rich.cells import cell_len
+
 #: Width where there is no terminal to ask.
 _WIDTH = 120
 
@@ -95,7 +97,10 @@ class Table:
         """How wide each column is, and what stands between two."""
         cells = [[column.name for column in self.columns]]
         cells += [row for row in self.rows if row is not None]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        widths = [
+            max(cell_len(one_line(cell)) for cell in column)
+            for column in zip(*cells, strict=True)
+        ]
         gap = "  "
         if sum(widths) + 2 * (len(widths) - 1) > width:
             gap = " "
@@ -106,7 +111,7 @@ class Table:
         return widths, gap
 
     def _lines(self, cells: Sequence[str], widths: list[int], gap: str) -> list[str]:
-        parts = [_fold(cell, w) for cell, w in zip(cells, widths, strict=True)]
+        parts = [_fold(one_line(c), w) for c, w in zip(cells, widths, strict=True)]
         lines = []
         for i in range(max(map(len, parts))):
             padded = [
@@ -118,7 +123,8 @@ class Table:
 
     @staticmethod
     def _pad(cell: str, width: int, column: Column) -> str:
-        return cell.rjust(width) if column.align == "right" else cell.ljust(width)
+        space = " " * (width - cell_len(cell))
+        return space + cell if column.align == "right" else cell + space
 
 
 class Tabular:
@@ -138,12 +144,28 @@ class Tabular:
         return self.table().html()
 
 
+def one_line(text: str) -> str:
+    r"""Returns a text with what can't be printed, such as line ends, written out.
+
+    Example:
+        >>> one_line("a\nb\x1b[31m")
+        'a\\nb\\x1b[31m'
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
+    )
+
+
 def _fold(cell: str, width: int) -> list[str]:
     """Pieces of a cell, broken after a dot or a space where there is one."""
     pieces = []
-    while len(cell) > width:
-        cut = max(cell.rfind(".", 0, width), cell.rfind(" ", 0, width)) + 1
-        cut = cut if cut > width // 3 else width
+    while cell_len(cell) > width:
+        # Some characters, such as Chinese ones, are two columns wide.
+        room = next(i for i in range(len(cell), 0, -1) if cell_len(cell[:i]) <= width)
+        cut = max(cell.rfind(".", 0, room), cell.rfind(" ", 0, room)) + 1
+        cut = cut if cut > room // 3 else room
         pieces.append(cell[:cut])
         cell = "  " + cell[cut:]
     return [*pieces, cell]

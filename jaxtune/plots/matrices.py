@@ -66,8 +66,8 @@ def matrix_plot(
         slanted = {}
     axes.set_xticks(ticks, written, fontsize=small, parse_math=False, **slanted)
     axes.set_yticks(ticks, written, fontsize=small, parse_math=False)
-    axes.set_xlabel(column_title)
-    axes.set_ylabel(row_title)
+    axes.set_xlabel(column_title, parse_math=False)
+    axes.set_ylabel(row_title, parse_math=False)
     if title:
         axes.set_title(title, fontsize=11, parse_math=False)
     if count < _TOO_SMALL:

@@ -8,21 +8,27 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
+from rich.text import Text
+
+
+def _console(**options) -> Console:
+    # Names of files are text, whatever brackets and colons are in them.
+    return Console(stderr=True, highlight=False, markup=False, emoji=False, **options)
 
 
 def say(message: str) -> None:
     """Prints one plain line on standard error."""
-    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(message)
+    _console(soft_wrap=True).print(message)
 
 
 @contextlib.contextmanager
 def waiting(message: str) -> Iterator[None]:
     """Shows a spinner beside a message while the block runs, on a terminal only."""
-    console = Console(stderr=True)
+    console = _console()
     if not console.is_terminal:
         yield
         return
-    with console.status(message):
+    with console.status(Text(message)):
         yield
 
 
@@ -46,12 +52,12 @@ def transfer_bar(message: str, total: int | None) -> Iterator[Callable[[int], No
         TransferSpeedColumn,
     )
 
-    console = Console(stderr=True)
+    console = _console()
     if not console.is_terminal:
         yield lambda count: None
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),

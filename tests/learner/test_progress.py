@@ -1,4 +1,5 @@
 import io
+import re
 
 from rich.console import Console
 
@@ -41,3 +42,16 @@ def test_quiet_shows_nothing(capsys):
         report.add(ROW)
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
+
+
+def test_brackets_and_colons_in_names_are_text():
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=100)
+    row = Row(1, 1, 0.5, 0.25, {"f1[macro]": 0.75, "[/b]": 0.125}, 12.0, 65.0)
+    columns = [*COLUMNS[:4], *row.metrics, *COLUMNS[4:]]
+    with Reporter("phase [red] :smile:", columns, console=console) as report:
+        report.begin("epoch [/b] :smile:", 2)
+        report.add(row)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", file.getvalue())
+    for name in ("phase [red] :smile:", "epoch [/b] :smile:", *columns, "0.125"):
+        assert name in text

@@ -1,4 +1,5 @@
 import pytest
+from rich.cells import cell_len
 
 from jaxtune.learner.tables import (
     Column,
@@ -65,3 +66,15 @@ def test_numbers_are_readable():
         (5 << 31, "10.00 GB"),
     ]
     assert [format_bytes(number) for number, _ in cases] == [text for _, text in cases]
+
+
+def test_cells_are_one_line_and_as_wide_as_they_look():
+    names = ["a\nb", "漢字", "[red]", "\x1b[31m", "\udcff"]
+    lines = Table([Column("class", "left"), Column("n")], [[n, "7"] for n in names])
+    shown = lines.text(80).splitlines()[2:]
+    assert [line.split()[0] for line in shown] == [
+        r"a\nb", "漢字", "[red]", r"\x1b[31m", r"\udcff",
+    ]  # fmt: skip
+    assert len({cell_len(line) for line in shown}) == 1
+    folded = Table([Column("class", "left", folds=True)], [["漢" * 20]]).text(12)
+    assert max(map(cell_len, folded.splitlines())) <= 12 and folded.count("漢") == 20
