@@ -100,6 +100,12 @@ class Programs:
         other._steps, other._halves, other.newest = {}, {}, None
         return other
 
+    def __deepcopy__(self, memo: dict) -> "Programs":
+        """Returns other programs, which begin with what is compiled already."""
+        other = copy.copy(self)
+        other._steps, other._halves = dict(self._steps), dict(self._halves)
+        return other
+
     @property
     def count(self) -> int:
         """Number of programs compiled so far."""

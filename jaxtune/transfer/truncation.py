@@ -4,6 +4,7 @@ A network and its calls in, its first part out. The one rule of the file: the mo
 own code runs, in a copy made for one run, and an exception carries the value out.
 """
 
+import copyreg
 import dataclasses
 import functools
 from typing import Any
@@ -97,8 +98,21 @@ def _body_class(kind: type, end: _End) -> type:
             f"{end.names[0]!r}, at which it is cut."
         )
 
-    names = {"__call__": __call__, "__module__": kind.__module__}
-    return type(f"{kind.__name__}Body", (kind,), names)
+    names = {
+        "__call__": __call__,
+        "__module__": kind.__module__,
+        "_made_of": (kind, end),
+    }
+    return _made_class(type(kind))(f"{kind.__name__}Body", (kind,), names)
+
+
+@functools.cache
+def _made_class(metaclass: type) -> type:
+    """A class of classes that are pickled by what they were made of: none has a name
+    by which another process would find it."""
+    made = type(f"Made{metaclass.__name__}", (metaclass,), {})
+    copyreg.pickle(made, lambda body: (_body_class, body._made_of))
+    return made
 
 
 def _stopping(body: nnx.Module, kind: type, end: _End, stop: _Reached) -> nnx.Module:
