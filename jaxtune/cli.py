@@ -6,16 +6,27 @@ more; whatever is wrong is said before the work begins.
 
 import os
 import sys
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from jaxtune.arguments import check_choice
 from jaxtune.checkpoint import check_run_folder, write_json
-from jaxtune.data import ImageDataLoaders
-from jaxtune.learner import OutOfMemoryError, load_predictor, vision_learner
+from jaxtune.data import ImageDataLoaders, list_photos
+from jaxtune.data.photos import find_bad
+from jaxtune.learner import (
+    OutOfMemoryError,
+    Prediction,
+    load_predictor,
+    vision_learner,
+)
+from jaxtune.learner.tables import one_line
 from jaxtune.pretrained import ARCHITECTURES, demo_photos
 from jaxtune.train import DeviceError, check_epochs, error_rate, local_devices
 
@@ -112,23 +123,38 @@ def fine_tune(
 @app.command()
 def predict(
     run: Annotated[Path, typer.Argument(help="Folder that fine-tune made with --out.")],
-    photos: Annotated[list[Path], typer.Argument(help="Photos.")],
+    photos: Annotated[
+        list[str], typer.Argument(help="Photos, folders of photos, or globs.")
+    ],
     best: Annotated[
         bool,
         typer.Option("--best", help="Use the checkpoint with the lowest loss."),
     ] = False,
+    on_error: Annotated[
+        str, typer.Option(help="What a broken photo does: raise or skip.")
+    ] = "raise",
 ) -> None:
     """Says what is on photos, with a result of fine-tune."""
+    check_choice(on_error, "--on-error", ("raise", "skip"))
+    listed = [photo for given in photos for photo in list_photos(given, "PHOTOS").each]
     predictor = load_predictor(run, which="best" if best else "latest")
-    missing = [str(photo) for photo in photos if not photo.is_file()]
-    if missing:
-        raise _Failure(f"no such photo: {', '.join(missing)}")
-    table = Table(box=None, pad_edge=False)
-    for column in ("photo", "label", "probability"):
-        table.add_column(column, overflow="fold")
-    for photo, found in zip(photos, predictor.predict(list(photos)), strict=True):
-        table.add_row(str(photo), found.label, f"{found.probabilities.max():.3f}")
-    _console().print(table)
+    bad = find_bad(listed) if on_error == "raise" else {}
+    if bad:
+        raise _Failure("\n".join(map(str, bad.values())))
+    with warnings.catch_warnings():
+        # The table has a line for each photo that could not be read.
+        warnings.simplefilter("ignore" if on_error == "skip" else "default")
+        found = predictor.predict(listed, on_error=on_error)
+    columns = {
+        "single": ("photo", "label", "probability"),
+        "multi": ("photo", "labels", "probabilities"),
+        "regression": ("photo", "value"),
+    }[predictor.kind]
+    rows = [
+        [os.fspath(photo), *_said(predictor.kind, one)]
+        for photo, one in zip(listed, found, strict=True)
+    ]
+    _print_table(columns, rows)
 
 
 #: What a user can mend, beside what is wrong with files and arguments.
@@ -147,32 +173,44 @@ def _splits(folder: Path | None) -> dict:
     return {"valid_pct": 0.2}
 
 
+def _said(kind: str, found: Prediction | None) -> list[str]:
+    """The cells of one prediction, after the photo's."""
+    if found is None:
+        return ["can't be read", *([] if kind == "regression" else [""])]
+    if kind == "regression":
+        return [", ".join(f"{x:.4g}" for x in found.probabilities)]
+    if kind == "single":
+        return [found.label, f"{found.probabilities.max():.3f}"]
+    each = found.probabilities[found.index]
+    return [", ".join(found.label) or "none", ", ".join(f"{x:.3f}" for x in each)]
+
+
 def _show_predictions(model, data, count: int = 10) -> None:
     items = data.valid_items
     step = max(len(items.paths) // count, 1)
     chosen = range(0, len(items.paths), step)[:count]
-    table = Table(title=None, box=None, pad_edge=False)
-    for column in ("photo", "true label", "prediction", "probability", ""):
-        table.add_column(column, overflow="fold")
     found = model.predict([items.paths[i] for i in chosen])
+    rows = []
     for i, one in zip(chosen, found, strict=True):
         true = data.classes[int(items.labels[i])]
-        table.add_row(
-            Path(items.paths[i]).name,
-            true,
-            one.label,
-            f"{one.probabilities.max():.3f}",
-            "" if one.label == true else "wrong",
-        )
-    _console().print(table)
+        name = Path(items.paths[i]).name
+        wrong = "" if one.label == true else "wrong"
+        rows.append([name, true, *_said(data.kind, one), wrong])
+    _print_table(("photo", "true label", "prediction", "probability", ""), rows)
 
 
-def _console() -> Console:
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        # Names of photos and classes are text, whatever brackets are in them.
+        table.add_row(*(Text(one_line(cell)) for cell in row))
     console = Console(highlight=False)
     if not console.is_terminal:
         # A pipe has no width; a table must not be folded to 80 columns in a log.
-        console.width = 160
-    return console
+        console.width = 10_000
+    console.print(table)
 
 
 def main() -> None:
@@ -182,5 +220,7 @@ def main() -> None:
     except (_Failure, ValueError, OSError, TypeError, *_OF_THE_DEVICE) as error:
         if os.environ.get("JAXTUNE_TRACEBACK"):
             raise
-        print(f"jaxtune: {error}", file=sys.stderr)
+        # A file's name need not be text that this terminal can show.
+        text = f"jaxtune: {error}".encode(errors="backslashreplace").decode()
+        print(text, file=sys.stderr)
         sys.exit(2)

@@ -1,11 +1,13 @@
+import dataclasses
 import json
 import sys
 
 import pytest
+from kinds import make_data, make_model
 from photos import make_photos
 from typer.testing import CliRunner
 
-from jaxtune import cli
+from jaxtune import ImageDataLoaders, cli
 from jaxtune.learner import RunStopped
 
 
@@ -96,3 +98,44 @@ def test_what_is_wrong_is_one_line(arguments, message, monkeypatch, capsys):
     error = failure(monkeypatch, capsys, *arguments)
     assert error.startswith("jaxtune: ") and message in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("kind", ["single", "multi", "regression"])
+def test_predict_shows_every_kind_of_label_as_text(kind, tmp_path, monkeypatch):
+    """Names of photos and classes are text, whatever they look like."""
+    root = make_photos(tmp_path / "photos", train=2, valid=1)
+    model = make_model(make_data(root, kind, batch_size=2))
+    data = model.data
+    classes = ("a[/b]", "[red]", ":smile: $x$")[: len(data.classes)]
+    items = [
+        dataclasses.replace(items, classes=classes)
+        for items in (data.train_items, data.valid_items)
+    ]
+    model = make_model(ImageDataLoaders(*items, size=16, batch_size=2, workers=0))
+    if kind == "multi":
+        model.thresholds = [0, 1]
+    predictor = model.to_predictor()
+    monkeypatch.setattr(cli, "load_predictor", lambda *a, **k: predictor)
+    photo = root / "valid" / "red" / "000.png"
+    for name in ("x[1].png", "[b].png", ":smile:.png", "new\nline.png"):
+        (root / name).write_bytes(photo.read_bytes())
+    (root / "bad.png").write_bytes(b"nothing")
+    given = (root / "x[1].png", f"{root}/*.png", root / "valid")
+    answer = run("predict", "run", *given, "--on-error", "skip")
+    assert answer.exit_code == 0, answer.output
+    head, *lines = answer.output.splitlines()
+    assert len(lines) == 9 and head.split()[0] == "photo"
+    for name in ("x[1].png", "[b].png", ":smile:.png", r"new\nline.png"):
+        line = next(line for line in lines if f"/{name} " in line)
+        said = line.split(name)[1].strip()
+        if kind == "single":
+            assert said.rsplit(None, 1)[0] in classes
+        if kind == "multi":
+            assert said.split()[0] == "a[/b]" and float(said.split()[1]) > 0
+        if kind == "regression":
+            assert float(said) == pytest.approx(
+                predictor.predict(photo).label, rel=0.01
+            )
+    assert next(row for row in lines if "bad.png" in row).rstrip().endswith("be read")
+    wrong = run("predict", "run", root / "bad.png", "gone.png")
+    assert "bad.png" in str(wrong.exception) and "gone.png" in str(wrong.exception)

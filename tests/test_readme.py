@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pickle
 import re
 from pathlib import Path
 
@@ -97,6 +98,7 @@ def test_every_question_is_answered_by_its_listing(tmp_path, monkeypatch, capsys
     names = {name: getattr(jaxtune, name) for name in dir(jaxtune) if name[0] != "_"}
     names |= {"jax": jax, "jnp": jnp, "nnx": nnx, "dataclasses": dataclasses}
     names |= {"data": data, "model": model, "ConcatPool": ConcatPool}
+    names |= {"pickle": pickle}
     names |= {"photo": next(photos.rglob("*.png"))}
     names |= {"my_network": OwnNetwork(rngs=nnx.Rngs(0))}
     # Only of its own architectures does a checkpoint say how to build the network.
@@ -107,7 +109,7 @@ def test_every_question_is_answered_by_its_listing(tmp_path, monkeypatch, capsys
     for question, code in questions():
         exec(compile(code, f"README.md, {question}", "exec"), names)
         printed[question] = capsys.readouterr().out
-    assert len(printed) == 21
+    assert len(printed) == 22
     said = {
         "Which layers": "('early', 'late')\n",
         "Does a fit": "phase 1: 1 epoch, 6 steps; early, late frozen",
@@ -115,6 +117,7 @@ def test_every_question_is_answered_by_its_listing(tmp_path, monkeypatch, capsys
         "Do `save()`": "phase 3, early frozen, as saved",
         "What does `slice": "(1e-05, 0.0001, 0.001)\n(0.0001, 0.0001, 0.001)\n",
         "What is gradual": "phase 2/3 · late, head only",
+        "How do I predict a whole": "macro avg",
         "I have new photos": "early frozen, as in phase 3",
         "My network": "after 'blocks'",
         "How do I feed": "(7, 7, 4, 64)\n",

@@ -27,6 +27,8 @@ from jaxtune.data.mixing import Mixing as Mixing
 from jaxtune.data.mixing import MixUp as MixUp
 from jaxtune.data.mixing import check_mixing as check_mixing
 from jaxtune.data.mixing import mix as mix
+from jaxtune.data.photos import Photos as Photos
+from jaxtune.data.photos import list_photos as list_photos
 from jaxtune.data.prepare import Preparation as Preparation
 from jaxtune.data.prepare import as_size as as_size
 from jaxtune.data.prepare import prepare_image as prepare_image

@@ -155,17 +155,23 @@ def _draft_size(
     return int(REDUCING_GAP * width), int(REDUCING_GAP * height)
 
 
-def check_image(path: str | os.PathLike[str]) -> None:
+def check_image(
+    path: str | os.PathLike[str] | bytes | bytearray | memoryview,
+) -> None:
     """Reads a file's header only, to find what is plainly no picture.
 
     A file which begins well and is cut short later passes: only decoding tells.
+
+    Args:
+        path: Of the file, or what is in it.
 
     Raises:
         FileNotFoundError: If the path does not exist.
         ImageError: If the file is empty, of an unknown format, has a damaged header,
             or holds more pixels than can be decoded safely.
     """
-    with _naming(path), open(path, "rb") as file:
+    in_memory = isinstance(path, bytes | bytearray | memoryview)
+    with _naming(path), io.BytesIO(path) if in_memory else open(path, "rb") as file:
         _open_file(file, header_only=True)
 
 

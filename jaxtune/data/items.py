@@ -49,6 +49,8 @@ class Items:
         images: Images by position, for those that do not lie on disk.
         weights: How often training draws each photo, relative to the others; all alike
             if None.
+        labelled: Whether the labels are known. If not, `labels` are zeros of the right
+            form, which stand for nothing: see `ImageDataLoaders.test_loader`.
     """
 
     paths: tuple[Path, ...] | Names
@@ -57,6 +59,7 @@ class Items:
     kind: Kind = "single"
     images: Images | None = None
     weights: Float[np.ndarray, " n"] | None = None
+    labelled: bool = True
 
     def __post_init__(self) -> None:
         """Refuses labels that are not those of the kind."""

@@ -22,6 +22,7 @@ from jaxtune.data.fit import PadMode, Resize
 from jaxtune.data.items import Items, Kind, listing
 from jaxtune.data.loader import DEFAULT_CACHE_BYTES, Loader, OnError
 from jaxtune.data.options import check_options
+from jaxtune.data.photos import photo_loader
 from jaxtune.data.prepare import (
     as_size,
     prepare_image,
@@ -201,6 +202,51 @@ class ImageDataLoaders(Factories):
     def num_classes(self) -> int:
         """`num_outputs`, by the name that it has where there are classes."""
         return self.num_outputs
+
+    def test_loader(
+        self,
+        photos: Any,
+        *,
+        labels: Any = None,
+        with_labels: bool = False,
+        batch_size: Integer | None = None,
+        on_error: str | None = None,
+    ) -> Loader:
+        """Returns batches of other photos, prepared as validation's, in their order.
+
+        For `Learner.get_preds`, `tta`, `interpret`, `show_results` and `validate`.
+        `loader.items.paths[i]` names the photo of row i.
+
+        Args:
+            photos: Paths, a folder, a glob, a column of a table, pictures in memory or
+                a mixture; see `list_photos`. An iterator is read to its end.
+            labels: One for each photo, named as the classes are; of numbers to be
+                predicted, these. None if they are not known.
+            with_labels: Whether to take labels from the folders the photos lie in: of
+                each the nearest folder that is named like a class.
+            batch_size: Photos per batch; as in validation if None.
+            on_error: What an unreadable photo does, "raise" or "skip"; as in validation
+                if None.
+
+        Raises:
+            ValueError: If there is no photo, labels are not as many, or one is unknown.
+            FileNotFoundError: If a folder, a glob or a file is not there.
+            jaxtune.data.ImageError: If a file is no picture; each is named.
+            TypeError: If a photo is of no known type.
+
+        References:
+            fastai 2.8.12, data/core.py `test_dl`.
+        """
+        return photo_loader(
+            self,
+            photos,
+            labels=labels,
+            with_labels=with_labels,
+            batch_size=batch_size,
+            on_error=on_error,
+        )
+
+    test_dl = test_loader
 
     def prepare_image(self, source: Any) -> UInt8[np.ndarray, "h w c"]:
         """Returns a picture exactly as validation sees it; see `prepare_image`."""

@@ -152,6 +152,10 @@ def continue_from(
         network=meta.get("network"),
         **options,
     )
+    thresholds = meta.get("thresholds")
+    if thresholds is not None:
+        # New classes have one half; known ones keep theirs by name.
+        learner.thresholds = dict(zip(classes, thresholds, strict=True))
     place = meta.get("learner") or {"phase": 0, "frozen": ()}
     if not own_groups:
         learner.freeze_to(len(place["frozen"]))

@@ -10,18 +10,20 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from jaxtune.arguments import check_instance, check_integer, described
 from jaxtune.checkpoint import find_checkpoint, load_checkpoint
-from jaxtune.data import as_size, load_image, prepare_image
+from jaxtune.data import as_size, list_photos, load_image, prepare_image
+from jaxtune.data.photos import bad_photos, find_bad
 from jaxtune.learner.answers import Answers
-from jaxtune.learner.gathering import decode
 from jaxtune.learner.gradcam import GradCam, larger_sizes
 from jaxtune.learner.kernels import first_weight, outputs_first, plot_kernels
 from jaxtune.learner.predictor import Reading
+from jaxtune.learner.thresholds import Thresholded, decode
 from jaxtune.learner.trainer import Trainer
 from jaxtune.train import split_module
 
 
-class Explanation:
+class Explanation(Thresholded):
     """What of a `Learner` explains it.
 
     Attributes:
@@ -47,7 +49,7 @@ class Explanation:
         and how probable, is said of the photo as `predict` sees it.
 
         Args:
-            photo: A path, bytes, a PIL image or an array; or a list of them.
+            photo: One photo or many, as for `Learner.predict`.
             class_name: Which class; for each photo the most probable if None. For
                 numbers the output's number, "0" for the first.
             layer: Dotted name of the module whose output is looked at: "body", or
@@ -58,27 +60,31 @@ class Explanation:
 
         Raises:
             ValueError: If there is no such class or layer.
+            TypeError: If an argument is of another type.
+            FileNotFoundError: If there is no such file, or no picture in a folder.
             jaxtune.data.ImageError: If a photo can't be read; it is named.
 
         References:
             Selvaraju et al., "Grad-CAM", https://arxiv.org/abs/1610.02391.
         """
-        many = isinstance(photo, list | tuple)
-        photos = photo if many else [photo]
+        listed = list_photos(photo, "photo")
+        photos = listed.each[0] if listed.alone else list(listed.each)
+        count = 1 if listed.alone else len(photos)
         index = None
         if class_name is not None:
             names = self._output_names()
+            check_instance(class_name, "class_name", str, "the name of a class")
             if class_name not in names:
                 raise ValueError(
                     f"there is no class {class_name!r}; there are {', '.join(names)}."
                 )
-            index = [names.index(class_name)] * len(photos)
+            index = [names.index(class_name)] * count
         found = self.explain(photos, index, layer=layer, size=size)
-        return found if many else found[0]
+        return found[0] if listed.alone else found
 
     def explain(
         self,
-        photos: Sequence[Any],
+        photos: Any,
         class_index: Sequence[int] | np.ndarray | None = None,
         *,
         layer: str = "body",
@@ -87,16 +93,48 @@ class Explanation:
         """Returns what `grad_cam` says of several photos, an output for each by number.
 
         Args:
-            photos: As for `grad_cam`.
+            photos: As for `grad_cam`; many.
             class_index: Which output is explained of each, (b,); each photo's largest
                 if None.
             layer: As for `grad_cam`.
             size: As for `grad_cam`.
+
+        Raises:
+            ValueError: If there is no such layer or output, or not one for each photo.
+            TypeError: If an argument is of another type.
+            jaxtune.data.ImageError: If a photo can't be read; it is named.
         """
-        if not len(photos):
+        listed = list_photos(photos, "photos")
+        photos = list(listed.each)
+        check_instance(layer, "layer", str, "the dotted name of a layer")
+        size = None if size is None else as_size(size)
+        class_index = self._checked_index(class_index, len(photos))
+        if not photos:
             return []
+        if bad := find_bad(photos):
+            raise (
+                bad[0]
+                if listed.alone
+                else bad_photos(bad, len(photos), "photos", "Leave {them} out.")
+            )
+        # What can be read once only would be at its end the second time.
+        photos = [p.read() if hasattr(p, "read") else p for p in photos]
         with self._trainer.programs.device_errors():
             return self._explained(photos, class_index, layer, size)
+
+    def _checked_index(self, class_index: Any, count: int) -> list[int] | None:
+        if class_index is None:
+            return None
+        wanted = f"class_index must be {count} numbers of outputs, one for each photo"
+        if not isinstance(class_index, list | tuple) and np.ndim(class_index) != 1:
+            raise TypeError(f"{wanted}; received {described(class_index)}.")
+        if len(class_index) != count:
+            raise ValueError(f"{wanted}; received {len(class_index)}.")
+        most = len(self._output_names()) - 1
+        return [
+            check_integer(number, f"class_index[{i}]", least=0, most=most)
+            for i, number in enumerate(class_index)
+        ]
 
     def _explained(
         self, photos: Sequence[Any], class_index: Any, layer: str, size: Any
@@ -124,11 +162,11 @@ class Explanation:
         said: np.ndarray,
         index: int,
         layer: str,
-        size: int | tuple[int, int] | None,
+        size: tuple[int, int] | None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """A photo as large as the network looks at it, and where it sees an output."""
         if size is not None:
-            image = self._prepared(photo, as_size(size))
+            image = self._prepared(photo, size)
             return image, answers.heat(image[None], [index], layer)[0]
         shape = load_image(photo, channels=self.data.in_channels).shape
         for wanted in larger_sizes(Reading.of(self.data).size, shape[:2]):
@@ -155,7 +193,9 @@ class Explanation:
     ) -> bool:
         """Whether a larger photo gets the same label: else that would be explained."""
         there, kind = answers.one_by_one(larger), self.data.kind
-        here, there = decode(said[None], kind)[0], decode(there, kind)[0]
+        here, there = (
+            decode(outputs, kind, self.thresholds)[0] for outputs in (said[None], there)
+        )
         if kind == "multi":
             return here[index] == there[index]
         return kind == "regression" or here == there
@@ -171,11 +211,21 @@ class Explanation:
         Raises:
             ImportError: If matplotlib is not there.
             ValueError: If there was no such phase, or the kernels have other shapes.
+            TypeError: If `before` is nothing of that kind.
         """
         path, now = first_weight(self.model)
         if before is None:
             return plot_kernels(now)
-        if isinstance(before, int):
+        array = hasattr(before, "__array__") and np.ndim(before) == 4
+        if isinstance(before, bool | np.bool_) or not (
+            array or isinstance(before, int | np.integer | nnx.Module | str | Path)
+        ):
+            raise TypeError(
+                "before must be the number of a phase, a network, the path of a "
+                "checkpoint or weights (n, kh, kw, c); received "
+                f"{described(before)}."
+            )
+        if isinstance(before, int | np.integer):
             return plot_kernels(
                 now,
                 outputs_first(_leaf(self._snapshot(before).params, path)),
@@ -201,7 +251,9 @@ class Explanation:
         snapshots = {s.phase: s for s in self._trainer.snapshots}
         if phase not in snapshots:
             known = ", ".join(map(str, snapshots)) or "none yet"
-            raise ValueError(f"there was no phase {phase}; phases so far: {known}.")
+            raise ValueError(
+                f"there was no phase {phase} before this; phases so far: {known}."
+            )
         return snapshots[phase]
 
 

@@ -38,6 +38,11 @@ def matching_loader(source: Any, data: Any, *, name: str = "the loader") -> Any:
             f"{type(source).__name__}."
         )
     items = getattr(loader, "items", None)
+    if items is not None and not items.labelled:
+        raise ValueError(
+            f"{name} has photos without labels, and there is nothing to compare with: "
+            "make it with data.test_loader(photos, labels=[...])."
+        )
     if items is None or (items.kind, items.classes) == (data.kind, data.classes):
         return loader
     if items.kind != data.kind:

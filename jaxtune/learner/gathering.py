@@ -11,9 +11,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxtune.arguments import described
 from jaxtune.data import Loader
 from jaxtune.data.items import Items
+from jaxtune.data.photos import photo_loader
 from jaxtune.data.prepare import Preparation
+from jaxtune.learner.further import matching_loader
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,7 +29,7 @@ class Predictions:
     Attributes:
         probabilities: float32 (n, c): of each class; for regression the values.
         targets: The labels: int32 (n,), or float32 (n, c) for several labels, or
-            float32 (n,) or (n, k) for regression.
+            float32 (n,) or (n, k) for regression. None for photos without labels.
         index: int32 (n,), each row's position in the loader's items.
         decoded: int32 (n,), the most probable class; bool (n, c) for several labels;
             the values themselves for regression. None if not asked for.
@@ -34,15 +37,15 @@ class Predictions:
     """
 
     probabilities: np.ndarray
-    targets: np.ndarray
+    targets: np.ndarray | None
     index: np.ndarray
     decoded: np.ndarray | None = None
     losses: np.ndarray | None = None
 
-    def __iter__(self) -> Iterator[np.ndarray]:
+    def __iter__(self) -> Iterator[np.ndarray | None]:
         """Goes through probabilities and targets, then decoded and losses if there."""
-        parts = (self.probabilities, self.targets, self.decoded, self.losses)
-        return (part for part in parts if part is not None)
+        further = (part for part in (self.decoded, self.losses) if part is not None)
+        return iter((self.probabilities, self.targets, *further))
 
     def __len__(self) -> int:
         """Returns the number of arrays that iteration gives, 2 to 4."""
@@ -104,46 +107,95 @@ def gather(
     }
 
 
-def decode(probabilities: np.ndarray, kind: str, thresh: Any = 0.5) -> np.ndarray:
-    """Returns what probabilities mean.
-
-    Args:
-        probabilities: (n, c).
-        kind: "single": the most probable class, int32 (n,); "multi": which classes are
-            above the threshold, bool (n, c); "regression": the values as they are.
-        thresh: Of several labels, one for all classes or (c,).
-    """
-    if kind == "single":
-        return probabilities.argmax(axis=-1).astype(np.int32)
-    if kind == "multi":
-        return probabilities > np.asarray(thresh)
-    return probabilities
-
-
-def plain_loader(data: Any, loader: Any = None) -> Any:
+def plain_loader(
+    data: Any, loader: Any = None, *, needs_labels: bool = False, name: str = "loader"
+) -> Any:
     """Returns a loader whose batches are in order, and prepared as for validation.
 
     Args:
-        data: Has `train_loader` and `valid_loader`.
+        data: `ImageDataLoaders` of the network.
         loader: None or "valid" (or 1) for validation; "train" (or 0) for the training
-            photos, in order and without augmentation; or a loader. One that shuffles
-            is replaced by one in order.
+            photos, in order and without augmentation; a loader, one that shuffles being
+            put in order; other `ImageDataLoaders`, whose validation photos are taken;
+            or photos, see `jaxtune.data.list_photos`.
+        needs_labels: Whether labels are asked for. Those of photos are then found by
+            the folders that they lie in.
+        name: Of the argument, for errors.
 
     Raises:
-        ValueError: If it is another string or number.
+        FileNotFoundError: If it is a name of no file, folder or split.
+        TypeError: If it is nothing of that kind.
+        ValueError: If its labels don't fit those of the data, its images have other
+            channels, or it has no labels and they are asked for.
     """
-    if loader is None or loader in ("valid", 1):
+    if loader is None or _is_split(loader, "valid", 1):
         return data.valid_loader
-    if loader in ("train", 0):
+    if _is_split(loader, "train", 0):
         loader = data.train_loader
-    if isinstance(loader, str | int):
+    if hasattr(loader, "valid_loader") or hasattr(loader, "batches"):
+        _refuse_class(loader, name)
+        found = _in_order(getattr(loader, "valid_loader", loader), data)
+        if is_labelled(found):
+            found = matching_loader(found, data, name=name)
+    else:
+        found = _photo_loader(data, loader, needs_labels, name)
+    if needs_labels and not is_labelled(found):
         raise ValueError(
-            f"loader is 'train', 'valid' or a loader of your own; got {loader!r}."
+            f"{name} has photos without labels, and labels are needed here: make it "
+            "with data.test_loader(photos, labels=[...]), or with_labels=True where "
+            "the photos lie in folders named like the classes."
         )
-    if isinstance(loader, Loader) and loader.shuffle:
-        valid = data.valid_loader
-        return loader_like(valid, loader.items, valid.preparation)
-    return loader
+    if isinstance(found, Loader) and found.image_shape[-1] != data.in_channels:
+        raise ValueError(
+            f"{name} gives images of {found.image_shape[-1]} channels, and the network "
+            f"takes {data.in_channels}. Make it with data.test_loader(photos), or "
+            f"with in_channels={data.in_channels}."
+        )
+    return found
+
+
+def _in_order(loader: Any, data: Any) -> Any:
+    if not isinstance(loader, Loader) or not loader.shuffle:
+        return loader
+    valid = data.valid_loader
+    return loader_like(valid, loader.items, valid.preparation)
+
+
+def _is_split(loader: Any, word: str, number: int) -> bool:
+    if isinstance(loader, str):
+        return loader == word
+    return isinstance(loader, int) and not isinstance(loader, bool) and loader == number
+
+
+def is_labelled(loader: Any) -> bool:
+    """Returns whether a loader's photos have labels; others' loaders have them."""
+    return getattr(getattr(loader, "items", None), "labelled", True)
+
+
+def _refuse_class(loader: Any, name: str) -> None:
+    if isinstance(loader, type):
+        raise TypeError(
+            f"{name} must be a loader; received {described(loader)}, not one of its "
+            "instances."
+        )
+
+
+def _photo_loader(data: Any, photos: Any, needs_labels: bool, name: str) -> Loader:
+    wanted = (
+        f"{name} must be 'train', 'valid', a loader, ImageDataLoaders, or photos "
+        "(paths, a folder, a glob, …)"
+    )
+    if isinstance(photos, int) and not isinstance(photos, bool):
+        raise ValueError(f"{wanted}; received {photos}.")
+    if isinstance(photos, bool | float | complex | np.generic):
+        raise TypeError(f"{wanted}; received {described(photos)}.")
+    try:
+        return photo_loader(data, photos, with_labels=needs_labels, name=name)
+    except FileNotFoundError as error:
+        is_word = isinstance(photos, str) and not any(c in photos for c in "./\\*")
+        if is_word:
+            raise ValueError(f"{wanted}; received {photos!r}.") from None
+        raise error
 
 
 def loader_like(loader: Loader, items: Items, preparation: Preparation) -> Loader:

@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from jaxtune.arguments import Integer, check_instance, check_integer
 from jaxtune.models import call_module
 from jaxtune.plots import image_grid
 from jaxtune.transfer.running import children_of, listen
@@ -114,7 +115,7 @@ class GradCam:
 
 
 def plot_grad_cams(
-    cams: "list[GradCam] | tuple[GradCam, ...]", *, columns: int = 4
+    cams: "list[GradCam] | tuple[GradCam, ...]", *, columns: Integer = 4
 ) -> "matplotlib.figure.Figure":
     """Returns a figure of photos, each beside itself with the heat over it.
 
@@ -124,8 +125,15 @@ def plot_grad_cams(
 
     Raises:
         ImportError: If matplotlib is not there.
-        ValueError: If there are none.
+        TypeError: If they are something else.
+        ValueError: If there are none, or `columns` is below 1.
     """
+    check_instance(cams, "cams", list | tuple, "a list of GradCam")
+    if not cams:
+        raise ValueError("cams is empty; give at least one GradCam.")
+    for i, cam in enumerate(cams):
+        check_instance(cam, f"cams[{i}]", GradCam, "what grad_cam gives")
+    columns = check_integer(columns, "columns", least=1)
     return image_grid(
         [cam.photo for cam in cams for _ in range(2)],
         [title for cam in cams for title in ("", cam.title)],

@@ -10,10 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from jaxtune.arguments import (
+    Integer,
+    check_flag,
+    check_instance,
+    check_integer,
+    described,
+)
 from jaxtune.data.items import Items
 from jaxtune.learner.gathering import (
     Predictions,
-    decode,
     plain_loader,
     require_items,
 )
@@ -24,7 +30,17 @@ from jaxtune.learner.report import (
     class_report,
     confusion,
 )
+from jaxtune.learner.thresholds import as_thresholds, check_several, decode
 from jaxtune.plots import bar_plot, image_grid, matrix_plot
+
+
+def _check_kind(interpretation: "type[Interpretation]", kind: str) -> None:
+    if kind not in interpretation.kinds:
+        raise ValueError(
+            f"{interpretation.__name__} is for labels of kind "
+            f"{' or '.join(interpretation.kinds)}; these are {kind}. "
+            "learner.interpret() takes the one that fits."
+        )
 
 
 class Interpretation:
@@ -59,11 +75,13 @@ class Interpretation:
             ValueError: If losses or decoded answers are missing, or the labels are of
                 another kind.
         """
-        if items.kind not in self.kinds:
+        check_instance(predictions, "predictions", Predictions, "what get_preds gives")
+        check_instance(items, "items", Items, "the Items of a loader")
+        _check_kind(type(self), items.kind)
+        if predictions.targets is None:
             raise ValueError(
-                f"{type(self).__name__} is for labels of kind "
-                f"{' or '.join(self.kinds)}; these are {items.kind}. "
-                "learner.interpret() takes the one that fits."
+                "interpretation needs labels, and these predictions have none. Give "
+                "them with data.test_loader(photos, labels=[...])."
             )
         if predictions.losses is None or predictions.decoded is None:
             raise ValueError(
@@ -77,21 +95,29 @@ class Interpretation:
         self._heat = heat
 
     @classmethod
-    def from_learner(cls, learner: Any, loader: Any = None, **options):
+    def from_learner(cls, learner: Any, loader: Any = None, *, thresh: Any = None):
         """Returns the interpretation of what a learner says of a loader's photos.
 
         Args:
             learner: A `Learner`; its network runs once over the photos.
-            loader: Validation if None; "train"; or a loader.
-            **options: `thresh`, see `Learner.get_preds`.
+            loader: As in `Learner.interpret`.
+            thresh: As in `Learner.get_preds`.
 
         Raises:
-            TypeError: If the loader's photos can't be found again.
-            ValueError: If the labels are of another kind than this class is for.
+            TypeError: If the learner is none, or the loader's photos can't be found
+                again.
+            ValueError: If the labels are of another kind than this class is for, or
+                there are none.
         """
-        loader = require_items(plain_loader(learner.data, loader), "interpretation")
+        if isinstance(learner, type) or not hasattr(learner, "get_preds"):
+            raise TypeError(
+                f"learner must be a Learner; received {described(learner)}."
+            )
+        _check_kind(cls, learner.data.kind)
+        plain = plain_loader(learner.data, loader, needs_labels=True)
+        loader = require_items(plain, "interpretation")
         predictions = learner.get_preds(
-            loader, with_loss=True, with_decoded=True, **options
+            loader, with_loss=True, with_decoded=True, thresh=thresh
         )
         return cls(
             predictions,
@@ -103,12 +129,12 @@ class Interpretation:
         )
 
     def top_losses(
-        self, k: int | None = None, largest: bool = True, items: bool = False
+        self, k: Integer | None = None, largest: bool = True, items: bool = False
     ) -> tuple:
         """Returns the largest losses and the positions of their photos in the items.
 
         Args:
-            k: How many; all if None.
+            k: How many; all if None, or if there are fewer.
             largest: Whether from the largest down, or from the smallest up.
             items: Whether to return the photos' paths too, as a third.
 
@@ -119,6 +145,7 @@ class Interpretation:
         References:
             fastai 2.8.12, interpret.py `Interpretation.top_losses`.
         """
+        check_flag(items, "items")
         rows = self._ranked(k, largest)
         found = self.predictions.losses[rows], self.predictions.index[rows]
         if not items:
@@ -127,11 +154,11 @@ class Interpretation:
 
     def plot_top_losses(
         self,
-        k: int = 9,
+        k: Integer = 9,
         largest: bool = True,
         *,
         heatmap: bool = False,
-        columns: int | None = None,
+        columns: Integer | None = None,
     ) -> "matplotlib.figure.Figure":
         """Returns a figure of the photos with the largest losses.
 
@@ -152,6 +179,9 @@ class Interpretation:
         References:
             fastai 2.8.12, vision/learner.py `plot_top_losses`; `heatmap` is of 1.0.
         """
+        check_flag(heatmap, "heatmap")
+        if columns is not None:
+            columns = check_integer(columns, "columns", least=1)
         rows = self._ranked(k, largest)
         heat = None
         if heatmap:
@@ -169,7 +199,10 @@ class Interpretation:
             title=" / ".join(parts),
         )
 
-    def _ranked(self, k: int | None, largest: bool) -> np.ndarray:
+    def _ranked(self, k: Integer | None, largest: bool) -> np.ndarray:
+        if k is not None:
+            k = check_integer(k, "k", least=1)
+        check_flag(largest, "largest")
         losses = np.nan_to_num(self.predictions.losses, nan=np.inf)
         order = np.argsort(-losses if largest else losses, kind="stable")
         return order if k is None else order[:k]
@@ -230,6 +263,8 @@ class ClassificationInterpretation(Interpretation):
         Raises:
             ImportError: If matplotlib is not there.
         """
+        check_flag(normalize, "normalize")
+        check_instance(title, "title", str, "a string")
         matrix = self.confusion_matrix()
         if normalize:
             matrix = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -238,12 +273,13 @@ class ClassificationInterpretation(Interpretation):
             names = {"row_title": "missed", "column_title": "named instead"}
         return matrix_plot(matrix, self.classes, title=title, **names)
 
-    def most_confused(self, min_val: int = 1) -> list[tuple[str, str, int]]:
+    def most_confused(self, min_val: Integer = 1) -> list[tuple[str, str, int]]:
         """Returns pairs of classes: actual, predicted, how often; the worst first.
 
         Args:
             min_val: Pairs confused less often are left out.
         """
+        min_val = check_integer(min_val, "min_val", least=0)
         matrix = self.confusion_matrix()
         np.fill_diagonal(matrix, 0)
         pairs = [
@@ -284,7 +320,8 @@ class ClassificationInterpretation(Interpretation):
     def best_thresholds(self) -> np.ndarray:
         """Returns for each class the threshold at which its F1 is highest here.
 
-        For several labels a photo; `with_thresholds` judges by them. Choose them on
+        For several labels a photo. `learner.thresholds = interp.best_thresholds()`
+        makes `predict` use them; `with_thresholds` judges by them here. Choose them on
         other photos than those you judge by.
 
         Returns:
@@ -293,7 +330,7 @@ class ClassificationInterpretation(Interpretation):
         Raises:
             ValueError: If each photo has one label.
         """
-        self._require_multi()
+        check_several(self.items.kind)
         return best_thresholds(self.predictions.targets, self.predictions.probabilities)
 
     def with_thresholds(self, thresh: Any) -> "ClassificationInterpretation":
@@ -306,14 +343,8 @@ class ClassificationInterpretation(Interpretation):
         Raises:
             ValueError: If each photo has one label.
         """
-        self._require_multi()
-        decoded = decode(self.predictions.probabilities, "multi", thresh)
+        check_several(self.items.kind)
+        chosen = as_thresholds(thresh, self.classes, name="thresh")
+        decoded = decode(self.predictions.probabilities, "multi", chosen)
         predictions = dataclasses.replace(self.predictions, decoded=decoded)
         return type(self)(predictions, self.items, photo=self._photo, heat=self._heat)
-
-    def _require_multi(self) -> None:
-        if self.items.kind != "multi":
-            raise ValueError(
-                "thresholds are for several labels a photo; here each photo has one, "
-                "and the most probable class is said."
-            )

@@ -12,7 +12,8 @@ from flax import nnx
 from jaxtune.data import Mixing
 from jaxtune.learner.extending import Extending
 from jaxtune.learner.finder import Finder
-from jaxtune.learner.further import matching_loader, matching_loaders
+from jaxtune.learner.further import matching_loaders
+from jaxtune.learner.gathering import plain_loader
 from jaxtune.learner.history import History
 from jaxtune.learner.inspection import Inspection
 from jaxtune.learner.predictor import Prediction, Reading, predict_images
@@ -222,36 +223,49 @@ class Learner(Training, Finder, Storage, Inspection, Results, Extending):
         """Returns the mean loss and metrics over every photo of the validation data.
 
         Args:
-            loader: Another loader than the data's validation loader, or other
-                `ImageDataLoaders`; its labels are matched to the data's classes by
-                name.
+            loader: Another loader than the data's validation loader, other
+                `ImageDataLoaders`, or photos in folders named like the classes, see
+                `interpret`; labels are matched to the data's classes by name.
 
         Raises:
-            ValueError: If photos have a label that is not among the classes.
+            ValueError: If photos have a label that is not among the classes, or none.
+            TypeError: If it is nothing of that kind.
         """
-        source = self.data if loader is None else loader
-        return self._trainer.validate(matching_loader(source, self.data))
+        plain = plain_loader(self.data, loader, needs_labels=True)
+        return self._trainer.validate(plain)
 
     evaluate = validate
 
-    def predict(self, item) -> Prediction | list[Prediction]:
-        """Says what is on an image, or on each of a list of images.
+    def predict(
+        self, item: Any, *, on_error: str = "raise"
+    ) -> Prediction | None | list[Prediction | None]:
+        """Says what is on a photo, or on each of many.
 
         Args:
-            item: A path, bytes, a PIL image or an array (h, w, c); or a list of them.
+            item: A path, bytes, a binary file object, a PIL image or an array
+                (h, w, c). Many at once: a folder or a glob ("photos/*.jpg"), whose
+                photos are sorted by path; a list, a column of a table, an array of
+                paths or of images (n, h, w, c), or an iterator, of which no more than a
+                batch of photos is held.
+            on_error: What a photo that can't be read does: "raise" an error which names
+                it, before anything is computed where there is a list of them; or
+                "skip": None stands in its place, and a warning names it.
 
         Returns:
-            See `Prediction`; a list of them for a list.
+            See `Prediction`; of many a list of them, in their order. Several labels are
+            judged by `thresholds`.
 
         Raises:
-            jaxtune.data.ImageError: If an image can't be read; it is named.
+            jaxtune.data.ImageError: If a photo can't be read.
+            FileNotFoundError: If there is no such file, or no picture in a folder.
+            TypeError: If it is, or holds, something else than photos.
+            ValueError: If `on_error` is neither.
         """
-        many = isinstance(item, list | tuple)
         with self._trainer.programs.device_errors():
-            found = predict_images(
+            return predict_images(
                 self._trainer.predict_step(),
-                item if many else [item],
-                reading=Reading.of(self.data),
+                item,
+                reading=Reading.of(self.data, thresholds=self.thresholds),
                 batch_size=self.data.batch_size,
+                on_error=on_error,
             )
-        return found if many else found[0]

@@ -18,6 +18,7 @@ from jaxtune.learner.history import History
 from jaxtune.learner.predictor import describe
 from jaxtune.learner.recipe import describe_data
 from jaxtune.learner.session import Session
+from jaxtune.learner.thresholds import Thresholded
 from jaxtune.learner.trainer import Trainer
 from jaxtune.train import (
     Phase,
@@ -37,7 +38,7 @@ class _LastRun(NamedTuple):
     mark: tuple
 
 
-class PhaseTraining:
+class PhaseTraining(Thresholded):
     """What of a `Learner` trains phases.
 
     Attributes:
@@ -183,4 +184,5 @@ class PhaseTraining:
             mean=self._trainer.programs.mean,
             std=self._trainer.programs.std,
             training=self._trainer.describe(),
+            thresholds=None if self._thresholds is None else self.thresholds,
         )

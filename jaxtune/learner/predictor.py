@@ -5,17 +5,33 @@ The one rule of the file: an image is prepared exactly as validation prepares it
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxtune.arguments import (
+    Integer,
+    check_choice,
+    check_instance,
+    check_integer,
+    check_path,
+)
 from jaxtune.checkpoint import find_checkpoint, load_checkpoint, load_meta
-from jaxtune.data import prepare_image
+from jaxtune.data import ImageError, Photos, list_photos, prepare_image
+from jaxtune.data.photos import bad_photos, check_photo_type, find_bad
 from jaxtune.learner.float32 import in_float32, to_float32
 from jaxtune.learner.programs import Programs
+from jaxtune.learner.thresholds import (
+    DEFAULT_THRESHOLD,
+    as_thresholds,
+    check_several,
+    decode,
+)
 from jaxtune.pretrained import ARCHITECTURES
 from jaxtune.train import (
     cross_entropy,
@@ -31,7 +47,7 @@ class Prediction(NamedTuple):
 
     Attributes:
         label: Name of the most probable class; of several labels each, a tuple of the
-            names above one half; of numbers, the number or an array of them.
+            names above their thresholds; of numbers, the number or an array of them.
         index: Position of the class in `classes`; of several labels, bool (classes,);
             of numbers, None.
         probabilities: Of every class, float32 (num_classes,); of numbers, themselves.
@@ -53,6 +69,8 @@ class Reading:
         resize: See `jaxtune.data.prepare_image`, like those that follow.
         pad_mode: What "pad" fills up with.
         in_channels: Channels of an image.
+        thresholds: Of several labels, each class's own, above which it is said; one
+            half for all if None.
     """
 
     classes: tuple[str, ...]
@@ -61,22 +79,34 @@ class Reading:
     resize: str | None = None
     pad_mode: str = "reflection"
     in_channels: int = 3
+    thresholds: tuple[float, ...] | None = None
 
     @classmethod
-    def of(cls, source: Any) -> "Reading":
-        """Returns it from data, or from what a checkpoint says (a dict)."""
+    def of(cls, source: Any, *, thresholds: Any = None) -> "Reading":
+        """Returns it from data, or from what a checkpoint says (a dict).
+
+        Args:
+            source: `ImageDataLoaders`, or a checkpoint's description.
+            thresholds: For data, which has none: of each class, or None.
+        """
         if not isinstance(source, Mapping):
+            names = {f.name for f in dataclasses.fields(cls)} - {"thresholds"}
             source = {
-                **{f.name: getattr(source, f.name) for f in dataclasses.fields(cls)},
+                **{name: getattr(source, name) for name in names},
                 "size": getattr(source, "valid_size", source.size),
+                "thresholds": thresholds,
             }
         known = {
             f.name: source[f.name] for f in dataclasses.fields(cls) if f.name in source
         }
         height, width = known["size"]
+        thresholds = known.get("thresholds")
         return cls(
             **{
                 **known,
+                "thresholds": None
+                if thresholds is None
+                else tuple(float(x) for x in thresholds),
                 "classes": tuple(known["classes"]),
                 "size": (int(height), int(width)),
             }
@@ -98,7 +128,7 @@ class Reading:
             label = float(outputs[0]) if len(outputs) == 1 else outputs
             return Prediction(label, None, outputs)
         if self.kind == "multi":
-            above = outputs > 0.5
+            above = decode(outputs, self.kind, self.thresholds)
             names = (n for n, yes in zip(self.classes, above, strict=True) if yes)
             return Prediction(tuple(names), above, outputs)
         index = int(outputs.argmax())
@@ -107,51 +137,147 @@ class Reading:
 
 def predict_images(
     predict_step: Callable,
-    items: Sequence,
+    source: Any,
     *,
     reading: Reading,
     batch_size: int,
-) -> list[Prediction]:
-    """Returns one prediction for each image.
+    on_error: str = "raise",
+    name: str = "item",
+) -> Any:
+    """Returns a prediction for one photo, or a list of them for many, in their order.
 
-    One image goes alone; several go in batches of one fixed size, so that there are two
-    compiled programs at the most.
+    One photo goes alone; several go in batches of one fixed size, so that there are two
+    compiled programs at the most. Photos are read batch by batch: of an iterator no
+    more than a batch is held.
 
     Args:
         predict_step: uint8 images (b, h, w, c) -> activated outputs (b, k).
-        items: Paths, bytes, PIL images or arrays.
-        reading: How images are prepared and answers read.
-        batch_size: Images in a batch.
+        source: See `jaxtune.data.list_photos`.
+        reading: How photos are prepared and answers read.
+        batch_size: Photos in a batch.
+        on_error: What a photo that can't be read does: "raise" an error that names it,
+            or "skip" it: None stands in its place, and a warning names it.
+        name: Of the argument that holds the photos, for errors.
 
     Raises:
-        jaxtune.data.ImageError: If an image can't be read; it is named.
+        jaxtune.data.ImageError: If a photo can't be read.
+        FileNotFoundError: If a file, a folder or what a glob matches isn't there.
+        TypeError: If the source is, or holds, something else than photos.
+        ValueError: If `on_error` is neither.
     """
-    size_of_batch = 1 if len(items) == 1 else batch_size
-    answers: list[np.ndarray] = []
-    for start in range(0, len(items), size_of_batch):
-        images = [reading.prepare(i) for i in items[start : start + size_of_batch]]
-        padding = [np.zeros_like(images[0])] * (size_of_batch - len(images))
+    check_choice(on_error, "on_error", ("raise", "skip"))
+    photos = list_photos(source, name)
+    readable = _Readable(photos, reading, on_error == "skip", name)
+    answers: dict[int, Prediction] = {}
+    for numbers, images in readable.batches(batch_size):
+        rows = batch_size if readable.count > 1 else 1
+        padding = [np.zeros_like(images[0])] * (rows - len(images))
         outputs = np.asarray(predict_step(np.stack(images + padding)))
-        answers += list(outputs[: len(images)])
-    return [reading.answer(outputs) for outputs in answers]
+        answers.update(zip(numbers, map(reading.answer, outputs), strict=False))
+    readable.warn()
+    if photos.alone:
+        return answers.get(0)
+    return [answers.get(i) for i in range(readable.count)]
+
+
+class _Readable:
+    """Photos one after the other, prepared; those that can't be read are told apart.
+
+    Attributes:
+        count: How many photos there were so far.
+    """
+
+    def __init__(self, photos: Photos, reading: Reading, skips: bool, name: str):
+        self._photos, self._reading = photos, reading
+        self._skips, self._name = skips, name
+        self.count = 0
+        self._bad: dict[int, Exception] = {}
+        if isinstance(photos.each, Sequence) and not photos.alone:
+            self._bad = find_bad(photos.each)
+            if self._bad and not skips:
+                raise bad_photos(
+                    self._bad,
+                    len(photos.each),
+                    name,
+                    'Nothing was computed; on_error="skip" gives None for {them}.',
+                )
+
+    def batches(self, size: int) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+        """Returns positions and prepared photos, `size` at a time."""
+        numbers: list[int] = []
+        images: list[np.ndarray] = []
+        for number, photo in enumerate(self._photos.each):
+            self.count = number + 1
+            if number in self._bad or (image := self._prepared(number, photo)) is None:
+                continue
+            numbers.append(number)
+            images.append(image)
+            if len(images) == size:
+                yield numbers, images
+                numbers, images = [], []
+        if images:
+            yield numbers, images
+
+    def warn(self) -> None:
+        """Names in a warning what could not be read."""
+        if self._bad:
+            way_out = "None stands for {them}."
+            said = bad_photos(self._bad, self.count, self._name, way_out)
+            warnings.warn(str(said), stacklevel=4)
+
+    def _prepared(self, number: int, photo: Any) -> np.ndarray | None:
+        try:
+            check_photo_type(photo)
+            return self._reading.prepare(photo)
+        except (ImageError, OSError, TypeError) as error:
+            if self._skips:
+                self._bad[number] = error
+                return None
+            if self._photos.alone:
+                raise  # There is no other photo to tell it from.
+            way_out = 'on_error="skip" gives None for such a photo.'
+            raise bad_photos({number: error}, None, self._name, way_out) from error
 
 
 class Predictor:
     """A network with its classes and preparation, restored for predictions.
 
+    It can be used by several threads at once, copied, and pickled to another process,
+    which compiles its own programs. A pickle is for processes that trust each other:
+    to keep a network, `Learner.save` it.
+
     Attributes:
         module: The network, in eval mode.
-        classes: Name of each class.
+        classes: Name of each class; none for numbers.
+        kind: Of the labels: "single", "multi" or "regression".
         meta: The checkpoint's description.
     """
 
-    def __init__(self, module: nnx.Module, meta: dict, *, batch_size: int = 32):
-        """Takes a network and the description that was saved with it."""
+    def __init__(self, module: nnx.Module, meta: dict, *, batch_size: Integer = 32):
+        """Takes a network and the description that was saved with it.
+
+        Args:
+            module: The network, body and head.
+            meta: What `load_meta` gives.
+            batch_size: Photos in a batch.
+
+        Raises:
+            TypeError: If the module is no NNX module, or the description no dict.
+            ValueError: If the description lacks something, or `batch_size` is below 1.
+        """
+        check_instance(module, "module", nnx.Module, "an NNX module")
+        check_instance(meta, "meta", Mapping, "the dict that load_meta gives")
+        missing = {"classes", "size", "mean", "std"} - set(meta)
+        if missing:
+            raise ValueError(
+                f"meta has no {', '.join(sorted(missing))}; load_meta(path) of what "
+                "Learner.save wrote has all of it."
+            )
+        self._batch_size = check_integer(batch_size, "batch_size", least=1)
         self.module = evaluating(module)
         self.meta = meta
         self._reading = Reading.of(meta)
-        self.classes = self._reading.classes
-        self._batch_size = batch_size
+        self.classes, self.kind = self._reading.classes, self._reading.kind
         programs = Programs(
             size=self._reading.size,
             augmentation=None,
@@ -165,18 +291,89 @@ class Predictor:
         step = programs.predict_step(graphdef)
         self._step = lambda images: step(params, model_state, images)
         self._programs = programs
+        self._from_meta = False
 
-    def predict(self, item) -> Prediction | list[Prediction]:
-        """Says what is on an image, or on each of a list; see `Learner.predict`."""
-        many = isinstance(item, list | tuple)
+    @property
+    def thresholds(self) -> np.ndarray | None:
+        """Of several labels, each class's own, float32 (c,); None for other labels.
+
+        They can be assigned, see `Learner.thresholds`.
+        """
+        if self.kind != "multi":
+            return None
+        chosen = self._reading.thresholds
+        given = DEFAULT_THRESHOLD if chosen is None else list(chosen)
+        return as_thresholds(given, self.classes)
+
+    @thresholds.setter
+    def thresholds(self, value: Any) -> None:
+        chosen = None
+        if value is not None:
+            check_several(self.kind)
+            chosen = tuple(as_thresholds(value, self.classes).tolist())
+        self._reading = dataclasses.replace(self._reading, thresholds=chosen)
+
+    def predict(self, item: Any, *, on_error: str = "raise") -> Any:
+        """Says what is on a photo, or on each of many; see `Learner.predict`."""
         with self._programs.device_errors():
-            found = predict_images(
+            return predict_images(
                 self._step,
-                item if many else [item],
+                item,
                 reading=self._reading,
                 batch_size=self._batch_size,
+                on_error=on_error,
             )
-        return found if many else found[0]
+
+    def __reduce__(self):
+        """Returns arrays and plain values, from which another process rebuilds it."""
+        graphdef, *trees = split_module(self.module)
+        thresholds = self._reading.thresholds
+        return _rebuilt, (
+            {**self.meta, "thresholds": thresholds and list(thresholds)},
+            self._batch_size,
+            None if self._from_meta else graphdef,
+            *(jax.tree.map(_packed, nnx.to_pure_dict(tree)) for tree in trees),
+        )
+
+
+class _Key(NamedTuple):
+    """A random key as plain values, which can be pickled."""
+
+    data: np.ndarray
+    implementation: str
+
+
+def _packed(leaf: Any) -> Any:
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return _Key(np.array(jax.random.key_data(leaf)), str(jax.random.key_impl(leaf)))
+    return np.array(leaf)
+
+
+def _unpacked(leaf: Any) -> jax.Array:
+    if isinstance(leaf, _Key):
+        return jax.random.wrap_key_data(leaf.data, impl=leaf.implementation)
+    return jnp.asarray(leaf)
+
+
+@in_float32
+def _rebuilt(
+    meta: dict,
+    batch_size: int,
+    graphdef: nnx.GraphDef | None,
+    params: dict,
+    model_state: dict,
+) -> Predictor:
+    """The predictor of a network built from its description, or of a graph."""
+    from_meta = graphdef is None
+    if from_meta:
+        graphdef = nnx.graphdef(_build(meta))
+    trees = [
+        nnx.State(jax.tree.map(_unpacked, tree, is_leaf=lambda x: isinstance(x, _Key)))
+        for tree in (params, model_state)
+    ]
+    predictor = Predictor(nnx.merge(graphdef, *trees), meta, batch_size=batch_size)
+    predictor._from_meta = from_meta
+    return predictor
 
 
 def load_predictor(
@@ -196,14 +393,21 @@ def load_predictor(
 
     Raises:
         FileNotFoundError: If there is no checkpoint at the path.
+        TypeError: If an argument is of another type.
         ValueError: If the network can't be built from the description, or the arrays
             are not its.
         DeviceError: If JAX has no device, or none of those that `JAX_PLATFORMS` names.
     """
+    check_path(path, "path")
+    if module is not None:
+        check_instance(module, "module", nnx.Module, "an NNX module")
+    check_choice(which, "which", ("latest", "best"))
     local_devices()
     path = find_checkpoint(path, which)
     meta = load_meta(path)
-    return Predictor(load_network(path, meta, module), meta)
+    predictor = Predictor(load_network(path, meta, module), meta)
+    predictor._from_meta = module is None
+    return predictor
 
 
 @in_float32
@@ -259,6 +463,7 @@ def describe(
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     training: Mapping[str, Any] | None = None,
+    thresholds: Any = None,
 ) -> dict:
     """Returns the description that a checkpoint holds, all of it plain JSON.
 
@@ -269,12 +474,13 @@ def describe(
         std: Of each channel, or None.
         training: Groups, loss, metrics and what else decides a training, for one that
             goes on with more photos or classes.
+        thresholds: Of several labels, each class's own, if they were chosen.
     """
     return {
         "format": "jaxtune/1",
         "jax": jax.__version__,
         "network": network,
-        **dataclasses.asdict(Reading.of(data)),
+        **dataclasses.asdict(Reading.of(data, thresholds=thresholds)),
         "num_outputs": data.num_outputs,
         "mean": None if mean is None else [float(x) for x in mean],
         "std": None if std is None else [float(x) for x in std],

@@ -8,6 +8,7 @@ import dataclasses
 
 import numpy as np
 
+from jaxtune.arguments import Integer
 from jaxtune.data.items import Items
 from jaxtune.learner.gathering import Predictions
 from jaxtune.learner.interpretation import Interpretation
@@ -56,7 +57,7 @@ class RegressionInterpretation(Interpretation):
         """Returns MAE, RMSE, bias and R² of each output; it prints as a table."""
         return value_report(self._actual, self._predicted, self.names)
 
-    def residuals(self, k: int | None = None) -> Residuals:
+    def residuals(self, k: Integer | None = None) -> Residuals:
         """Returns photos with true and predicted numbers, the largest loss first.
 
         Args:

@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtune.arguments import Integer, Number, check_flag, check_integer, check_number
 from jaxtune.learner.explanation import Explanation
 from jaxtune.learner.gathering import (
     Predictions,
-    decode,
     gather,
+    is_labelled,
     loader_like,
     plain_loader,
     require_items,
@@ -28,6 +29,7 @@ from jaxtune.learner.interpretation import (
     Interpretation,
 )
 from jaxtune.learner.regression import RegressionInterpretation
+from jaxtune.learner.thresholds import decode
 from jaxtune.learner.trainer import Trainer
 from jaxtune.plots import image_grid
 
@@ -56,7 +58,7 @@ class Results(Explanation):
         *,
         with_loss: bool = False,
         with_decoded: bool = False,
-        thresh: Any = 0.5,
+        thresh: Any = None,
     ) -> Predictions:
         """Returns what the network says of every photo, in the loader's order.
 
@@ -65,20 +67,31 @@ class Results(Explanation):
 
         Args:
             loader: Validation if None; "train" for the training photos, in order and
-                without augmentation; or a loader, one that shuffles being put in order.
+                without augmentation; a loader, one that shuffles being put in order;
+                other `ImageDataLoaders`, whose validation photos are taken; or photos:
+                paths, a folder, a glob, a column of a table and what else
+                `ImageDataLoaders.test_loader` takes, which have no targets. Labels of
+                other data are matched to the classes by name.
             with_loss: Whether to return each row's loss, by the learner's own.
             with_decoded: Whether to return what the probabilities mean: the class; for
                 several labels, which classes are above the threshold.
-            thresh: Of several labels, one for all classes or one for each.
+            thresh: Of several labels, one for all classes, one for each, or a dict by
+                name or number; the learner's `thresholds` if None.
 
         Raises:
-            ValueError: If there is no such loader, or no readable photo.
-            jaxtune.data.ImageError: If a photo can't be read.
+            ValueError: If there is no such loader, or no readable photo, its labels
+                don't fit, or it has none and losses are asked for.
+            TypeError: If an argument is of another type.
+            FileNotFoundError: If there is no such file or folder.
+            jaxtune.data.ImageError: If a photo can't be read; each is named.
 
         References:
             fastai 2.8.12, learner.py `Learner.get_preds`.
         """
-        loader = plain_loader(self.data, loader)
+        check_flag(with_loss, "with_loss")
+        check_flag(with_decoded, "with_decoded")
+        thresh = self._chosen_thresholds(thresh)
+        loader = plain_loader(self.data, loader, needs_labels=with_loss)
         answers = self._answers()
 
         def answer(batch: Mapping[str, Any]) -> dict[str, jax.Array]:
@@ -91,17 +104,17 @@ class Results(Explanation):
 
         with self._trainer.programs.device_errors():
             rows = gather(answer, loader.batches())
-        return self._predictions(rows, with_decoded=with_decoded, thresh=thresh)
+        return self._predictions(rows, loader, with_decoded, thresh)
 
     def tta(
         self,
         loader: Any = None,
         *,
-        n: int = 4,
-        beta: float = 0.25,
+        n: Integer = 4,
+        beta: Number = 0.25,
         use_max: bool = False,
         with_decoded: bool = False,
-        thresh: Any = 0.5,
+        thresh: Any = None,
     ) -> Predictions:
         """Returns predictions averaged over augmented photos and the plain one.
 
@@ -110,7 +123,7 @@ class Results(Explanation):
         learner's seed, the number of the draw and the photo alone.
 
         Args:
-            loader: As in `get_preds`; a loader of jaxtune's own.
+            loader: As in `get_preds`; of loaders jaxtune's own.
             n: How many augmented predictions of each photo.
             beta: Weight of the plain prediction.
             use_max: Whether to take the largest of all instead, for each class.
@@ -119,15 +132,17 @@ class Results(Explanation):
 
         Raises:
             ValueError: If the data has no augmentation, or n or beta is out of range.
-            TypeError: If the loader's photos can't be found again.
+            TypeError: If an argument is of another type, or the loader's photos can't
+                be found again.
 
         References:
             fastai 2.8.12, learner.py `Learner.tta`.
         """
-        if n < 1 or not 0 <= beta <= 1:
-            raise ValueError(
-                f"n must be at least 1 and beta in 0..1; got n={n}, beta={beta}."
-            )
+        n = check_integer(n, "n", least=1)
+        beta = check_number(beta, "beta", least=0, most=1)
+        check_flag(use_max, "use_max")
+        check_flag(with_decoded, "with_decoded")
+        thresh = self._chosen_thresholds(thresh)
         if self.data.augmentation is None:
             raise ValueError(
                 "test-time augmentation needs an augmentation, and the data's is None; "
@@ -154,23 +169,24 @@ class Results(Explanation):
         else:
             mean = rows["probabilities"] / n
             rows["probabilities"] = mean + np.float32(beta) * (plain - mean)
-        return self._predictions(rows, with_decoded=with_decoded, thresh=thresh)
+        return self._predictions(rows, loader, with_decoded, thresh)
 
     def show_results(
         self,
         loader: Any = None,
         *,
-        max_n: int = 9,
-        seed: int | None = None,
-        columns: int | None = None,
-        thresh: Any = 0.5,
+        max_n: Integer = 9,
+        seed: Integer | None = None,
+        columns: Integer | None = None,
+        thresh: Any = None,
     ) -> "matplotlib.figure.Figure":
         """Returns a figure of some photos with actual and predicted labels.
 
         Green where they are the same, red where not; black for numbers.
 
         Args:
-            loader: As in `get_preds`; a loader of jaxtune's own.
+            loader: As in `get_preds`; of loaders jaxtune's own. Of photos without
+                labels what is predicted is shown alone.
             max_n: How many photos at most, drawn at random.
             seed: Of that draw; the learner's if None.
             columns: Photos in a row.
@@ -178,8 +194,16 @@ class Results(Explanation):
 
         Raises:
             ImportError: If matplotlib is not there.
-            TypeError: If the loader's photos can't be found again.
+            TypeError: If an argument is of another type, or the loader's photos can't
+                be found again.
+            ValueError: If an argument is out of range.
         """
+        max_n = check_integer(max_n, "max_n", least=1)
+        if seed is not None:
+            seed = check_integer(seed, "seed", least=0, most=2**32 - 1)
+        if columns is not None:
+            columns = check_integer(columns, "columns", least=1)
+        thresh = self._chosen_thresholds(thresh)
         loader = require_items(plain_loader(self.data, loader), "show_results")
         random = np.random.RandomState(self.seed if seed is None else seed)
         chosen = np.sort(random.permutation(loader.num_items)[:max_n])
@@ -187,8 +211,10 @@ class Results(Explanation):
         few = loader_like(loader, items, loader.preparation)
         found = self.get_preds(few, with_decoded=True, thresh=thresh)
         photos = [few.preparation(items.photo(int(i)))[0] for i in found.index]
-        actual = [items.label_text(row) or "none" for row in found.targets]
         said = [items.label_text(row) or "none" for row in found.decoded]
+        if found.targets is None:
+            return image_grid(photos, said, columns=columns, title="Predicted")
+        actual = [items.label_text(row) or "none" for row in found.targets]
         colors = None
         if items.kind != "regression":
             pairs = zip(actual, said, strict=True)
@@ -202,30 +228,37 @@ class Results(Explanation):
             title="Actual\nPredicted",
         )
 
-    def interpret(self, loader: Any = None, **options) -> Interpretation:
+    def interpret(self, loader: Any = None, *, thresh: Any = None) -> Interpretation:
         """Returns top losses, confusion, reports: what fits the kind of labels.
 
         Args:
-            loader: As in `get_preds`; a loader of jaxtune's own.
-            **options: `thresh`, see `get_preds`.
+            loader: As in `get_preds`; of loaders jaxtune's own. Labels are needed:
+                those of photos are taken from the folders that they lie in, where these
+                are named like the classes, or are given with
+                `data.test_loader(photos, labels=[...])`.
+            thresh: As in `get_preds`.
 
         Returns:
             A `ClassificationInterpretation`, or for numbers a
             `RegressionInterpretation`.
+
+        Raises:
+            ValueError: If there are no labels, or they don't fit.
+            TypeError: If an argument is of another type.
         """
         regression = self.data.kind == "regression"
         chosen = (
             RegressionInterpretation if regression else ClassificationInterpretation
         )
-        return chosen.from_learner(self, loader, **options)
+        return chosen.from_learner(self, loader, thresh=thresh)
 
     def _predictions(
-        self, rows: dict[str, np.ndarray], *, with_decoded: bool, thresh: Any
+        self, rows: dict[str, np.ndarray], loader: Any, with_decoded: bool, thresh: Any
     ) -> Predictions:
         said = rows["probabilities"]
         return Predictions(
             probabilities=said,
-            targets=rows["label"],
+            targets=rows["label"] if is_labelled(loader) else None,
             index=rows["index"],
             decoded=decode(said, self.data.kind, thresh) if with_decoded else None,
             losses=rows.get("losses"),

@@ -3,10 +3,14 @@
 The one rule of the file: what loading did is said, and nothing is loaded by halves.
 """
 
+import copy
+import json
 import os
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from jaxtune.checkpoint import (
@@ -16,11 +20,13 @@ from jaxtune.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from jaxtune.learner.predictor import Predictor
+from jaxtune.learner.thresholds import Thresholded
 from jaxtune.learner.trainer import Trainer
 from jaxtune.train import split_module
 
 
-class Storage:
+class Storage(Thresholded):
     """What of a `Learner` saves and loads."""
 
     data: Any
@@ -109,6 +115,8 @@ class Storage:
         if place and phase == "saved":
             trainer.take_place(place)
         nnx.update(trainer.module, *values)
+        if partial is None and self.data.kind == "multi" and "thresholds" in meta:
+            self.thresholds = meta["thresholds"]
         kept = place and tuple(place["frozen"]) == trainer.frozen_groups
         if kept and with_opt and "opt_state" in contents.items:
             trainer.restore_optimizer(checkpoint)
@@ -124,6 +132,45 @@ class Storage:
         if self.verbose:
             print(line, flush=True)
         return line
+
+    def to_predictor(self) -> Predictor:
+        """Returns a predictor with the values as they are now.
+
+        It needs no data, and can be pickled to another process; the learner's further
+        training doesn't change it.
+        """
+        trainer = self._trainer
+        graphdef, *values = split_module(trainer.module)
+        module = nnx.merge(graphdef, *jax.tree.map(jnp.copy, values))
+        # As a checkpoint gives it back: lists for tuples.
+        meta = json.loads(json.dumps(self._meta()))
+        return Predictor(module, meta, batch_size=self.data.batch_size)
+
+    def __reduce_ex__(self, protocol):
+        """Refuses to be pickled."""
+        raise TypeError(
+            "a Learner can't be pickled: it holds data, threads and compiled programs. "
+            "To predict in another process, pickle learner.to_predictor(). To keep it, "
+            "or go on with it elsewhere, learner.save(path), and there "
+            "load_predictor(path), continue_from(path, data), or load(path) of a "
+            "learner made in the same way."
+        )
+
+    def __copy__(self):
+        """Returns a learner that shares everything with this one."""
+        return self._copied(dict(vars(self)))
+
+    def __deepcopy__(self, memo):
+        """Returns a learner that shares no value with this one."""
+        twin = self._copied({})
+        memo[id(self)] = twin
+        vars(twin).update(copy.deepcopy(vars(self), memo))
+        return twin
+
+    def _copied(self, attributes: dict):
+        twin = object.__new__(type(self))
+        vars(twin).update(attributes)
+        return twin
 
     def restore_values(self, path: str | os.PathLike) -> None:
         """Takes parameters and statistics from a checkpoint; nothing else changes.

@@ -4,7 +4,6 @@ from kinds import make_data
 
 from jaxtune.learner.gathering import (
     Predictions,
-    decode,
     gather,
     loader_like,
     plain_loader,
@@ -46,15 +45,6 @@ def test_padding_and_unreadable_rows_are_left_out_and_order_is_kept():
         gather(lambda batch: {}, [{"label": np.zeros(2), "mask": np.zeros(2, bool)}])
 
 
-def test_decoding_by_kind():
-    said = np.array([[0.2, 0.7, 0.6], [0.5, 0.1, 0.4]], np.float32)
-    assert decode(said, "single").tolist() == [1, 0]
-    assert decode(said, "multi").tolist() == [[False, True, True], [False] * 3]
-    each = decode(said, "multi", [0.1, 0.9, 0.5])
-    assert each.tolist() == [[True, False, True], [True, False, False]]
-    assert decode(said, "regression") is said
-
-
 def test_a_training_loader_is_put_in_order_and_prepared_as_validation(root):
     data = make_data(root, "single")
     for asked in (None, "valid", 1, data.valid_loader):
@@ -68,7 +58,7 @@ def test_a_training_loader_is_put_in_order_and_prepared_as_validation(root):
         data.valid_loader, data.valid_items, data.valid_loader.preparation
     )
     assert plain_loader(data, own) is own
-    with pytest.raises(ValueError, match="'train', 'valid' or a loader of your own"):
+    with pytest.raises(ValueError, match="loader must be 'train', 'valid', a loader"):
         plain_loader(data, "test")
 
 

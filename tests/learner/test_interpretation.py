@@ -5,10 +5,11 @@ import pytest
 from kinds import make_data, make_model
 
 from jaxtune.data import Items
-from jaxtune.learner.gathering import Predictions, decode
+from jaxtune.learner.gathering import Predictions
 from jaxtune.learner.gradcam import GradCam
 from jaxtune.learner.interpretation import ClassificationInterpretation, Interpretation
 from jaxtune.learner.regression import RegressionInterpretation
+from jaxtune.learner.thresholds import decode
 
 CLASSES = ("ant", "bee", "fly")
 
@@ -134,7 +135,7 @@ def test_several_labels_and_their_thresholds():
 
 
 def test_what_does_not_fit_is_refused(single):
-    with pytest.raises(ValueError, match="thresholds are for several labels"):
+    with pytest.raises(ValueError, match="is for photos with several labels"):
         single.best_thresholds()
     with pytest.raises(ValueError, match="is for labels of kind regression; these are"):
         RegressionInterpretation(single.predictions, single.items)
@@ -163,7 +164,7 @@ def test_from_a_learner(root):
     shown = np.asarray(figure.axes[0].images[0].get_array())
     np.testing.assert_array_equal(shown, model.data.prepare_image(path))
     assert figure.axes[0].images[1].get_array().shape == (7, 7)
-    with pytest.raises(TypeError, match="needs a jaxtune.data.Loader"):
+    with pytest.raises(ValueError, match="loader has no photo"):
         ClassificationInterpretation.from_learner(model, [])
     train = ClassificationInterpretation.from_learner(model, "train")
     assert train.confusion_matrix().sum() == 96

@@ -3,7 +3,14 @@ import numpy as np
 import pytest
 from kinds import make_data, make_model, plain_outputs
 
-from jaxtune.data import augment, per_image_keys
+from jaxtune.data import (
+    ImageDataLoaders,
+    ImageError,
+    augment,
+    find_images,
+    label_items,
+    per_image_keys,
+)
 from jaxtune.learner.interpretation import ClassificationInterpretation
 from jaxtune.learner.regression import RegressionInterpretation
 from jaxtune.train import binary_cross_entropy, cross_entropy, mse
@@ -122,11 +129,11 @@ def make_data_like(loader, **options):
 
 
 def test_tta_says_what_it_needs(models, root):
-    with pytest.raises(ValueError, match="n must be at least 1 and beta in 0..1"):
+    with pytest.raises(ValueError, match="n must be a whole number of at least 1"):
         models["single"].tta(n=0)
     with pytest.raises(ValueError, match="needs an augmentation, and the data's is No"):
         make_model(make_data(root, "single", augmentation=None)).tta()
-    with pytest.raises(TypeError, match="needs a jaxtune.data.Loader"):
+    with pytest.raises(TypeError, match=r"loader\[0\]: a photo is a path"):
         models["single"].tta([1])
 
 
@@ -159,3 +166,64 @@ def test_interpret_takes_what_fits(models):
     assert type(models["single"].interpret()) is ClassificationInterpretation
     assert type(models["multi"].interpret(thresh=0.3)) is ClassificationInterpretation
     assert type(models["regression"].interpret()) is RegressionInterpretation
+
+
+def test_other_photos_without_labels(models, root, tmp_path):
+    model = models["single"]
+    photos, plain = list(model.data.valid_items.paths), model.get_preds()
+    for given in (photos, iter(photos), root / "valid", f"{root}/valid/*/*.png",
+                  model.data.test_loader(photos)):  # fmt: skip
+        found, targets = model.get_preds(given)
+        assert targets is None
+        np.testing.assert_array_equal(found, plain.probabilities)
+    said = model.get_preds(photos, with_decoded=True)
+    assert len(said) == 3 and said[1] is None and "targets" not in repr(said)
+    np.testing.assert_array_equal(model.tta(photos, n=1)[0], model.tta(n=1)[0])
+    loose = tmp_path / "loose.png"
+    loose.write_bytes(photos[0].read_bytes())
+    unlabelled = model.data.test_loader(photos)
+    for call in (model.interpret, model.validate):
+        with pytest.raises(ValueError, match=r"Labels are needed here.*labels=\["):
+            call([loose])
+        with pytest.raises(ValueError, match="photos without labels"):
+            call(unlabelled)
+    with pytest.raises(ValueError, match="Labels are needed here"):
+        model.get_preds(loose, with_loss=True)
+    with pytest.raises(ImageError, match=r"loader\[1\]: Cannot read"):
+        model.get_preds([loose, __file__])
+    pytest.importorskip("matplotlib")
+    shown = model.show_results([loose, photos[20]])
+    assert shown.texts[0].get_text() == "Predicted"
+    names = [one.label for one in model.predict([loose, photos[20]])]
+    assert [axes.get_title() for axes in shown.axes] == names
+
+
+def test_other_photos_with_labels(models, root):
+    model = models["single"]
+    photos, plain = list(model.data.valid_items.paths), model.get_preds(with_loss=True)
+    for given in (root / "valid", photos):  # folders named like the classes
+        found = model.get_preds(given, with_loss=True)
+        np.testing.assert_array_equal(found.targets, plain.targets)
+        np.testing.assert_array_equal(found.losses, plain.losses)
+        assert model.validate(given) == model.validate()
+        assert model.interpret(given).report().accuracy == model.interpret().report(
+        ).accuracy  # fmt: skip
+    given = model.data.test_loader(photos[:2], labels=["red", "blue"])
+    assert model.interpret(given).predictions.targets.tolist() == [2, 0]
+    # Other data: fewer classes, in another order, another batch and split.
+    splits = []
+    for split in ("train", "valid"):
+        few = [*find_images(root / split / "blue"), *find_images(root / split / "red")]
+        names = [path.parent.name for path in few]
+        splits.append(label_items(few, names, classes=["red", "blue"]))
+    other = ImageDataLoaders(*splits, size=16, batch_size=4, workers=0)
+    assert len(model.get_preds(other.train_loader)[1]) == 64
+    for given in (other, other.valid_loader):
+        found = model.get_preds(given)
+        assert found.targets.tolist() == [0] * 7 + [2] * 7
+        np.testing.assert_allclose(
+            found.probabilities, plain.probabilities[plain.targets != 1], atol=1e-6
+        )
+    grey = make_data(root, "single", in_channels=1)
+    with pytest.raises(ValueError, match="loader gives images of 1 channels"):
+        model.get_preds(grey)

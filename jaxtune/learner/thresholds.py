@@ -1,0 +1,160 @@
+"""Thresholds: above which probability a photo is said to have a label.
+
+One number, one for each class, or some by name or number in; float32 (c,) out. The one
+rule of the file: with one label a photo, and for numbers, there is no threshold.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxtune.arguments import check_number, described
+
+#: Of every class that is given none.
+DEFAULT_THRESHOLD = 0.5
+
+
+class Thresholded:
+    """What of a `Learner` knows the threshold of each class.
+
+    Attributes:
+        data: Has the classes.
+    """
+
+    data: Any
+    #: By the class's name, so that more or other classes keep theirs.
+    _thresholds: Mapping[str, float] | None = None
+
+    @property
+    def thresholds(self) -> np.ndarray | None:
+        """Of several labels, each class's own, float32 (c,); None for other labels.
+
+        A class is said of a photo if its probability is above. One half for all, until
+        others are assigned: one number, one for each class, such as
+        `interpret().best_thresholds()` gives, or a dict of some by name or number, with
+        one half for the rest; None is one half for all again. They decide `predict`,
+        `get_preds`, `tta`, `interpret` and `show_results`, and are kept by `save`, in
+        runs that begin afterwards, and in what `load_predictor` opens; metrics have
+        thresholds of their own.
+        """
+        if self.data.kind != "multi":
+            return None
+        chosen = self._thresholds or {}
+        classes = self.data.classes
+        return np.array([chosen.get(c, DEFAULT_THRESHOLD) for c in classes], np.float32)
+
+    @thresholds.setter
+    def thresholds(self, value: Any) -> None:
+        if value is None:
+            self._thresholds = None
+            return
+        check_several(self.data.kind)
+        found = as_thresholds(value, self.data.classes)
+        self._thresholds = dict(zip(self.data.classes, found.tolist(), strict=True))
+
+    def _chosen_thresholds(self, thresh: Any) -> np.ndarray | None:
+        """Thresholds that a call is given; the learner's if none."""
+        if thresh is None:
+            return self.thresholds
+        check_several(self.data.kind, "thresh")
+        return as_thresholds(thresh, self.data.classes, name="thresh")
+
+
+def as_thresholds(
+    value: Any, classes: Sequence[str], *, name: str = "thresholds"
+) -> np.ndarray:
+    """Returns the threshold of each class, float32 (c,).
+
+    Args:
+        value: One for all classes; one for each, in their order, such as
+            `best_thresholds()` gives; or some in a dict, by the class's name or its
+            number, with one half for the rest.
+        classes: Names, c.
+        name: Of the argument, for errors.
+
+    Raises:
+        TypeError: If it is nothing of that kind.
+        ValueError: If there are more or fewer than classes, a class is unknown, or a
+            threshold is not in 0..1.
+
+    Example:
+        >>> as_thresholds({"dog": 0.25, 0: 0.75}, ["cat", "dog", "fox"]).tolist()
+        [0.75, 0.25, 0.5]
+    """
+    wanted = (
+        f"{name} must be a number from 0 to 1, one for each of the {len(classes)} "
+        "classes, or a dict of some by the class's name or number"
+    )
+    if isinstance(value, Mapping):
+        found = np.full(len(classes), DEFAULT_THRESHOLD, np.float32)
+        for key, each in value.items():
+            found[_position(key, classes, name)] = check_number(
+                each, f"{name}[{key!r}]", least=0, most=1
+            )
+        return found
+    shape = np.shape(value) if hasattr(value, "__array__") else None
+    many = isinstance(value, list | tuple) if shape is None else shape != ()
+    if not many:
+        number = hasattr(value, "__float__") and not isinstance(value, type)
+        if not number or isinstance(value, str | bytes | bool | np.bool_):
+            raise TypeError(f"{wanted}; received {described(value)}.")
+        number = check_number(value, name, least=0, most=1)
+        return np.full(len(classes), number, np.float32)
+    if shape is not None and len(shape) != 1:
+        raise ValueError(f"{wanted}; received {described(value)}.")
+    value = list(value)
+    if len(value) != len(classes):
+        raise ValueError(f"{wanted}; received {len(value)}: {described(value)}.")
+    return np.array(
+        [
+            check_number(each, f"{name}[{i}]", least=0, most=1)
+            for i, each in enumerate(value)
+        ],
+        np.float32,
+    )
+
+
+def decode(probabilities: np.ndarray, kind: str, thresholds: Any = None) -> np.ndarray:
+    """Returns what probabilities mean.
+
+    Args:
+        probabilities: (n, c), or (c,) for one photo.
+        kind: "single": the most probable class, int32 (n,); "multi": which classes are
+            above their thresholds, bool (n, c); "regression": the values as they are.
+        thresholds: Of several labels, one for all classes or (c,); one half if None.
+    """
+    if kind == "single":
+        return probabilities.argmax(axis=-1).astype(np.int32)
+    if kind == "multi":
+        chosen = DEFAULT_THRESHOLD if thresholds is None else thresholds
+        return probabilities > np.asarray(chosen, np.float32)
+    return probabilities
+
+
+def _position(key: Any, classes: Sequence[str], name: str) -> int:
+    if isinstance(key, str) and key in classes:
+        return list(classes).index(key)
+    whole = isinstance(key, int | np.integer) and not isinstance(key, bool)
+    if whole and 0 <= key < len(classes):
+        return int(key)
+    known = ", ".join(classes[:10]) + (" …" if len(classes) > 10 else "")
+    raise ValueError(
+        f"{name} has {key!r}, which is no class and no class's number; there are "
+        f"{known}."
+    )
+
+
+def check_several(kind: str, name: str = "thresholds") -> None:
+    """Raises a ValueError unless photos have several labels each.
+
+    Args:
+        kind: Of the labels: "single", "multi" or "regression".
+        name: Of the argument, for the error.
+    """
+    if kind != "multi":
+        there = {
+            "single": "here each photo has one, and the most probable class is said",
+            "regression": "here numbers are predicted",
+        }[kind]
+        raise ValueError(f"{name}= is for photos with several labels; {there}.")
