@@ -32,14 +32,17 @@ def check_recipe(
         recipe: The one at hand, as JSON gives it back.
         made_with: Versions and devices at hand. Where they are others, `start`, the
             fingerprint of the first values, doesn't count: a head's first values can
-            differ in their last bits from chip to chip.
+            differ in their last bits from chip to chip. Nor does a `program`: JAX
+            writes the same function in other ways from version to version.
 
     Raises:
         RunMismatchError: If they differ; the differences are listed.
     """
     before = held["recipe"]
     if held["made_with"] != made_with:
-        before, recipe = ({**r, "start": None} for r in (before, recipe))
+        before, recipe = (
+            {**_without_programs(r), "start": None} for r in (before, recipe)
+        )
     if differences := _differences(before, recipe):
         more = len(differences) - _MOST_LINES
         lines = differences[:_MOST_LINES] + ([f"… and {more} more"] if more > 0 else [])
@@ -48,6 +51,14 @@ def check_recipe(
             f"{path} holds a run of another recipe. What differs:\n{listed}\nCall it "
             "as it was called first to go on with that run, or choose another folder."
         )
+
+
+def _without_programs(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_programs(v) for k, v in value.items() if k != "program"}
+    if isinstance(value, list):
+        return [_without_programs(each) for each in value]
+    return value
 
 
 def environment() -> dict[str, Any]:

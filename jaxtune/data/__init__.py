@@ -10,6 +10,7 @@ from jaxtune.data.decode import ImageError as ImageError
 from jaxtune.data.decode import check_image as check_image
 from jaxtune.data.decode import load_image as load_image
 from jaxtune.data.decode import load_resized as load_resized
+from jaxtune.data.functions import function_program as function_program
 from jaxtune.data.items import Items as Items
 from jaxtune.data.items import find_images as find_images
 from jaxtune.data.items import folder_label as folder_label

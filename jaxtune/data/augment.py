@@ -16,13 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
+from jaxtune.data.functions import apply_functions
 from jaxtune.data.lighting import draw_lighting, relight
 from jaxtune.data.transforms import Augmentation
 from jaxtune.data.warp import compose, draw_matrix, frame, resample
 
 # torchvision and fastai both give up after ten crops that do not fit.
 _ATTEMPTS = 10
-# Folded into an image's key; far from the counters of the numbers drawn for its crop.
+# Folded into an image's key; far from the counters of the numbers drawn for its crop,
+# and below those of the functions of one's own.
 _WARP, _LIGHT = 2**16, 2**17
 
 
@@ -86,7 +88,7 @@ def augment(
             )
         if augmentation.max_lighting:
             image = relight(image, *_light(key))
-        return image
+        return apply_functions(image, key, augmentation.functions)
 
     def _warped(image, key, crop, flip):
         moved = draw_matrix(jax.random.fold_in(key, _WARP), flip, size, augmentation)

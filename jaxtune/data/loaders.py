@@ -19,6 +19,7 @@ from jaxtune.data.augment import Augmentation
 from jaxtune.data.check import check_not_empty, readable_items, warn_odd_labels
 from jaxtune.data.factories import Factories
 from jaxtune.data.fit import PadMode, Resize
+from jaxtune.data.functions import check_functions
 from jaxtune.data.items import Items, Kind, listing
 from jaxtune.data.loader import DEFAULT_CACHE_BYTES, Loader, OnError
 from jaxtune.data.options import check_options
@@ -93,7 +94,8 @@ class ImageDataLoaders(Factories):
                 https://arxiv.org/abs/1906.06423).
             batch_size: Photos per batch.
             seed: Of the order of the photos.
-            augmentation: What is drawn for each training photo; None for nothing.
+            augmentation: What is drawn for each training photo, functions of your own
+                included (`Augmentation(functions=...)`); None for nothing.
             resize: For validation, prediction, and training without augmentation:
                 "crop" keeps the centre, "squish" changes the shape, "pad" keeps all and
                 fills up, as fastai's `Resize`. None squishes to 14% more and keeps the
@@ -156,6 +158,7 @@ class ImageDataLoaders(Factories):
             for each in (self.size, self.valid_size)
         )
         if augmentation is not None:
+            check_functions(augmentation.functions, (*self.size, self.in_channels))
             preparation = train_preparation(
                 self.size,
                 augmentation.smallest_share,

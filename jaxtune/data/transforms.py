@@ -8,10 +8,17 @@ could be drawn from is refused here.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import get_args
+from typing import Any, get_args
 
+from jaxtune.arguments import (
+    Number,
+    check_choice,
+    check_flag,
+    check_number,
+    check_numbers,
+)
 from jaxtune.data.fit import PadMode
+from jaxtune.data.functions import as_functions
 
 # Beyond it the far corner of the tilted photo comes to lie behind the viewer.
 _MAX_WARP = 0.5
@@ -45,6 +52,15 @@ class Augmentation:
         p_affine: Probability of each of rotation, zoom, and the tilts in x and y.
         p_lighting: Probability of each of brightness and contrast.
         pad_mode: What lies beyond the photo: "reflection", "border" or "zeros".
+        functions: Functions of your own, applied last, in their order: (image, key) ->
+            image. Each gets one image, float32 (h, w, c) in 0..1 as the rest leaves it
+            (before normalisation), and a key of the image's own, and returns floats of
+            the same shape. It is made of jax.numpy and jax.random: it is vmapped, and
+            compiled into the step.
+
+    Raises:
+        TypeError: If a value is of another type, or a function takes no image and key.
+        ValueError: If a bound is out of range.
 
     References:
         Szegedy et al., "Going Deeper with Convolutions",
@@ -52,25 +68,27 @@ class Augmentation:
         `RandomResizedCrop`, whose min_scale is 0.08; 0.35 suits a short fine-tuning.
     """
 
-    min_scale: float | int = 0.35
-    max_scale: float | int = 1.0
-    ratio: Sequence[float | int] | None = (3 / 4, 4 / 3)
+    min_scale: Number = 0.35
+    max_scale: Number = 1.0
+    ratio: Any = (3 / 4, 4 / 3)
     flip: bool = True
     flip_vert: bool = False
-    max_rotate: float | int = 0.0
-    min_zoom: float | int = 1.0
-    max_zoom: float | int = 1.0
-    max_warp: float | int = 0.0
-    max_lighting: float | int = 0.0
-    p_affine: float | int = 0.75
-    p_lighting: float | int = 0.75
+    max_rotate: Number = 0.0
+    min_zoom: Number = 1.0
+    max_zoom: Number = 1.0
+    max_warp: Number = 0.0
+    max_lighting: Number = 0.0
+    p_affine: Number = 0.75
+    p_lighting: Number = 0.75
     pad_mode: PadMode = "reflection"
+    functions: Any = ()
 
     def __post_init__(self) -> None:
         """Refuses bounds that no image can be drawn within."""
-        if self.ratio is not None:
-            # A list, as JSON gives it, could not be hashed; jit needs a static value.
-            object.__setattr__(self, "ratio", tuple(self.ratio))
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            # What could not be hashed, or written as JSON, becomes Python's own.
+            object.__setattr__(self, field.name, _plain(field, value))
         pad_modes = get_args(PadMode)
         for holds, needs, names in (
             (
@@ -128,22 +146,48 @@ class Augmentation:
         return float(self.min_scale) * (9 / 16 if self.ratio is None else 1.0)
 
 
+def _plain(field: dataclasses.Field, value: Any) -> Any:
+    name = field.name
+    if name == "functions":
+        return as_functions(value)
+    if name == "pad_mode":
+        return check_choice(value, name, get_args(PadMode))
+    if isinstance(field.default, bool):
+        return check_flag(value, name)
+    if name != "ratio":
+        return _number(value, name)
+    if value is None:
+        return None
+    what = "numbers (smallest, largest width / height), or None"
+    numbers = check_numbers(value, name, count=2, what=what)
+    return tuple(
+        each if type(each) in (int, float) else number
+        for each, number in zip(value, numbers, strict=True)
+    )
+
+
+def _number(value: Any, name: str) -> Any:
+    number = check_number(value, name)
+    return value if type(value) in (int, float) else number
+
+
 def aug_transforms(
     *,
-    mult: float | int = 1.0,
+    mult: Number = 1.0,
     do_flip: bool = True,
     flip_vert: bool = False,
-    max_rotate: float | int = 10.0,
-    min_zoom: float | int = 1.0,
-    max_zoom: float | int = 1.1,
-    max_lighting: float | int = 0.2,
-    max_warp: float | int = 0.2,
-    p_affine: float | int = 0.75,
-    p_lighting: float | int = 0.75,
-    min_scale: float | int = 1.0,
-    max_scale: float | int = 1.0,
-    ratio: Sequence[float | int] | None = None,
+    max_rotate: Number = 10.0,
+    min_zoom: Number = 1.0,
+    max_zoom: Number = 1.1,
+    max_lighting: Number = 0.2,
+    max_warp: Number = 0.2,
+    p_affine: Number = 0.75,
+    p_lighting: Number = 0.75,
+    min_scale: Number = 1.0,
+    max_scale: Number = 1.0,
+    ratio: Any = None,
     pad_mode: PadMode = "reflection",
+    xtra_tfms: Any = None,
 ) -> Augmentation:
     """Returns fastai's augmentation: flip, rotation, zoom, perspective and light.
 
@@ -170,8 +214,10 @@ def aug_transforms(
         ratio: Width / height of the crops, smallest and largest, for a random resized
             crop; None for the result's own shape.
         pad_mode: What lies beyond the photo: "reflection", "border" or "zeros".
+        xtra_tfms: Functions of your own, see `Augmentation.functions`.
 
     Raises:
+        TypeError: If an argument is of another type.
         ValueError: If a bound is out of range.
 
     References:
@@ -181,6 +227,15 @@ def aug_transforms(
         >>> aug_transforms(mult=2, flip_vert=True).max_rotate
         20.0
     """
+    check_flag(do_flip, "do_flip")
+    for name, value in (
+        ("max_rotate", max_rotate),
+        ("max_warp", max_warp),
+        ("max_lighting", max_lighting),
+    ):
+        check_number(value, name)
+    mult = _number(mult, "mult")
+    functions = () if xtra_tfms is None else as_functions(xtra_tfms, "xtra_tfms")
     return Augmentation(
         min_scale=min_scale,
         max_scale=max_scale,
@@ -195,4 +250,5 @@ def aug_transforms(
         p_affine=p_affine,
         p_lighting=p_lighting,
         pad_mode=pad_mode,
+        functions=functions,
     )

@@ -15,7 +15,7 @@ import numpy as np
 
 import jaxtune.train
 from jaxtune.checkpoint import fingerprint, fingerprint_text
-from jaxtune.data import Items
+from jaxtune.data import Items, function_program
 from jaxtune.transfer import Groups
 
 
@@ -35,9 +35,7 @@ def describe_data(data) -> dict[str, Any]:
         "size": list(data.size),
         "channels": data.in_channels,
         "seed": data.seed,
-        "augmentation": None
-        if data.augmentation is None
-        else dataclasses.asdict(data.augmentation),
+        "augmentation": _describe_augmentation(data),
     }
     for name, loader in splits.items():
         described[name] = {
@@ -47,6 +45,21 @@ def describe_data(data) -> dict[str, Any]:
             "preparation": dataclasses.asdict(loader.preparation),
             "items": describe_items(loader.items),
         }
+    return described
+
+
+def _describe_augmentation(data) -> dict[str, Any] | None:
+    if data.augmentation is None:
+        return None
+    functions = data.augmentation.functions
+    described = dataclasses.asdict(dataclasses.replace(data.augmentation, functions=()))
+    del described["functions"]
+    if functions:
+        shape = (*data.size, data.in_channels)
+        described["functions"] = [
+            {"name": name_of(function), "program": function_program(function, shape)}
+            for function in functions
+        ]
     return described
 
 

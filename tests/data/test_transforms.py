@@ -29,7 +29,7 @@ def test_the_constants_are_those_of_fastai():
     assert fastai.items() <= found.items()
     drawn = dataclasses.asdict(aug_transforms())
     assert drawn.pop("flip") and drawn.pop("ratio") is None
-    assert drawn.pop("max_scale") == 1.0
+    assert drawn.pop("max_scale") == 1.0 and drawn.pop("functions") == ()
     assert drawn == {k: v for k, v in fastai.items() if k not in ("mult", "do_flip")}
 
 
@@ -88,10 +88,10 @@ def test_how_small_crops_get():
     ],
 )
 def test_impossible_augmentations_are_refused(wrong):
-    with pytest.raises(ValueError, match="Augmentation needs.*got") as error:
+    with pytest.raises(ValueError, match="Augmentation needs.*got|must be") as error:
         Augmentation(**wrong)
     name, value = list(wrong.items())[-1]
-    assert f"{name}={value!r}" in str(error.value)
+    assert name in str(error.value) and repr(value) in str(error.value)
 
 
 def test_augmentations_are_values():

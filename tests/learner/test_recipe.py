@@ -37,6 +37,23 @@ def test_what_changes_the_batches_changes_the_description(tmp_path):
     assert len({first, *others}) == 8
 
 
+def test_functions_of_ones_own_are_told_apart(tmp_path):
+    root = make_photos(tmp_path / "a", train=4, valid=2)
+
+    def described(function):
+        return describe(root, augmentation=Augmentation(functions=function))
+
+    def scaled(factor):
+        return lambda image, key: image * factor
+
+    first = described(scaled(0.5))
+    assert first == described(scaled(0.5)) != describe(root)
+    assert first != described(scaled(0.25))
+    (function,) = json.loads(first)["augmentation"]["functions"]
+    assert function["name"].endswith("scaled.<locals>.<lambda>")
+    assert "functions" not in json.loads(describe(root))["augmentation"]
+
+
 def test_what_changes_no_batch_does_not(tmp_path):
     first = describe(make_photos(tmp_path / "a", train=4, valid=2))
     moved = make_photos(tmp_path / "elsewhere" / "b", train=4, valid=2)
