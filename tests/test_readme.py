@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 from photos import make_photos, tiny_resnet
@@ -101,6 +102,11 @@ def test_every_question_is_answered_by_its_listing(tmp_path, monkeypatch, capsys
     names |= {"pickle": pickle}
     names |= {"photo": next(photos.rglob("*.png"))}
     names |= {"my_network": OwnNetwork(rngs=nnx.Rngs(0))}
+    rows = [f"{p.relative_to(photos)},{p.parent.name}é" for p in photos.rglob("*.png")]
+    text = "\n".join(["photo,kind", *rows])
+    (photos / "labels.csv").write_text(text, encoding="cp1252")
+    images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3))
+    names |= {"images": images.astype(np.uint8), "one_hot": np.eye(3)[[0, 1, 2] * 4]}
     # Only of its own architectures does a checkpoint say how to build the network.
     as_it_was = create_cnn_model(tiny_resnet, 3, rngs=nnx.Rngs(0))
     names["continue_from"] = functools.partial(jaxtune.continue_from, module=as_it_was)
@@ -109,7 +115,7 @@ def test_every_question_is_answered_by_its_listing(tmp_path, monkeypatch, capsys
     for question, code in questions():
         exec(compile(code, f"README.md, {question}", "exec"), names)
         printed[question] = capsys.readouterr().out
-    assert len(printed) == 22
+    assert len(printed) == 25
     said = {
         "Which layers": "('early', 'late')\n",
         "Does a fit": "phase 1: 1 epoch, 6 steps; early, late frozen",
@@ -120,6 +126,8 @@ def test_every_question_is_answered_by_its_listing(tmp_path, monkeypatch, capsys
         "How do I predict a whole": "macro avg",
         "I have new photos": "early frozen, as in phase 3",
         "My network": "after 'blocks'",
+        "Are all my photos": "60 photos were decoded; 0 can't be read.\nTrue []\n",
+        "My labels": "single ('0', '1', '2')\n",
         "How do I feed": "(7, 7, 4, 64)\n",
         "What is in the new head": "\n1024\n546304\n",
     }
