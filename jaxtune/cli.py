@@ -4,6 +4,7 @@ The one rule of the file: a command says what the Python API would be told, noth
 more; whatever is wrong is said before the work begins.
 """
 
+import io
 import os
 import sys
 import warnings
@@ -215,12 +216,14 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def main() -> None:
     """Runs the command; what a user can mend is one line on standard error."""
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files need not be text that a terminal can show.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except (_Failure, ValueError, OSError, TypeError, *_OF_THE_DEVICE) as error:
         if os.environ.get("JAXTUNE_TRACEBACK"):
             raise
-        # A file's name need not be text that this terminal can show.
-        text = f"jaxtune: {error}".encode(errors="backslashreplace").decode()
-        print(text, file=sys.stderr)
+        print(f"jaxtune: {error}", file=sys.stderr)
         sys.exit(2)
