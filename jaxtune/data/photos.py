@@ -50,7 +50,7 @@ class Photos:
     alone: bool = False
 
 
-def list_photos(source: Any, name: str = "photos") -> Photos:
+def list_photos(source: Any, name: str = "photos", *, channels: int = 3) -> Photos:
     """Returns the photos that a source stands for; decodes none of them.
 
     Args:
@@ -59,12 +59,14 @@ def list_photos(source: Any, name: str = "photos") -> Photos:
             - a folder: every picture below it, at any depth, sorted by path;
             - a glob ("photos/**/*.jpg"): the pictures that match, sorted by path;
             - a list, a tuple, or any iterable, such as a generator or `Path.glob`;
-            - an array of paths, or of images (n, h, w, c);
+            - an array of paths, or of images (n, h, w, c), of grey ones (n, h, w) too
+              where one channel is wanted;
             - a pandas or Polars Series, an Arrow column, or a table of one column.
 
             Files and photos in memory may be mixed. A list's entries are one photo
             each: a folder or a glob among them is refused.
         name: Of the argument, for errors.
+        channels: Of the images that are wanted.
 
     Raises:
         FileNotFoundError: If a folder or a glob has no picture.
@@ -84,11 +86,11 @@ def list_photos(source: Any, name: str = "photos") -> Photos:
     if hasattr(source, "read"):
         return Photos([source], alone=True)
     if _is_table(source):
-        return list_photos(_only_column(source, name), name)
+        return list_photos(_only_column(source, name), name, channels=channels)
     if hasattr(source, "to_pylist"):
         return Photos(source.to_pylist())
     if hasattr(source, "__array__"):
-        return _of_array(source, name)
+        return _of_array(source, name, channels)
     if isinstance(source, list | tuple):
         return Photos(list(source))
     if isinstance(source, Mapping | set | frozenset | Items) or _has_batches(source):
@@ -123,11 +125,13 @@ def _of_path(source: str | os.PathLike, name: str) -> Photos:
     return Photos([Path(match) for match in matches])
 
 
-def _of_array(source: Any, name: str) -> Photos:
+def _of_array(source: Any, name: str, channels: int) -> Photos:
     """Of arrays, Series and whatever else turns into an array."""
     shape = np.shape(source)
     dtype = getattr(source, "dtype", None)
     pictures = isinstance(dtype, np.dtype) and dtype.kind in "biuf"
+    if channels == 1 and len(shape) == 3 and shape[-1] > 4 and pictures:
+        return Photos(list(np.asarray(source)))
     if len(shape) in (2, 3) and (pictures or not isinstance(source, np.ndarray)):
         return Photos([source], alone=True)
     if len(shape) == 4:
@@ -375,7 +379,7 @@ def photo_items(
         jaxtune.data.ImageError: If a file is no picture.
         TypeError: If a photo is of no known type.
     """
-    listed = list_photos(source, name)
+    listed = list_photos(source, name, channels=data.in_channels)
     photos = list(listed.each)
     if not photos:
         raise ValueError(f"{name} has no photo; there is nothing to predict.")

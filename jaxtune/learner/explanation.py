@@ -67,7 +67,7 @@ class Explanation(Thresholded):
         References:
             Selvaraju et al., "Grad-CAM", https://arxiv.org/abs/1610.02391.
         """
-        listed = list_photos(photo, "photo")
+        listed = list_photos(photo, "photo", channels=self.data.in_channels)
         photos = listed.each[0] if listed.alone else list(listed.each)
         count = 1 if listed.alone else len(photos)
         index = None
@@ -104,7 +104,7 @@ class Explanation(Thresholded):
             TypeError: If an argument is of another type.
             jaxtune.data.ImageError: If a photo can't be read; it is named.
         """
-        listed = list_photos(photos, "photos")
+        listed = list_photos(photos, "photos", channels=self.data.in_channels)
         photos = list(listed.each)
         check_instance(layer, "layer", str, "the dotted name of a layer")
         size = None if size is None else as_size(size)

@@ -166,7 +166,7 @@ def predict_images(
         ValueError: If `on_error` is neither.
     """
     check_choice(on_error, "on_error", ("raise", "skip"))
-    photos = list_photos(source, name)
+    photos = list_photos(source, name, channels=reading.in_channels)
     readable = _Readable(photos, reading, on_error == "skip", name)
     answers: dict[int, Prediction] = {}
     for numbers, images in readable.batches(batch_size):

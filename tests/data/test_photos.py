@@ -83,6 +83,9 @@ def test_many_photos_in_any_form_keep_their_order(root, paths, monkeypatch):
     stack = np.zeros((2, 4, 5, 3), np.uint8)
     assert [image.shape for image in list_photos(stack).each] == [(4, 5, 3)] * 2
     assert list_photos([]).each == []
+    grey = np.zeros((2, 28, 28), np.uint8)
+    assert [i.shape for i in list_photos(grey, channels=1).each] == [(28, 28)] * 2
+    assert list_photos(grey[..., :1], channels=1).alone
 
 
 def test_one_photo_is_alone(root, paths):
