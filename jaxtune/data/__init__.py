@@ -6,6 +6,10 @@ from jaxtune.data.augment import per_image_keys as per_image_keys
 from jaxtune.data.augment import to_float as to_float
 from jaxtune.data.augment import training_images as training_images
 from jaxtune.data.augment import validation_images as validation_images
+from jaxtune.data.by_class import as_mapping as as_mapping
+from jaxtune.data.by_class import class_positions as class_positions
+from jaxtune.data.by_class import class_values as class_values
+from jaxtune.data.by_class import one_or_class_values as one_or_class_values
 from jaxtune.data.decode import ImageError as ImageError
 from jaxtune.data.decode import check_image as check_image
 from jaxtune.data.decode import load_image as load_image
@@ -48,6 +52,7 @@ from jaxtune.data.splits import stratified_split as stratified_split
 from jaxtune.data.tables import as_table as as_table
 from jaxtune.data.tables import read_csv as read_csv
 from jaxtune.data.tables import table_items as table_items
+from jaxtune.data.targets import target_stats as target_stats
 from jaxtune.data.transforms import Augmentation as Augmentation
 from jaxtune.data.transforms import aug_transforms as aug_transforms
 from jaxtune.data.verify import BadPhoto as BadPhoto

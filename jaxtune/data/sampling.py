@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
-from jaxtune.data.items import Items, listing
+from jaxtune.data.by_class import as_mapping, class_values
+from jaxtune.data.items import Items
 
 Weights = Literal["balanced"] | Mapping[Hashable, float | int] | Sequence | np.ndarray
 
@@ -56,8 +57,9 @@ def item_weights(items: Items, weights: Weights) -> Float[np.ndarray, " n"]:
     Args:
         items: Of the training split.
         weights: "balanced" draws each class as often as the others; a dict has a weight
-            for each class by name, 1 where it has none; else a number for each photo.
-            A photo with several labels has the largest weight of these; without any, 1.
+            for each class by name or number, 1 where it has none (a pandas Series whose
+            index names classes, too); else a number for each photo. A photo with
+            several labels has the largest weight of these; without any, 1.
 
     Raises:
         ValueError: If the weights name classes that there are not, are not as many as
@@ -70,23 +72,19 @@ def item_weights(items: Items, weights: Weights) -> Float[np.ndarray, " n"]:
         )
     if isinstance(weights, str):
         numbers = _of_classes(items, class_weights(items).astype(np.float64))
-    elif isinstance(weights, Mapping):
+    elif _is_by_class(weights, items):
         _refuse_numbers(items, "weights by class")
-        unknown = [name for name in weights if str(name) not in items.classes]
-        if unknown:
-            raise ValueError(
-                f"weights names classes that there are not: {listing(unknown)}. The"
-                f" classes are {listing(items.classes, most=50)}."
-            )
-        by_name = {str(name): weight for name, weight in weights.items()}
-        by_class = [by_name.get(name, 1.0) for name in items.classes]
+        by_class = class_values(weights, items.classes, "weights", default=1.0)
         numbers = _of_classes(items, np.array(by_class, np.float64))
     else:
         numbers = np.asarray(weights, np.float64)
         if numbers.shape != (len(items),):
+            hint = ""
+            if numbers.shape == (len(items.classes),):
+                hint = " For one number a class, give a dict from class to number."
             raise ValueError(
                 f"weights needs one number for each of {len(items)} photos; got shape"
-                f" {numbers.shape}."
+                f" {numbers.shape}.{hint}"
             )
     _check(numbers)
     return numbers
@@ -126,6 +124,15 @@ def earlier_copies(order: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
     copies = np.empty(len(order), np.int64)
     copies[by_position] = np.arange(len(order)) - first
     return copies
+
+
+def _is_by_class(weights: object, items: Items) -> bool:
+    """Whether weights are of classes: a dict, or a Series that is not of the photos."""
+    if isinstance(weights, Mapping):
+        return True
+    keys = as_mapping(weights)
+    names = keys is not None and {str(key) for key in keys} <= set(items.classes)
+    return names and len(keys) != len(items)
 
 
 def _of_classes(items: Items, by_class: np.ndarray) -> np.ndarray:
