@@ -23,7 +23,7 @@ from jaxtune.learner.learner import Learner
 from jaxtune.learner.predictor import load_network
 from jaxtune.learner.recipe import function_named
 from jaxtune.models import kaiming_normal
-from jaxtune.train import Metric
+from jaxtune.train import Metric, with_class_names
 from jaxtune.transfer import class_rows, extend_outputs, output_shape
 
 #: Options of `Learner` that a checkpoint says as they are.
@@ -118,7 +118,8 @@ def continue_from(
         if not same:
             check_loss(loss)
     if metrics is None:
-        metrics = [_named(name, "metrics") for name in was.get("metrics", ())]
+        named = (_named(name, "metrics") for name in was.get("metrics", ()))
+        metrics = [with_class_names(metric, classes) for metric in named]
     own_groups = {"groups", "split_on"} & set(options)
     for name in _KEPT:
         if name in was and not (name == "groups" and own_groups):

@@ -12,8 +12,10 @@ from flax import nnx
 
 from jaxtune.learner.float32 import in_float32
 from jaxtune.learner.further import matching_loaders
+from jaxtune.learner.measures import fit_measures, scaled_objective
 from jaxtune.learner.trainer import Trainer
 from jaxtune.models import kaiming_normal
+from jaxtune.train import with_class_names
 from jaxtune.transfer import class_rows, extend_outputs
 
 #: Keywords of losses that have a value for each class.
@@ -95,9 +97,25 @@ class Extending:
                 init=init,
                 rngs=nnx.Rngs(self.seed),
             )
+        programs = trainer.programs
+        loss, metrics = fit_measures(
+            programs.loss if loss is None else loss,
+            {
+                name: with_class_names(metric, before.classes)
+                for name, metric in programs.metrics.items()
+            },
+            data,
+            network,
+        )
+        programs = programs.for_data(
+            data,
+            loss=loss,
+            objective=scaled_objective(loss, network),
+            metrics=metrics,
+        )
         trainer.take_network(
             network,
-            programs=trainer.programs.for_data(data, loss=loss),
+            programs=programs,
             batch_sizes=(data.train_loader.batch_size, data.valid_loader.batch_size),
         )
         trainer.further = further

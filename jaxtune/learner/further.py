@@ -43,6 +43,13 @@ def matching_loader(source: Any, data: Any, *, name: str = "the loader") -> Any:
             f"{name} has photos without labels, and there is nothing to compare with: "
             "make it with data.test_loader(photos, labels=[...])."
         )
+    if items is not None and items.kind == data.kind == "regression":
+        shapes = [each.labels.shape[1:] for each in (items, data.train_items)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"{name} has labels of shape {shapes[0]} a photo, and the data of "
+                f"{shapes[1]}; both must be alike."
+            )
     if items is None or (items.kind, items.classes) == (data.kind, data.classes):
         return loader
     if items.kind != data.kind:

@@ -16,6 +16,7 @@ from jaxtune.learner.further import matching_loaders
 from jaxtune.learner.gathering import plain_loader
 from jaxtune.learner.history import History
 from jaxtune.learner.inspection import Inspection
+from jaxtune.learner.measures import fit_measures, scaled_objective
 from jaxtune.learner.predictor import Prediction, Reading, predict_images
 from jaxtune.learner.programs import Programs
 from jaxtune.learner.results import Results
@@ -23,14 +24,12 @@ from jaxtune.learner.storage import Storage
 from jaxtune.learner.trainer import Trainer
 from jaxtune.learner.training import Training
 from jaxtune.train import (
+    ComputePrecision,
     Metric,
     Norms,
     Optimizer,
-    Precision,
     adam,
     default_activation,
-    default_loss,
-    named_metrics,
 )
 from jaxtune.transfer import Groups, default_groups, split_groups
 
@@ -67,7 +66,7 @@ class Learner(Training, Finder, Storage, Inspection, Results, Extending):
         moms: tuple[float, float, float] = (0.95, 0.85, 0.95),
         clip_norm: float | None = None,
         gradient_accumulation_steps: int = 1,
-        precision: Precision = "float32",
+        precision: ComputePrecision = "float32",
         ema_decay: float | None = None,
         mixing: Mixing | None = None,
         validate_also: Mapping[str, Any] | None = None,
@@ -82,10 +81,11 @@ class Learner(Training, Finder, Storage, Inspection, Results, Extending):
         Args:
             data: `ImageDataLoaders`.
             model: Two children, body and head, see `create_cnn_model`.
-            metrics: One or several functions (logits, label) -> a value for each row.
-            loss: A function of the same form, which training minimises; if None,
-                `cross_entropy` for classes, `binary_cross_entropy` for several labels
-                each, `mse` for numbers.
+            metrics: One or several functions (logits, label) -> a value for each row,
+                or figures of the whole epoch, see `EpochMetric`.
+            loss: A function (logits, label) -> a value for each row, which training
+                minimises; if None, `cross_entropy` for classes, `binary_cross_entropy`
+                for several labels each, `mse` for numbers.
             groups: Layer groups by pattern; found from the body if None.
             split_on: Layer groups by a fastai splitter instead.
             norms: What the norm layers of frozen groups do: "frozen" (nothing moves; it
@@ -122,8 +122,10 @@ class Learner(Training, Finder, Storage, Inspection, Results, Extending):
                 without help: arch, cut, in_channels and options of the head.
 
         Raises:
+            TypeError: If the loss or a metric is no function, or returns no array.
             ValueError: If a parameter is in no group or several, or an option is
-                unknown.
+                unknown; or if the loss or a metric is for labels of another kind, or
+                returns anything but one value for each row.
         """
         if groups is not None and split_on is not None:
             raise ValueError("give groups or split_on, not both.")
@@ -131,6 +133,7 @@ class Learner(Training, Finder, Storage, Inspection, Results, Extending):
             raise ValueError("give both mean and std, or neither.")
         if split_on is not None:
             groups = split_groups(model, split_on)
+        loss, metrics = fit_measures(loss, metrics, data, model)
         self.data = data
         self.verbose = verbose
         self.lr, self.wd, self.moms = lr, wd, tuple(moms)
@@ -140,11 +143,12 @@ class Learner(Training, Finder, Storage, Inspection, Results, Extending):
         programs = Programs(
             size=data.size,
             augmentation=data.augmentation,
-            loss=default_loss(data.kind) if loss is None else loss,
+            loss=loss,
+            objective=scaled_objective(loss, model),
             activation=default_activation(data.kind),
             mixing=mixing,
             gradient_accumulation_steps=gradient_accumulation_steps,
-            metrics=named_metrics(metrics),
+            metrics=metrics,
             mean=mean,
             std=std,
         )

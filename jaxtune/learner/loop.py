@@ -17,7 +17,7 @@ from jaxtune.learner.further import further_figures
 from jaxtune.learner.history import Row
 from jaxtune.learner.position import Position
 from jaxtune.learner.progress import Reporter
-from jaxtune.train import Metric, TrainState, averaged, finish_metrics
+from jaxtune.train import Metric, TrainState, averaged, epoch_figures
 
 #: Seconds between two looks at the running loss; each look waits for the device.
 _LOOK_EVERY = 0.5
@@ -137,8 +137,7 @@ def evaluate(
     """Returns the mean loss and metrics over every real row of the batches.
 
     The loss comes first, then the metrics in their order in `metrics`: a compiled step
-    gives its dict back sorted. A metric that wants to is finished, see
-    `finish_metrics`.
+    gives its dict back sorted. See `epoch_figures`.
 
     Raises:
         ValueError: If there is no row at all.
@@ -149,16 +148,7 @@ def evaluate(
         if reporter is not None:
             reporter.advance()
         after_step()
-    sums: dict[str, float] = {}
-    for part in jax.device_get(parts):
-        for name, value in part.items():
-            sums[name] = sums.get(name, 0.0) + float(value)
-    count = sums.pop("count", 0.0)
-    if not count:
-        raise ValueError("there is no readable photo to validate on.")
-    metrics = metrics or {}
-    means = {name: sums[name] / count for name in ("loss", *metrics)}
-    return finish_metrics(means, metrics)
+    return epoch_figures(parts, metrics or {})
 
 
 def run_epochs(

@@ -6,7 +6,7 @@ running state does.
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from threading import Thread
 from typing import Any
 
@@ -21,12 +21,13 @@ from jaxtune.learner.float32 import in_float32, to_float32
 from jaxtune.learner.loop import Running, evaluate
 from jaxtune.learner.programs import Programs
 from jaxtune.learner.recipe import describe_groups, name_of
+from jaxtune.learner.rows import check_enough_rows
 from jaxtune.learner.snapshot import Snapshot
 from jaxtune.train import (
+    ComputePrecision,
     Norms,
     Optimizer,
     Phase,
-    Precision,
     TrainState,
     averaged,
     boundary_index,
@@ -79,7 +80,7 @@ class PhasedNetwork:
         batch_sizes: tuple[int, ...],
         ema_decay: float | None = None,
         gradient_accumulation_steps: int = 1,
-        precision: Precision = "float32",
+        precision: ComputePrecision = "float32",
     ):
         """Takes the network and checks its groups; nothing is computed yet.
 
@@ -117,7 +118,7 @@ class PhasedNetwork:
         self._clip_norm = clip_norm
         self.ema_decay = ema_decay
         self.gradient_accumulation_steps = gradient_accumulation_steps
-        self.precision: Precision = precision
+        self.precision: ComputePrecision = precision
         self._running: Running | None = None
         self._opt_state = None
         self._step = 0
@@ -331,6 +332,31 @@ class PhasedNetwork:
         thread = Thread(target=compile_it, name="jaxtune-compile")
         thread.start()
         return thread
+
+    def check_rows(self, data: Any, phases: Sequence[Phase]) -> None:
+        """Refuses batches of one row where a batch norm of what trains needs more.
+
+        Args:
+            data: Has `train_loader`, `size` and `in_channels`.
+            phases: Their boundaries say what will be frozen.
+
+        Raises:
+            ValueError: If a layer would see one value for each channel.
+        """
+        rows = data.train_loader.batch_size
+        if rows > 1:
+            return
+        groups = group_labels(split_module(self._module)[1], self.groups)
+        boundary = self.boundary
+        for phase in phases:
+            boundary = boundary if phase.boundary is None else phase.boundary
+            frozen = tuple(self.groups)[:boundary]
+            check_enough_rows(
+                training_view(self._module, groups, frozen, norms=self.norms),
+                rows,
+                size=data.size,
+                in_channels=data.in_channels,
+            )
 
     def _step_and_state(
         self, phase: Phase, frozen: tuple[str, ...]

@@ -32,6 +32,7 @@ from jaxtune.train import (
     make_eval_step,
     make_predict_step,
     make_train_step,
+    row_values,
 )
 
 
@@ -40,7 +41,8 @@ class Programs:
 
     Attributes:
         loss: (logits, label) -> a value for each row.
-        metrics: By name, functions of the same form.
+        objective: What is minimised instead of the loss, or None.
+        metrics: By name, functions of the same form or epoch metrics.
         mean: Of each channel, for images in 0..1, or None.
         std: Of each channel, or None.
         newest: What the program that was called last needs of the device's memory; None
@@ -55,6 +57,7 @@ class Programs:
         size: tuple[int, int],
         augmentation: Augmentation | None,
         loss: Callable,
+        objective: Callable | None = None,
         metrics: Mapping[str, Metric],
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
@@ -68,7 +71,8 @@ class Programs:
             size: Height and width of the network's images, in pixels.
             augmentation: What is drawn for each training image; nothing if None.
             loss: (logits, label) -> a value for each row.
-            metrics: By name, functions of the same form.
+            objective: What is minimised instead, see `make_train_step`; or None.
+            metrics: By name, functions of the same form or epoch metrics.
             mean: Of each channel, for images in 0..1; no normalisation if None.
             std: Of each channel.
             activation: logits (b, c) -> predictions (b, c).
@@ -82,21 +86,33 @@ class Programs:
         self._accumulation = gradient_accumulation_steps
         self._size = size
         self._augmentation = augmentation
-        self.loss = loss
+        self.loss, self.objective = loss, objective
         self.mean, self.std = mean, std
         self._steps: dict = {}
         self._halves: dict = {}
 
-    def for_data(self, data: Any, *, loss: Callable | None = None) -> "Programs":
+    def for_data(
+        self,
+        data: Any,
+        *,
+        loss: Callable | None = None,
+        objective: Callable | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+    ) -> "Programs":
         """Returns the same programs for other data; nothing is compiled yet.
 
         Args:
             data: `ImageDataLoaders`, of the same kind of labels.
             loss: Instead of the one there is, if not None.
+            objective: What is minimised instead of the new loss, or None.
+            metrics: Instead of those there are, if not None.
         """
         other = copy.copy(self)
         other._size, other._augmentation = data.size, data.augmentation
-        other.loss = self.loss if loss is None else loss
+        if loss is not None:
+            other.loss, other.objective = loss, objective
+        if metrics is not None:
+            other.metrics = dict(metrics)
         other._steps, other._halves, other.newest = {}, {}, None
         return other
 
@@ -138,6 +154,7 @@ class Programs:
                 graphdef,
                 tx,
                 loss=self.loss,
+                objective=self.objective,
                 labels=labels,
                 prepare=self._augmented,
                 mixing=self._mixing,
@@ -203,7 +220,11 @@ class Programs:
 
     def loss_step(self) -> CompiledStep:
         """Returns the compiled loss: (outputs, label) -> a value for each row."""
-        return self._made(("loss",), lambda: self.loss, "the loss", batch=0)
+
+        def losses(outputs, label):
+            return row_values(self.loss, outputs, label, role="loss")
+
+        return self._made(("loss",), lambda: losses, "the loss", batch=0)
 
     def heat_step(self, graphdef: nnx.GraphDef, layer: str) -> CompiledStep:
         """Returns the compiled `grad_cam` of a network in eval mode.

@@ -16,6 +16,7 @@ import numpy as np
 import jaxtune.train
 from jaxtune.checkpoint import fingerprint, fingerprint_text
 from jaxtune.data import Items, function_program
+from jaxtune.train import EpochMetric
 from jaxtune.transfer import Groups
 
 
@@ -85,8 +86,8 @@ def describe_groups(groups: Groups) -> dict[str, str | list[str]]:
     }
 
 
-def function_named(name: str) -> Callable | None:
-    """Returns the function of jaxtune's own that has a name, see `name_of`.
+def function_named(name: str) -> Callable | EpochMetric | None:
+    """Returns the function or metric of jaxtune's own that has a name, see `name_of`.
 
     Only what `jaxtune.train` offers is found, with keywords that are plain values: a
     name out of a file runs nothing else.
@@ -104,14 +105,17 @@ def function_named(name: str) -> Callable | None:
     function = getattr(jaxtune.train, bare.rpartition(".")[2], None)
     if not callable(function) or name_of(function) != bare:
         return None
+    of_epoch = isinstance(function, type) and issubclass(function, EpochMetric)
     if not opened:
-        return function
+        return None if of_epoch else function
     try:
         call = ast.parse(name, mode="eval").body
         arguments = [ast.literal_eval(value) for value in call.args]
         keywords = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
+        if of_epoch:
+            return function(*arguments, **keywords)
         return functools.partial(function, *arguments, **keywords)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, TypeError, ValueError):
         return None
 
 
@@ -123,6 +127,8 @@ def name_of(function: Callable | Any) -> str:
         'posixpath.join'
         >>> name_of(functools.partial(int, base=2))
         'builtins.int(base=2)'
+        >>> name_of(jaxtune.train.F1Score(average="macro"))
+        "jaxtune.train.epoch_metrics.F1Score(average='macro')"
     """
     if isinstance(function, functools.partial):
         given = [repr(a) for a in function.args]
@@ -131,4 +137,12 @@ def name_of(function: Callable | Any) -> str:
     if hasattr(function, "__qualname__"):
         return f"{function.__module__}.{function.__qualname__}"
     kind = type(function)
-    return f"{kind.__module__}.{kind.__qualname__}"
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    if isinstance(function, EpochMetric) and dataclasses.is_dataclass(function):
+        given = [
+            f"{field.name}={value!r}"
+            for field in dataclasses.fields(function)
+            if (value := getattr(function, field.name)) != field.default
+        ]
+        return f"{name}({', '.join(given)})"
+    return name

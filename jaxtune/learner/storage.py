@@ -24,6 +24,7 @@ from jaxtune.learner.predictor import Predictor
 from jaxtune.learner.thresholds import Thresholded
 from jaxtune.learner.trainer import Trainer
 from jaxtune.train import split_module
+from jaxtune.transfer import denormalizing
 
 
 class Storage(Thresholded):
@@ -107,6 +108,13 @@ class Storage(Thresholded):
             self._check_classes(checkpoint, meta.get("classes"))
         trainer = self._trainer
         _, params, model_state = split_module(trainer.module)
+        unscaled = None
+        if partial is None and not any(
+            "denormalize" in name for name in contents.leaves
+        ):
+            # From before outputs were scaled by the targets: it has none of that.
+            unscaled = denormalizing(trainer.module)
+            model_state = _without(model_state, "denormalize" if unscaled else None)
         values = load_checkpoint(
             checkpoint, params=params, model_state=model_state, partial=partial
         )
@@ -117,6 +125,9 @@ class Storage(Thresholded):
         nnx.update(trainer.module, *values)
         if partial is None and self.data.kind == "multi" and "thresholds" in meta:
             self.thresholds = meta["thresholds"]
+        if unscaled is not None:
+            unscaled.mean.set_value(jnp.zeros_like(unscaled.mean[...]))
+            unscaled.std.set_value(jnp.ones_like(unscaled.std[...]))
         kept = place and tuple(place["frozen"]) == trainer.frozen_groups
         if kept and with_opt and "opt_state" in contents.items:
             trainer.restore_optimizer(checkpoint)
@@ -199,3 +210,9 @@ class Storage(Thresholded):
             "keep each class's row with continue_from(..., extend=True, reorder=True), "
             'or take the body alone with partial="body".'
         )
+
+
+def _without(state: nnx.State, name: str) -> nnx.State:
+    """A state without what lies below a name."""
+    flat = nnx.to_flat_state(state)
+    return nnx.from_flat_state((path, x) for path, x in flat if name not in path)

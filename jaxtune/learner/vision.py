@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 
 from flax import nnx
 
+from jaxtune.data import target_stats
 from jaxtune.learner.float32 import in_float32
 from jaxtune.learner.learner import Learner
 from jaxtune.pretrained import (
@@ -58,7 +59,8 @@ def vision_learner(
         data: `ImageDataLoaders`.
         arch: An architecture (`resnet34`), a function that returns an NNX module, or a
             module; classifier included, `cut` says where it begins.
-        metrics: One or several functions (logits, label) -> a value for each row.
+        metrics: One or several functions (logits, label) -> a value for each row, or
+            figures of the whole epoch, see `EpochMetric`.
         pretrained: Whether the body starts from published weights, or has values of its
             own that are worth keeping; if so it is frozen.
         weights: Which ones, see `Architecture`.
@@ -78,7 +80,10 @@ def vision_learner(
         **options: Of `Learner` (loss, norms, optimizer, lr, wd, moms, clip_norm,
             gradient_accumulation_steps, precision, ema_decay, mixing, validate_also,
             seed, verbose) and of `create_head` (hidden, dropout, concat_pool, first_bn,
-            bn_final, lin_first, y_range, init).
+            bn_final, lin_first, y_range, target_stats, init). Of numbers to be
+            predicted, without `y_range`, `target_stats` is their mean and standard
+            deviation, so that wherever they lie is as easy to learn; None leaves that
+            out.
 
     Raises:
         ValueError: If the cut, the groups or the weights don't fit the network, or the
@@ -93,6 +98,8 @@ def vision_learner(
     enable_compilation_cache()
     learner_options = {k: options.pop(k) for k in _LEARNER_OPTIONS if k in options}
     seed = learner_options.get("seed")
+    if data.kind == "regression" and head is None and options.get("y_range") is None:
+        options.setdefault("target_stats", target_stats(data.train_items))
     model = create_cnn_model(
         arch,
         data.num_classes,

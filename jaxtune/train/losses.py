@@ -4,11 +4,14 @@ Logits and labels in, a loss per row out, in float32. The one rule of the file: 
 is averaged over rows here; the step does that, so that padded rows never count.
 
 Keywords are given with `functools.partial(cross_entropy, label_smoothing=0.1)`, whose
-values a run's recipe can read.
+values a run's recipe can read. Two attributes of a function say what it is for: `kinds`
+of labels, and which of its keywords have one value `per_class`, with what reads them:
+a learner lets them be given by the classes' names.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +19,15 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Num
 
+from jaxtune.data import as_mapping, class_values, one_or_class_values
+
 #: Kinds of labels: a class number, 0s and 1s of several classes, values.
 KINDS = ("single", "multi", "regression")
+
+#: One value a class: in the order of the class numbers, or by number or name.
+PerClass = Sequence[float | int] | Mapping | Float[Array | np.ndarray, " c"]
+
+_WEIGHTS = functools.partial(class_values, least=0.0)
 
 
 def cross_entropy(
@@ -25,7 +35,7 @@ def cross_entropy(
     label: Int[Array, "b"],
     *,
     label_smoothing: float | int = 0.0,
-    class_weights: Sequence[float | int] | Float[Array | np.ndarray, "c"] | None = None,
+    class_weights: PerClass | None = None,
 ) -> Float[Array, "b"]:
     """Returns softmax cross-entropy in nats for each row, computed in float32.
 
@@ -38,7 +48,8 @@ def cross_entropy(
             as in fastai the spread share has none.
 
     Raises:
-        ValueError: If there are not as many weights as classes.
+        ValueError: If there are not as many weights as classes, or they are given by
+            names: those are known to a learner only.
 
     References:
         `torch.nn.CrossEntropyLoss`, fastai `CrossEntropyLossFlat`.
@@ -53,8 +64,12 @@ def cross_entropy(
     return losses
 
 
+cross_entropy.kinds = ("single",)
+cross_entropy.per_class = {"class_weights": _WEIGHTS}
+
+
 def weighted_cross_entropy(
-    class_weights: Sequence[float | int] | Float[np.ndarray | Array, " c"],
+    class_weights: PerClass | Any,
     *,
     label_smoothing: float | int = 0.0,
 ) -> Callable[[Float[Array, "b c"], Int[Array, "b"]], Float[Array, "b"]]:
@@ -68,10 +83,13 @@ def weighted_cross_entropy(
     nothing. For PyTorch's very number divide by the mean weight of the batch's labels.
 
     Args:
-        class_weights: Of each class, in the order of the class numbers; 0 or more.
+        class_weights: Of each class, 0 or more: a list in the order of the class
+            numbers; a dict by class number, as Keras's `class_weight`; or, for a
+            learner, a dict by class name. A dict has every class.
         label_smoothing: As for `cross_entropy`.
 
     Raises:
+        TypeError: If they are no list or dict of numbers.
         ValueError: If weights are negative, not finite, or all 0.
 
     References:
@@ -82,12 +100,19 @@ def weighted_cross_entropy(
         >>> loss(jnp.zeros((2, 2)), jnp.asarray([0, 1])).round(2).tolist()
         [0.6899999976158142, 2.0799999237060547]
     """
-    weights = tuple(float(weight) for weight in class_weights)
-    if not all(0 <= w < float("inf") for w in weights) or not any(weights):
+    by_key = as_mapping(class_weights)
+    given = class_weights if by_key is None else list(by_key.values())
+    if not hasattr(given, "__len__") and isinstance(given, Iterable):
+        given = list(given)
+    weights: Any = class_values(given, None, "class_weights", least=0.0)
+    if not any(weights):
         raise ValueError(
-            "class_weights needs one finite number of at least 0 for each class, and"
-            f" one above 0; got {weights}."
+            "class_weights needs one number of at least 0 for each class, and one"
+            f" above 0; got {weights}."
         )
+    if by_key is not None:
+        # Whether keys are numbers or names is known where the classes are.
+        weights = dict(zip(by_key, weights, strict=True))
     options = {"class_weights": weights}
     if label_smoothing:
         options["label_smoothing"] = label_smoothing
@@ -99,7 +124,7 @@ def focal(
     label: Int[Array, "b"],
     *,
     gamma: float | int = 2.0,
-    class_weights: Sequence[float | int] | Float[Array | np.ndarray, "c"] | None = None,
+    class_weights: PerClass | None = None,
 ) -> Float[Array, "b"]:
     """Returns the focal loss of each row: (1 - p)^gamma (-log p).
 
@@ -126,11 +151,15 @@ def focal(
     return losses
 
 
+focal.kinds = ("single",)
+focal.per_class = {"class_weights": _WEIGHTS}
+
+
 def binary_cross_entropy(
     logits: Float[Array, "b c"],
     label: Num[Array, "b c"],
     *,
-    pos_weight: Sequence[float | int] | Float[Array | np.ndarray, "c"] | None = None,
+    pos_weight: float | int | PerClass | None = None,
 ) -> Float[Array, "b"]:
     """Returns each row's sigmoid cross-entropy, the mean over its classes.
 
@@ -138,7 +167,8 @@ def binary_cross_entropy(
         logits: Before the sigmoid, one for each class by itself.
         label: 1 for each class the image has, else 0; values between are allowed.
         pos_weight: A factor for each class's 1s: zeros / ones of the class counts both
-            sides alike. All 1 if None.
+            sides alike. A number for all, a list, or a dict as for
+            `weighted_cross_entropy`. All 1 if None.
 
     Raises:
         ValueError: If there are not as many weights as classes.
@@ -149,16 +179,35 @@ def binary_cross_entropy(
     logits, label = logits.astype(jnp.float32), label.astype(jnp.float32)
     positive = label * jax.nn.softplus(-logits)
     if pos_weight is not None:
-        positive = positive * _per_class(pos_weight, logits.shape[-1], "pos_weight")
+        if not isinstance(pos_weight, jax.Array):
+            pos_weight = one_or_class_values(
+                pos_weight, logits.shape[-1], "pos_weight", least=0.0
+            )
+        if np.ndim(pos_weight):
+            pos_weight = _per_class(pos_weight, logits.shape[-1], "pos_weight")
+        positive = positive * pos_weight
     return (positive + (1 - label) * jax.nn.softplus(logits)).mean(axis=-1)
 
 
-def mse(outputs: Float[Array, "b *k"], target: Num[Array, "b *n"]) -> Float[Array, "b"]:
+binary_cross_entropy.kinds = ("multi",)
+binary_cross_entropy.per_class = {
+    "pos_weight": functools.partial(one_or_class_values, least=0.0)
+}
+
+
+def mse(
+    outputs: Float[Array, "b *k"],
+    target: Num[Array, "b *n"],
+    *,
+    scale: Sequence[float | int] | None = None,
+) -> Float[Array, "b"]:
     """Returns the squared error of each row, the mean over its outputs.
 
     Args:
         outputs: What the network says, (b,) or (b, k).
         target: As many values; (b,) and (b, 1) are the same.
+        scale: Divides the error of each output, (k,): with the targets' standard
+            deviations, each counts the same, whatever its unit.
 
     Raises:
         ValueError: If there are not as many values as outputs.
@@ -166,16 +215,29 @@ def mse(outputs: Float[Array, "b *k"], target: Num[Array, "b *n"]) -> Float[Arra
     References:
         `torch.nn.MSELoss`, fastai `MSELossFlat`.
     """
-    return (_difference(outputs, target) ** 2).mean(axis=-1)
+    return (_difference(outputs, target, scale) ** 2).mean(axis=-1)
 
 
-def l1(outputs: Float[Array, "b *k"], target: Num[Array, "b *n"]) -> Float[Array, "b"]:
+mse.kinds = ("regression",)
+mse.takes_scale = True
+
+
+def l1(
+    outputs: Float[Array, "b *k"],
+    target: Num[Array, "b *n"],
+    *,
+    scale: Sequence[float | int] | None = None,
+) -> Float[Array, "b"]:
     """Returns the absolute error of each row, the mean over its outputs; see `mse`.
 
     References:
         `torch.nn.L1Loss`, fastai `L1LossFlat`.
     """
-    return jnp.abs(_difference(outputs, target)).mean(axis=-1)
+    return jnp.abs(_difference(outputs, target, scale)).mean(axis=-1)
+
+
+l1.kinds = ("regression",)
+l1.takes_scale = True
 
 
 def identity(outputs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -222,6 +284,8 @@ def _weights_of(label, class_weights, classes):
 
 
 def _per_class(weights, classes, name):
+    if not isinstance(weights, jax.Array):
+        weights = class_values(weights, classes, name)
     weights = jnp.asarray(weights, jnp.float32)
     # An index too large takes the last one: a wrong number would go unnoticed.
     if weights.shape != (classes,):
@@ -232,7 +296,7 @@ def _per_class(weights, classes, name):
     return weights
 
 
-def _difference(outputs, target):
+def _difference(outputs, target, scale):
     rows = outputs.shape[0]
     shapes = outputs.shape, target.shape
     outputs, target = (x.astype(jnp.float32).reshape(rows, -1)
@@ -243,4 +307,13 @@ def _difference(outputs, target):
             "the network needs one output for each value of the target; outputs are"
             f" {shapes[0]}, targets {shapes[1]}."
         )
-    return outputs - target
+    difference = outputs - target
+    if scale is not None:
+        scale = jnp.asarray(scale, jnp.float32)
+        if scale.shape != outputs.shape[1:]:
+            raise ValueError(
+                f"scale needs one number for each of the {outputs.shape[1]} outputs;"
+                f" got shape {scale.shape}."
+            )
+        difference = difference / scale
+    return difference

@@ -3,26 +3,35 @@
 Logits and labels in, a value per row out. The one rule of the file: a metric is a plain
 function whose mean over all photos is the figure, so any function of that form is one.
 Where the figure is a function of that mean (the root of it), the metric says so by an
-attribute, `finish`.
+attribute, `finish`; what is no mean at all is an `EpochMetric`. Other attributes say
+which `kinds` of labels it is for, and whether `higher_is_better`.
 """
 
-import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
-from jaxtune.train.losses import l1, mse
+from jaxtune.arguments import described
+from jaxtune.data import one_or_class_values
+from jaxtune.train.epoch_metrics import EpochMetric, column_name
+from jaxtune.train.losses import PerClass, l1, mse
+from jaxtune.train.measures import plain_attribute
 
-#: (logits (b, c), label (b, ...)) -> one float for each row, (b,).
-Metric = Callable[[Array, Array], Float[Array, "b"]]
+#: (logits (b, c), label (b, ...)) -> one float for each row, (b,); or of a whole epoch.
+Metric = Callable[[Array, Array], Float[Array, "b"]] | EpochMetric
 
 
 def accuracy(logits: Float[Array, "b c"], label: Int[Array, "b"]) -> Float[Array, "b"]:
     """Returns 1 for each row whose largest logit is the label's, else 0."""
     return (logits.argmax(-1) == label).astype(jnp.float32)
+
+
+accuracy.kinds = ("single",)
 
 
 def error_rate(
@@ -32,19 +41,34 @@ def error_rate(
     return 1.0 - accuracy(logits, label)
 
 
+error_rate.kinds = ("single",)
+
+
 def top_5_accuracy(
     logits: Float[Array, "b c"], label: Int[Array, "b"]
 ) -> Float[Array, "b"]:
-    """Returns 1 for each row whose label is among the five largest logits, else 0."""
+    """Returns 1 for each row whose label is among the five largest logits, else 0.
+
+    Raises:
+        ValueError: If there are fewer than five classes: it would be 1 always.
+    """
+    if logits.shape[-1] < 5:
+        raise ValueError(
+            f"top_5_accuracy needs five classes or more; there are {logits.shape[-1]}."
+            " accuracy fits."
+        )
     own = jnp.take_along_axis(logits, label[:, None], axis=-1)
     return ((logits > own).sum(-1) < 5).astype(jnp.float32)
+
+
+top_5_accuracy.kinds = ("single",)
 
 
 def accuracy_multi(
     logits: Float[Array, "b c"],
     label: Num[Array, "b c"],
     *,
-    thresh: float | int = 0.5,
+    thresh: float | int | PerClass = 0.5,
     sigmoid: bool = True,
 ) -> Float[Array, "b"]:
     """Returns the share of each row's classes that are rightly there or not there.
@@ -52,8 +76,13 @@ def accuracy_multi(
     Args:
         logits: One for each class by itself.
         label: 1 for each class the image has, else 0.
-        thresh: A class is there if its probability is above this.
+        thresh: A class is there if its probability is above this: one number, or one
+            for each class, as a list in their order or a dict by number (for a
+            learner, by name).
         sigmoid: Whether `logits` have yet to become probabilities.
+
+    Raises:
+        ValueError: If there are not as many thresholds as classes.
 
     References:
         fastai 2.8.12, metrics.py `accuracy_multi`.
@@ -61,8 +90,20 @@ def accuracy_multi(
     probability = logits.astype(jnp.float32)
     if sigmoid:
         probability = jax.nn.sigmoid(probability)
-    right = (probability > thresh) == (label > 0.5)
+    if not isinstance(thresh, jax.Array):
+        thresh = one_or_class_values(thresh, logits.shape[-1], "thresh")
+    elif thresh.shape not in ((), logits.shape[-1:]):
+        raise ValueError(
+            f"thresh must be one number, or one for each of the {logits.shape[-1]}"
+            f" classes; received shape {thresh.shape}."
+        )
+    above = probability > jnp.asarray(thresh, jnp.float32)
+    right = above == (label > 0.5)
     return right.astype(jnp.float32).mean(axis=-1)
+
+
+accuracy_multi.kinds = ("multi",)
+accuracy_multi.per_class = {"thresh": one_or_class_values}
 
 
 def mae(outputs: Float[Array, "b *k"], target: Num[Array, "b *n"]) -> Float[Array, "b"]:
@@ -91,7 +132,82 @@ def rmse(
     return mse(outputs, target)
 
 
+mae.kinds = ("regression",)
+rmse.kinds = ("regression",)
 rmse.finish = math.sqrt
+
+for _metric in (accuracy, top_5_accuracy, accuracy_multi):
+    _metric.higher_is_better = True
+for _metric in (error_rate, mae, rmse):
+    _metric.higher_is_better = False
+
+
+def epoch_figures(
+    parts: Sequence[Mapping[str, Any]], metrics: Mapping[str, Metric]
+) -> dict[str, float]:
+    """Returns an epoch's loss and metrics from the eval step's answers.
+
+    Args:
+        parts: What the step of `make_eval_step` returned for each batch.
+        metrics: By name, as that was given.
+
+    Returns:
+        The loss, then the metrics in their order.
+
+    Raises:
+        ValueError: If there is no real row at all.
+        TypeError: If an `EpochMetric` computes something that is no number.
+    """
+    parts = jax.device_get(list(parts))
+    sums: dict[str, float] = {}
+    for part in parts:
+        for name, value in part.items():
+            if not isinstance(metrics.get(name), EpochMetric):
+                sums[name] = sums.get(name, 0.0) + float(value)
+    count = sums.pop("count", 0.0)
+    if not count:
+        raise ValueError("there is no readable photo to validate on.")
+    figures = {"loss": sums["loss"] / count}
+    for name, metric in metrics.items():
+        if isinstance(metric, EpochMetric):
+            total = _total([part[name] for part in parts], metric.gather)
+            figures[name] = computed(metric, total)
+        else:
+            figures[name] = sums[name] / count
+    return finish_metrics(figures, metrics)
+
+
+def computed(metric: EpochMetric, total: Any) -> float:
+    """Returns the figure of an epoch metric.
+
+    Raises:
+        TypeError: If it is no number.
+    """
+    value = metric.compute(total)
+    if np.ndim(value) or isinstance(value, str | bytes | None):
+        raise TypeError(
+            f"{type(metric).__name__}.compute returned {described(value)}; one number,"
+            " the epoch's figure, is wanted."
+        )
+    return float(value)
+
+
+def _total(parts: list, gather: bool) -> Any:
+    if gather:
+        masks = [part["mask"] for part in parts]
+        return jax.tree.map(
+            lambda *rows: np.concatenate(
+                [x[mask] for x, mask in zip(rows, masks, strict=True)]
+            ),
+            *(part["rows"] for part in parts),
+        )
+    return jax.tree.map(lambda *xs: sum(map(_wide, xs)), *parts)
+
+
+def _wide(x: Any) -> np.ndarray:
+    x = np.asarray(x)
+    whole = x.dtype == bool or np.issubdtype(x.dtype, np.integer)
+    return x.astype(np.int64 if whole else np.float64)
 
 
 def finish_metrics(
@@ -108,7 +224,7 @@ def finish_metrics(
         {'loss': 9.0, 'rmse': 3.0}
     """
     return {
-        name: _plain(metrics.get(name), "finish", float)(mean)
+        name: plain_attribute(metrics.get(name), "finish", float)(mean)
         for name, mean in means.items()
     }
 
@@ -119,31 +235,35 @@ def named_metrics(metrics: Metric | Iterable[Metric] | None) -> dict[str, Metric
     A `functools.partial` has the name of its function.
 
     Raises:
-        TypeError: If one of them can't be called.
+        TypeError: If one of them can't be called, and is no `EpochMetric`.
         ValueError: If two have one name.
     """
     if metrics is None:
         listed: list = []
     else:
-        listed = [metrics] if callable(metrics) else list(metrics)
+        one = callable(metrics) or isinstance(metrics, EpochMetric)
+        listed = [metrics] if one else list(metrics)
     for metric in listed:
-        if not callable(metric):
+        if isinstance(metric, type) and issubclass(metric, EpochMetric):
             raise TypeError(
-                "a metric is a function (logits, label) -> one value for each row; "
-                f"received {metric!r}."
+                f"the metric {metric.__name__} is a class: write {metric.__name__}(),"
+                " with brackets, which makes one."
             )
-    names = [_plain(m, "__name__", type(m).__name__) for m in listed]
+        if not callable(metric) and not isinstance(metric, EpochMetric):
+            raise TypeError(
+                "a metric is a function (logits, label) -> one value for each row, or "
+                f"an EpochMetric; received {metric!r}."
+            )
+    names = [
+        column_name(m)
+        if isinstance(m, EpochMetric)
+        else plain_attribute(m, "__name__", type(m).__name__)
+        for m in listed
+    ]
     if len(set(names)) != len(names) or "loss" in names:
         raise ValueError(
             "metrics need different names, other than 'loss'; received "
             f"{names}. A partial or a function of your own gets one by its"
-            " attribute __name__."
+            " attribute __name__, an EpochMetric by name=."
         )
     return dict(zip(names, listed, strict=True))
-
-
-def _plain(metric, attribute, default):
-    """An attribute of a metric, or of the function that it is a partial of."""
-    while isinstance(metric, functools.partial) and not hasattr(metric, attribute):
-        metric = metric.func
-    return getattr(metric, attribute, default)

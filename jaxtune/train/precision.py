@@ -17,7 +17,7 @@ from jaxtune.models import BatchNorm, Conv, Linear
 from jaxtune.models.cpu.barrier import cpu_barrier
 
 #: What a network computes in. float16 is left out: its range asks for loss scaling.
-Precision = Literal["float32", "bfloat16"]
+ComputePrecision = Literal["float32", "bfloat16"]
 
 _FLAX_NORMS = (
     nnx.BatchNorm,
@@ -30,10 +30,10 @@ _FLAX_NORMS = (
 
 def check_precision(precision: str) -> None:
     """Raises ValueError unless `precision` is "float32" or "bfloat16"."""
-    if precision not in get_args(Precision):
+    if precision not in get_args(ComputePrecision):
         raise ValueError(
-            f"precision must be one of {', '.join(get_args(Precision))}; received "
-            f"{precision!r}."
+            f"precision must be one of {', '.join(get_args(ComputePrecision))};"
+            f" received {precision!r}."
         )
 
 

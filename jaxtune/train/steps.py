@@ -17,6 +17,8 @@ from jaxtyping import Array, Float
 from jaxtune.data import Mixing, check_mixing, mix
 from jaxtune.models import call_module
 from jaxtune.train.averaging import update_average
+from jaxtune.train.epoch_metrics import EpochMetric
+from jaxtune.train.measures import row_values
 from jaxtune.train.metrics import Metric
 from jaxtune.train.optimizer import FROZEN, has_updated
 from jaxtune.train.state import TrainState
@@ -65,6 +67,7 @@ def make_train_step(
     tx: optax.GradientTransformation,
     *,
     loss: Callable,
+    objective: Callable | None = None,
     labels: nnx.State | None = None,
     prepare: Callable[[Batch, Array], Array] | None = None,
     apply: Apply = apply_module,
@@ -80,6 +83,8 @@ def make_train_step(
         graphdef: Of the network in train mode, see `training_view` and `split_module`.
         tx: The optimizer; gets zeros as the gradients of frozen parameters.
         loss: (logits, label) -> one value for each row.
+        objective: What is minimised instead, of the same form, where the loss is only
+            to be shown: the same in other units, such as `mse` with a `scale`.
         labels: Group name of each parameter, `FROZEN` for those that don't train; all
             train if None.
         prepare: (batch, key) -> images for the network: augmentation and normalisation.
@@ -101,14 +106,17 @@ def make_train_step(
         number, nor by one that only accumulates gradients.
 
     Raises:
-        TypeError: If `mixing` is something else.
+        TypeError: If `mixing` is something else; and when the step is traced, if the
+            loss returns no array of floats.
+        ValueError: When the step is traced, if the loss returns anything but one value
+            for each row; it is named.
     """
     check_mixing(mixing)
 
     def train_step(state: TrainState, batch: Batch, key: Array):
         augment_key, dropout_key = jax.random.split(key)
         images = batch["image"] if prepare is None else prepare(batch, augment_key)
-        images, row_losses = _mixed(images, batch, loss, mixing, key, state.step)
+        images, rows_of = _mixed(images, batch, mixing, key, state.step)
         weights = row_weights(batch)
         count = weights.sum()
         training, rebuild = _trainable(state.params, labels)
@@ -121,16 +129,21 @@ def make_train_step(
                 images,
                 key=jax.random.fold_in(dropout_key, state.step),
             )
-            return (row_losses(logits) * weights).sum(), model_state
+            value = (rows_of(objective or loss, logits) * weights).sum()
+            shown = None
+            if objective is not None:
+                shown = (rows_of(loss, logits) * weights).sum()
+            return value, (shown, model_state)
 
         # Of the sum, not of the mean: several devices then need not agree on the count
         # before the backward pass; it travels with what they exchange after it.
-        (value, model_state), grads = jax.value_and_grad(total_loss, has_aux=True)(
-            training
-        )
+        differentiated = jax.value_and_grad(total_loss, has_aux=True)
+        (value, (shown, model_state)), grads = differentiated(training)
         value, *grads = (x / jnp.maximum(count, 1.0) for x in (value, *grads))
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        if shown is not None:
+            value = shown / jnp.maximum(count, 1.0)
         model_state = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old), model_state, state.model_state
         )
@@ -168,24 +181,37 @@ def make_eval_step(
     Args:
         graphdef: Of the network in eval mode, see `evaluating`.
         loss: (logits, label) -> one value for each row.
-        metrics: By name, functions of the same form.
+        metrics: By name, functions of the same form, or an `EpochMetric`.
         prepare: batch -> images for the network; the batch's `image` if None.
         apply: The forward pass, of the form of `apply_module`; gets no key.
 
     Returns:
         A function whose answer holds, float32 (), `count`, the number of real rows, and
-        for `loss` and each metric the sum over them; sums of batches can be added.
+        for `loss` and each metric the sum over them; sums of batches can be added. For
+        an `EpochMetric` it holds what its `from_batch` returns, which can be added
+        too; if that is to be gathered, `rows` (b, ...) and their `mask` (b,).
+        `epoch_figures` makes an epoch's figures of all batches' answers.
+
+    Raises:
+        TypeError: When the step is traced, if the loss or a metric returns no array of
+            numbers; it is named.
+        ValueError: Likewise, if it returns anything but one value for each row.
     """
     measures = {"loss": loss, **(metrics or {})}
 
     def eval_step(params: nnx.State, model_state: nnx.State, batch: Batch):
         images = batch["image"] if prepare is None else prepare(batch)
         logits, _ = apply(graphdef, params, model_state, images)
-        weights = row_weights(batch)
-        sums = {
-            name: (measure(logits, batch["label"]) * weights).sum()
-            for name, measure in measures.items()
-        }
+        label, weights = batch["label"], row_weights(batch)
+
+        def measured(name, measure):
+            if not isinstance(measure, EpochMetric):
+                role = "loss" if name == "loss" else "metric"
+                return (row_values(measure, logits, label, role=role) * weights).sum()
+            part = measure.from_batch(logits, label, weights > 0)
+            return {"rows": part, "mask": weights > 0} if measure.gather else part
+
+        sums = {name: measured(name, measure) for name, measure in measures.items()}
         return {"count": weights.sum(), **sums}
 
     return eval_step
@@ -223,19 +249,22 @@ def row_weights(batch: Batch) -> Float[Array, "b"]:
     return mask.astype(jnp.float32)
 
 
-def _mixed(images, batch, loss, mixing, key, step):
-    """Images as they are trained on, and what makes logits into a loss for each row."""
+def _mixed(images, batch, mixing, key, step):
+    """Images as they are trained on, and what gives a loss of logits for each row."""
     label = batch["label"]
     if mixing is None:
-        return images, lambda logits: loss(logits, label)
+        return images, lambda loss, logits: row_values(loss, logits, label, role="loss")
     # 0 and 1 are the two halves that `split` makes of a key.
     mix_key = jax.random.fold_in(jax.random.fold_in(key, 2), step)
     images, other, weight = mix(images, label, mix_key, mixing, mask=batch.get("mask"))
 
-    def row_losses(logits):
-        return weight * loss(logits, label) + (1 - weight) * loss(logits, other)
+    def rows_of(loss, logits):
+        own, others = (
+            row_values(loss, logits, labels, role="loss") for labels in (label, other)
+        )
+        return weight * own + (1 - weight) * others
 
-    return images, row_losses
+    return images, rows_of
 
 
 def _trains(params: nnx.State, labels: nnx.State | None) -> list[bool]:

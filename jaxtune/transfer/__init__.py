@@ -17,7 +17,10 @@ from jaxtune.transfer.groups import group_labels as group_labels
 from jaxtune.transfer.groups import params as params
 from jaxtune.transfer.groups import split_groups as split_groups
 from jaxtune.transfer.head import ConcatPool as ConcatPool
+from jaxtune.transfer.head import Denormalize as Denormalize
 from jaxtune.transfer.head import SigmoidRange as SigmoidRange
 from jaxtune.transfer.head import create_head as create_head
+from jaxtune.transfer.head import denormalizing as denormalizing
 from jaxtune.transfer.running import evaluating as evaluating
+from jaxtune.transfer.running import listen as listen
 from jaxtune.transfer.running import output_shape as output_shape

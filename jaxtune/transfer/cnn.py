@@ -48,7 +48,7 @@ def create_cnn_model(
         rngs: Stream `params` draws the head (and an untrained body); `nnx.Rngs(0)` if
             None.
         **head_options: Arguments of `create_head`: hidden, dropout, concat_pool,
-            first_bn, bn_final, lin_first, y_range, init.
+            first_bn, bn_final, lin_first, y_range, target_stats, init.
 
     Raises:
         ValueError: If the cut isn't found, or the weights don't fit.

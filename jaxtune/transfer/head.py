@@ -4,21 +4,22 @@ Feature maps (b, h, w, c) in, logits (b, num_classes) out. The one rule of the f
 layers, order, sizes and initial values are fastai v2's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxtune.arguments import check_numbers
 from jaxtune.models import (
     BatchNorm,
     GlobalAvgPool,
     Linear,
     ReLU,
-    Sequence,
     global_max,
     kaiming_normal,
 )
+from jaxtune.models import Sequence as ModuleSequence
 
 
 class ConcatPool(nnx.Module):
@@ -51,6 +52,36 @@ class SigmoidRange(nnx.Module):
         return nnx.sigmoid(x) * (self.high - self.low) + self.low
 
 
+class Denormalize(nnx.Module):
+    """Brings outputs into the targets' own units: x * std + mean, in float32.
+
+    Mean and standard deviation are statistics, which no training moves.
+
+    References:
+        Keras 3, `Normalization(invert=True)`; scikit-learn,
+        `TransformedTargetRegressor`.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        """Takes those of each output, over the training targets."""
+        self.mean = nnx.BatchStat(jnp.asarray(mean, jnp.float32))
+        self.std = nnx.BatchStat(jnp.asarray(std, jnp.float32))
+
+    def __call__(self, x: Float[Array, "*b k"]) -> Float[Array, "*b k"]:
+        """Returns x * std + mean."""
+        return x.astype(jnp.float32) * self.std[...] + self.mean[...]
+
+
+def denormalizing(network: nnx.Module) -> Denormalize | None:
+    """Returns the layer that brings a network's outputs into the targets' units.
+
+    None if its head does not end in one.
+    """
+    head = network[-1] if isinstance(network, ModuleSequence) else None
+    last = head[-1] if isinstance(head, ModuleSequence) else None
+    return last if isinstance(last, Denormalize) else None
+
+
 def create_head(
     num_features: int,
     num_classes: int,
@@ -62,9 +93,10 @@ def create_head(
     bn_final: bool = False,
     lin_first: bool = False,
     y_range: tuple[float, float] | None = None,
+    target_stats: tuple[Sequence[float], Sequence[float]] | None = None,
     init: Callable = kaiming_normal,
     rngs: nnx.Rngs,
-) -> Sequence:
+) -> ModuleSequence:
     """Returns fastai's head: pool, then per layer batch norm, dropout, linear, ReLU.
 
     With the defaults: pool, bn(2F), dropout .25, linear(2F, 512), relu, bn(512),
@@ -82,12 +114,16 @@ def create_head(
         bn_final: Whether a batch norm (momentum .01) ends the head.
         lin_first: Linear and ReLU before batch norm and dropout, in each layer.
         y_range: Ends of the interval for regression, reached by a sigmoid.
+        target_stats: For regression, mean and standard deviation of each target, see
+            `jaxtune.data.target_stats`: outputs are then in the targets' own units, and
+            what the head learns is of size 1, wherever the targets lie.
         init: Draws a linear layer's weight: `init(key, shape)` with shape (in, out).
         rngs: Stream `params` draws the weights.
 
     Raises:
         ValueError: If the number of rates isn't that of the linear layers, or a rate is
-            not in [0, 1).
+            not in [0, 1); if `y_range` and `target_stats` are both given, or the
+            statistics are not those of so many outputs.
 
     Example:
         >>> from flax import nnx
@@ -127,7 +163,16 @@ def create_head(
         layers["bn_final"] = BatchNorm(num_classes, momentum=0.01, bias=1e-3)
     if y_range is not None:
         layers["range"] = SigmoidRange(*y_range)
-    return Sequence(layers)
+    if target_stats is not None:
+        if y_range is not None:
+            raise ValueError("give y_range or target_stats, not both.")
+        mean, std = target_stats
+        options = {"count": num_classes, "what": "numbers, one for each output"}
+        layers["denormalize"] = Denormalize(
+            check_numbers(mean, "the mean in target_stats", **options),
+            check_numbers(std, "the std in target_stats", **options, above=0),
+        )
+    return ModuleSequence(layers)
 
 
 def _rates(dropout, count: int) -> list[float]:

@@ -8,6 +8,7 @@ from colours import colours, named
 from flax import nnx
 
 from jaxtune import (
+    F1Score,
     binary_cross_entropy,
     cross_entropy,
     error_rate,
@@ -83,6 +84,23 @@ def test_photos_to_validate_on_are_matched_again(two, three):
     assert model._trainer.further["same"].items.classes == three.classes
     model.extend(three, validate_also={})
     assert model._trainer.further == {}
+
+
+def test_metrics_by_name_follow_their_classes(two, three):
+    def of(*metrics):
+        return vision_learner(
+            two, runs.smallest_network, cut=2, hidden=(8,), metrics=metrics,
+            verbose=False,
+        )  # fmt: skip
+
+    model = of(F1Score(labels=["red"], average="macro"))
+    assert model._trainer.programs.metrics["f1_score"].labels == (1,)
+    model.extend(three)
+    assert model._trainer.programs.metrics["f1_score"].labels == (2,)
+    model = of(F1Score())
+    with pytest.raises(ValueError, match="average='binary' is for two classes"):
+        model.extend(three)
+    assert model.data is two
 
 
 def test_losses_with_a_weight_for_each_class():

@@ -1,0 +1,65 @@
+"""Whether a batch has rows enough for the batch norms that train.
+
+A network's training view and the form of a batch in; nothing, or an error that names
+the layer, comes out. The one rule of the file: the network is run on shapes, so only a
+layer that would really see one value a channel is refused.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxtune.models import BatchNorm, call_module
+from jaxtune.transfer import dotted, listen
+
+_NORMS = (BatchNorm, nnx.BatchNorm)
+
+
+def check_enough_rows(
+    view: nnx.Module, rows: int, *, size: tuple[int, int], in_channels: int
+) -> None:
+    """Refuses batches in which a batch norm would see one value for each channel.
+
+    Its variance is 0 then, whatever the photo: what is after the layer no longer
+    depends on it, and the running statistics are worth nothing.
+
+    Args:
+        view: The network as it trains, see `training_view`.
+        rows: Photos in a batch.
+        size: Height and width of the images, in pixels.
+        in_channels: Channels of an image.
+
+    Raises:
+        ValueError: If there is such a layer; it is named.
+
+    References:
+        `torch.nn.functional.batch_norm`, which refuses the same.
+    """
+    graphdef, state = nnx.split(view)
+    images = jax.ShapeDtypeStruct((rows, *size, in_channels), jnp.float32)
+
+    def run(state: Any, images: jax.Array) -> Any:
+        network = nnx.merge(graphdef, state)
+        for path, node in list(nnx.iter_graph(network)):
+            if isinstance(node, _NORMS) and not node.use_running_average:
+                listen(node, functools.partial(_look, dotted(path)))
+        return call_module(network, images, rngs=nnx.Rngs(dropout=jax.random.key(0)))
+
+    jax.eval_shape(run, state, images)
+
+
+def _look(path: str, call: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    if x.size == x.shape[-1]:
+        raise ValueError(
+            f"{path} normalises over the batch, and in a batch of {x.shape[0]} there is"
+            " one value for each channel: nothing to normalise over, so training would "
+            "diverge (PyTorch refuses it, too). Make the data with batch_size=2 or "
+            "more, and with two photos to train on or more; "
+            "gradient_accumulation_steps does not help, since each batch is "
+            "normalised by itself. Or train a head without batch norm: "
+            "hidden=(), first_bn=False."
+        )
+    return call(x, *args, **kwargs)
