@@ -122,6 +122,7 @@ def test_every_question_is_answered_by_its_listing(tmp_path, monkeypatch, capsys
         "How many epochs": "1 1 ",
         "Do `save()`": "phase 3, early frozen, as saved",
         "What does `slice": "(1e-05, 0.0001, 0.001)\n(0.0001, 0.0001, 0.001)\n",
+        "Can F1": "f1_score  roc_auc_score  found_classes",
         "What is gradual": "phase 2/3 · late, head only",
         "How do I predict a whole": "macro avg",
         "I have new photos": "early frozen, as in phase 3",

@@ -72,6 +72,7 @@ class Finder:
         schedule = exponential(num_it * batches_each, start_lr, end_lr)
         count = len(trainer.groups)
         phase = Phase(None, None, 1, (1.0,) * count, schedule, self.wd)
+        trainer.check_rows(self.data, [phase])
         batches, key = self._batches(), jax.random.key(self.seed)
         several = (list(itertools.islice(batches, batches_each)) for _ in range(num_it))
         with trainer.programs.device_errors():

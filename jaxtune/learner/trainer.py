@@ -69,12 +69,14 @@ class Trainer(PhasedNetwork):
             verbose: Whether to show anything.
 
         Raises:
-            ValueError: If a phase has too few batches for one update.
+            ValueError: If a phase has too few batches for one update, or a batch has
+                too few rows for a batch norm.
             OutOfMemoryError: If a step does not fit into the device's memory; the
                 module holds the values of the newest whole epoch then.
             RunStopped: If the process was asked to end; the run is saved then.
             KeyboardInterrupt: Likewise, with Ctrl-C.
         """
+        self.check_rows(data, phases)
         for phase in phases:
             self._check_updates(phase.epochs * len(data.train_loader))
         events = callbacks or CallbackList(None, None)
