@@ -93,7 +93,7 @@ def create_head(
     bn_final: bool = False,
     lin_first: bool = False,
     y_range: tuple[float, float] | None = None,
-    target_stats: tuple[Sequence[float], Sequence[float]] | None = None,
+    target_stats: Sequence[Sequence[float]] | None = None,
     init: Callable = kaiming_normal,
     rngs: nnx.Rngs,
 ) -> ModuleSequence:
