@@ -108,13 +108,12 @@ class Storage(Thresholded):
             self._check_classes(checkpoint, meta.get("classes"))
         trainer = self._trainer
         _, params, model_state = split_module(trainer.module)
-        unscaled = None
-        if partial is None and not any(
-            "denormalize" in name for name in contents.leaves
-        ):
+        unscaled = denormalizing(trainer.module) if partial is None else None
+        if any("denormalize" in name for name in contents.leaves):
+            unscaled = None
+        if unscaled is not None:
             # From before outputs were scaled by the targets: it has none of that.
-            unscaled = denormalizing(trainer.module)
-            model_state = _without(model_state, "denormalize" if unscaled else None)
+            model_state = _without(model_state, "denormalize")
         values = load_checkpoint(
             checkpoint, params=params, model_state=model_state, partial=partial
         )
