@@ -19,6 +19,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Num
 
+from jaxtune.arguments import Number
 from jaxtune.data import as_mapping, class_values, one_or_class_values
 
 #: Kinds of labels: a class number, 0s and 1s of several classes, values.
@@ -159,7 +160,7 @@ def binary_cross_entropy(
     logits: Float[Array, "b c"],
     label: Num[Array, "b c"],
     *,
-    pos_weight: float | int | PerClass | None = None,
+    pos_weight: Number | PerClass | None = None,
 ) -> Float[Array, "b"]:
     """Returns each row's sigmoid cross-entropy, the mean over its classes.
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
-from jaxtune.arguments import described
+from jaxtune.arguments import Number, described
 from jaxtune.data import one_or_class_values
 from jaxtune.train.epoch_metrics import EpochMetric, column_name
 from jaxtune.train.losses import PerClass, l1, mse
@@ -68,7 +68,7 @@ def accuracy_multi(
     logits: Float[Array, "b c"],
     label: Num[Array, "b c"],
     *,
-    thresh: float | int | PerClass = 0.5,
+    thresh: Number | PerClass = 0.5,
     sigmoid: bool = True,
 ) -> Float[Array, "b"]:
     """Returns the share of each row's classes that are rightly there or not there.
