@@ -43,10 +43,12 @@ METRICS = {accuracy, error_rate, top_5_accuracy, accuracy_multi, mae, rmse}
 
 def photos(labels, **options):
     """Data of noise, in memory."""
-    images = np.random.RandomState(0).randint(0, 255, (len(labels), 16, 16, 3))
-    images = images.astype(np.uint8)
+    train, valid = (
+        np.random.RandomState(i).randint(0, 255, (len(labels), 16, 16, 3), np.uint8)
+        for i in range(2)
+    )
     return ImageDataLoaders.from_arrays(
-        (images, labels), (images, labels), size=16, workers=0,
+        (train, labels), (valid, labels), size=16, workers=0,
         **{"batch_size": 4, "augmentation": None} | options,
     )  # fmt: skip
 

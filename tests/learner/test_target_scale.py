@@ -25,15 +25,14 @@ from jaxtune.learner.vision import _recipe
 
 def photos(scale, shift=0.0, *, seed=0):
     """Photos whose brightness is to be predicted, in some unit."""
-    rng = np.random.RandomState(0)
-    bright = rng.rand(32).astype(np.float32)
-    images = (bright[:, None, None, None] * 255 + np.zeros((32, 16, 16, 3))).round()
-    labels = np.multiply.outer(bright, np.asarray(scale, np.float32)) + np.float32(
-        shift
-    )
-    source = images.astype(np.uint8), labels.astype(np.float32)
+    sources = []
+    for draw in range(2):
+        bright = np.random.RandomState(draw).rand(32)
+        images = (bright[:, None, None, None] * 255 + np.zeros((32, 16, 16, 3))).round()
+        labels = np.multiply.outer(bright, np.asarray(scale)) + shift
+        sources.append((images.astype(np.uint8), labels.astype(np.float32)))
     return ImageDataLoaders.from_arrays(
-        source, source, size=16, batch_size=8, seed=seed, workers=0, augmentation=None
+        *sources, size=16, batch_size=8, seed=seed, workers=0, augmentation=None
     )
 
 
