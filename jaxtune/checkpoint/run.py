@@ -7,6 +7,7 @@ and one that was there is gone only once a newer one is complete.
     runs/pets/
       run.json           the recipe, and what it was begun with
       checkpoints/128/   Orbax, see FORMAT.md; numbered by progress
+      thresholds.json    of each class, where they were chosen after the run
 """
 
 import contextlib
@@ -28,6 +29,7 @@ from jaxtune.checkpoint.saving import Saving, save_checkpoint_async
 
 _RECIPE = "run.json"
 _CHECKPOINTS = "checkpoints"
+_THRESHOLDS = "thresholds.json"
 _REMOVED = ".removed-"
 #: Orbax writes into such a folder, and renames it when all is there.
 _UNFINISHED = ".orbax-checkpoint-tmp"
@@ -231,6 +233,37 @@ def read_run(path: str | os.PathLike) -> dict:
 def is_run(path: str | os.PathLike) -> bool:
     """Returns whether a folder is that of a run."""
     return (Path(path).expanduser() / _RECIPE).is_file()
+
+
+def write_thresholds(path: str | os.PathLike, thresholds: Mapping[str, float]) -> None:
+    """Keeps thresholds, by class, beside a run's checkpoints, for all of them.
+
+    Raises:
+        FileNotFoundError: If there is no run at the path.
+    """
+    read_run(path)
+    write_json(Path(path).expanduser() / _THRESHOLDS, dict(thresholds))
+
+
+def with_kept_thresholds(meta: dict, path: str | os.PathLike) -> dict:
+    """Returns a checkpoint's description with the thresholds that its run keeps.
+
+    Args:
+        meta: The description.
+        path: The folder of the run; of a checkpoint alone, which keeps none, the
+            description is returned as it is.
+
+    Raises:
+        ValueError: If the run's file of thresholds is damaged.
+    """
+    file = Path(path).expanduser() / _THRESHOLDS
+    if not is_run(path) or not file.is_file():
+        return meta
+    try:
+        kept = {name: float(x) for name, x in json.loads(file.read_text()).items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error}); remove it.") from error
+    return {**meta, "thresholds": [kept.get(c, 0.5) for c in meta["classes"]]}
 
 
 def find_checkpoint(path: str | os.PathLike, which: str = "latest") -> Path:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from flax import nnx
 
-from jaxtune.checkpoint import find_checkpoint, load_meta
+from jaxtune.checkpoint import find_checkpoint, load_meta, with_kept_thresholds
 from jaxtune.data import CutMix, Mixing, MixUp
 from jaxtune.learner.extending import (
     check_data,
@@ -102,7 +102,7 @@ def continue_from(
             model.fine_tune(2, base_lr=5e-4)
     """
     checkpoint = find_checkpoint(path, which)
-    meta = load_meta(checkpoint)
+    meta = with_kept_thresholds(load_meta(checkpoint), path)
     classes = tuple(meta["classes"])
     check_data(
         data,

@@ -21,7 +21,12 @@ from jaxtune.arguments import (
     check_integer,
     check_path,
 )
-from jaxtune.checkpoint import find_checkpoint, load_checkpoint, load_meta
+from jaxtune.checkpoint import (
+    find_checkpoint,
+    load_checkpoint,
+    load_meta,
+    with_kept_thresholds,
+)
 from jaxtune.data import ImageError, Photos, list_photos, prepare_image
 from jaxtune.data.photos import bad_photos, check_photo_type, find_bad
 from jaxtune.learner.float32 import in_float32, to_float32
@@ -403,9 +408,9 @@ def load_predictor(
         check_instance(module, "module", nnx.Module, "an NNX module")
     check_choice(which, "which", ("latest", "best"))
     local_devices()
-    path = find_checkpoint(path, which)
-    meta = load_meta(path)
-    predictor = Predictor(load_network(path, meta, module), meta)
+    checkpoint = find_checkpoint(path, which)
+    meta = with_kept_thresholds(load_meta(checkpoint), path)
+    predictor = Predictor(load_network(checkpoint, meta, module), meta)
     predictor._from_meta = module is None
     return predictor
 

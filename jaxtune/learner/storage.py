@@ -13,15 +13,18 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxtune.arguments import check_path
 from jaxtune.checkpoint import (
     CheckpointMismatchError,
     find_checkpoint,
     inspect_checkpoint,
     load_checkpoint,
     save_checkpoint,
+    with_kept_thresholds,
+    write_thresholds,
 )
 from jaxtune.learner.predictor import Predictor
-from jaxtune.learner.thresholds import Thresholded
+from jaxtune.learner.thresholds import Thresholded, check_several
 from jaxtune.learner.trainer import Trainer
 from jaxtune.train import split_module
 from jaxtune.transfer import denormalizing
@@ -122,6 +125,7 @@ class Storage(Thresholded):
         if place and phase == "saved":
             trainer.take_place(place)
         nnx.update(trainer.module, *values)
+        meta = with_kept_thresholds(meta, path)
         if partial is None and self.data.kind == "multi" and "thresholds" in meta:
             self.thresholds = meta["thresholds"]
         if unscaled is not None:
@@ -142,6 +146,24 @@ class Storage(Thresholded):
         if self.verbose:
             print(line, flush=True)
         return line
+
+    def save_thresholds(self, run: str | os.PathLike) -> None:
+        """Keeps the thresholds in a run that is there already, for its predictions.
+
+        A run keeps those that the learner had when it began; these were chosen later,
+        with what was trained. They hold for all of its checkpoints.
+
+        Args:
+            run: The run's folder.
+
+        Raises:
+            FileNotFoundError: If there is no run.
+            ValueError: If photos don't have several labels each.
+        """
+        check_path(run, "run")
+        check_several(self.data.kind)
+        chosen = zip(self.data.classes, self.thresholds.tolist(), strict=True)
+        write_thresholds(run, dict(chosen))
 
     def to_predictor(self) -> Predictor:
         """Returns a predictor with the values as they are now.

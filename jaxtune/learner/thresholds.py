@@ -34,9 +34,9 @@ class Thresholded:
         others are assigned: one number, one for each class, such as
         `interpret().best_thresholds()` gives, or a dict of some by name or number, with
         one half for the rest; None is one half for all again. They decide `predict`,
-        `get_preds`, `tta`, `interpret` and `show_results`, and are kept by `save`, in
-        runs that begin afterwards, and in what `load_predictor` opens; metrics have
-        thresholds of their own.
+        `get_preds`, `tta`, `interpret` and `show_results`. `save`, and runs that begin
+        afterwards, keep them for `load_predictor`; `save_thresholds` keeps them in a
+        run that is there already. Metrics have thresholds of their own.
         """
         if self.data.kind != "multi":
             return None

@@ -97,6 +97,17 @@ def test_a_learners_thresholds_decide_whatever_says_labels(root, tmp_path):
         predictor = load_predictor(path, module=module())
         np.testing.assert_array_equal(predictor.thresholds, best)
         assert predictor.predict(photo).label == model.predict(photo).label
+    # Chosen after a run, they are kept in it when that is asked for.
+    model.thresholds = [0.125, 0.875]
+    model.save_thresholds(tmp_path / "run")
+    kept = load_predictor(tmp_path / "run", module=module()).thresholds
+    assert kept.tolist() == [0.125, 0.875]
+    with pytest.raises(FileNotFoundError, match="no run"):
+        model.save_thresholds(saved)
+    (tmp_path / "run" / "thresholds.json").write_text("[")
+    with pytest.raises(ValueError, match="thresholds.json is damaged"):
+        load_predictor(tmp_path / "run", module=module())
+    model.thresholds = best
     other = make_model(data)
     other.load(saved)
     np.testing.assert_array_equal(other.thresholds, best)
