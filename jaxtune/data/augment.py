@@ -16,8 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
+from jaxtune.arguments import check_instance, described
+from jaxtune.data.arrays import check_array, check_key, check_mean_std
 from jaxtune.data.functions import apply_functions
 from jaxtune.data.lighting import draw_lighting, relight
+from jaxtune.data.prepare import as_size
 from jaxtune.data.transforms import Augmentation
 from jaxtune.data.warp import compose, draw_matrix, frame, resample
 
@@ -34,7 +37,15 @@ def per_image_keys(
     """Returns one key per image, from the key of the epoch and the image's index.
 
     An image's key is the same in whatever batch, on whatever device it is drawn.
+
+    Raises:
+        TypeError: If they are no key, or no whole numbers.
+        ValueError: If they are of another shape.
     """
+    check_key(key, "key")
+    if isinstance(index, list | tuple):
+        index = np.asarray(index)
+    check_array(index, "index", "whole numbers of shape (b,)", 1, "i")
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.asarray(index))
 
 
@@ -70,6 +81,17 @@ def augment(
         Pillow, `Image.resize(size, BILINEAR, box)`, with which the pixels agree to
         within its rounding to whole grey levels.
     """
+    check_array(images, "images", "uint8 of shape (b, h, w, c)", 4, "u")
+    check_array(aspect, "aspect", "floats of shape (b,), width / height", 1, "f")
+    check_key(keys, "keys", 1)
+    for name, array in (("aspect", aspect), ("keys", keys)):
+        if array.shape[0] != images.shape[0]:
+            raise ValueError(
+                f"{name} must be one for each of {images.shape[0]} images; received"
+                f" {array.shape[0]}."
+            )
+    size = as_size(size)
+    check_instance(augmentation, "augmentation", Augmentation, "an Augmentation(...)")
     images = jnp.asarray(images)
     height, width = images.shape[1:3]
 
@@ -238,6 +260,22 @@ def training_images(
         mean: Of each channel, for images in 0..1; no normalisation if None.
         std: Of each channel.
     """
+    names = ("image",) if augmentation is None else ("image", "aspect", "index")
+    missing = [
+        name for name in names if not isinstance(batch, Mapping) or name not in batch
+    ]
+    if missing:
+        held = list(batch) if isinstance(batch, Mapping) else described(batch)
+        kind = ValueError if isinstance(batch, Mapping) else TypeError
+        raise kind(
+            f"batch must be a dict with {' and '.join(names)}, as a loader gives;"
+            f" received {held}."
+        )
+    if augmentation is not None:
+        wanted = "an Augmentation(...) or None"
+        check_instance(augmentation, "augmentation", Augmentation, wanted)
+    size = as_size(size)
+    check_key(key, "key")
     if augmentation is None:
         return validation_images(batch["image"], mean=mean, std=std)
     images = augment(
@@ -267,8 +305,14 @@ def validation_images(
 
 
 def _normalized(images, mean, std):
-    if mean is None or std is None:
+    if mean is None and std is None:
         return images
+    if mean is None or std is None:
+        given, other = ("mean", "std") if std is None else ("std", "mean")
+        raise ValueError(
+            f"mean and std go together; received {given} alone. Give {other}= too, or"
+            " neither."
+        )
     return normalize(images, mean, std)
 
 
@@ -276,6 +320,7 @@ def to_float(
     images: UInt8[Array | np.ndarray, "*batch c"],
 ) -> Float[Array, "*batch c"]:
     """Returns pixels of 0..255 as floats in 0..1, for validation and prediction."""
+    check_array(images, "images", "uint8, pixels of 0..255", None, "u")
     return jnp.asarray(images).astype(jnp.float32) / 255
 
 
@@ -291,6 +336,9 @@ def normalize(
         mean: Of each channel, in the same 0..1.
         std: Of each channel.
     """
+    wanted = "floats in 0..1 with channels last, such as to_float gives"
+    images = jnp.asarray(check_array(images, "images", wanted, None, "f"))
+    mean, std = check_mean_std(mean, std, images.shape[-1])
     shape = (1,) * (images.ndim - 1) + (-1,)
     mean = jnp.asarray(mean, images.dtype).reshape(shape)
     std = jnp.asarray(std, images.dtype).reshape(shape)

@@ -28,7 +28,15 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from jaxtune.data.fit import PadMode, Resize, fit
+from jaxtune.arguments import (
+    Integer,
+    check_choice,
+    check_instance,
+    check_integer,
+    check_path,
+    described,
+)
+from jaxtune.data.fit import RESIZES, PadMode, Resize, check_resize, fit
 from jaxtune.data.pixels import (
     ImageError,
     array_planes,
@@ -54,7 +62,7 @@ _TRANSPOSITIONS = {
 }
 
 
-def load_image(source: Any, *, channels: int = 3) -> UInt8[np.ndarray, "h w c"]:
+def load_image(source: Any, *, channels: Integer = 3) -> UInt8[np.ndarray, "h w c"]:
     """Returns a picture at its own size, as RGB.
 
     Pictures are turned upright by their EXIF orientation. Transparent ones are laid
@@ -74,6 +82,7 @@ def load_image(source: Any, *, channels: int = 3) -> UInt8[np.ndarray, "h w c"]:
             too large to be decoded safely, or has not the channels asked for.
         TypeError: If the source is none of the above.
     """
+    channels = check_integer(channels, "channels", least=1)
     with _naming(source):
         if channels != 3 and _is_array(source):
             return join_planes(array_planes(np.asarray(source), channels))
@@ -84,12 +93,12 @@ def load_image(source: Any, *, channels: int = 3) -> UInt8[np.ndarray, "h w c"]:
 
 def load_resized(
     source: Any,
-    size: tuple[int, int],
+    size: Any,
     *,
     resample: Image.Resampling = Image.Resampling.BILINEAR,
     resize: Resize = "squish",
     pad_mode: PadMode = "reflection",
-    channels: int = 3,
+    channels: Integer = 3,
 ) -> tuple[UInt8[np.ndarray, "h w c"], float]:
     """Returns a picture resized to `size`, and the aspect (width / height) it had.
 
@@ -112,6 +121,10 @@ def load_resized(
         ImageError: As for `load_image`.
         TypeError: If the source is none of those that `load_image` takes.
     """
+    size = _two_sides(size)
+    check_resample(resample)
+    check_resize(check_choice(resize, "resize", RESIZES), pad_mode)
+    channels = check_integer(channels, "channels", least=1)
     options = {
         "resize": resize,
         "pad_mode": pad_mode,
@@ -143,6 +156,21 @@ def load_resized(
         return join_planes(fitted), 1 / aspect if lying else aspect
 
 
+def check_resample(resample: Any) -> None:
+    """Raises a TypeError unless it is a filter of Pillow's."""
+    wanted = "one of PIL.Image.Resampling, such as Image.Resampling.BILINEAR"
+    check_instance(resample, "resample", Image.Resampling, wanted)
+
+
+def _two_sides(size: Any) -> tuple[int, int]:
+    if not isinstance(size, list | tuple) and getattr(size, "ndim", 0) != 1:
+        raise TypeError(f"size must be (height, width); received {described(size)}.")
+    if len(size) != 2:
+        raise ValueError(f"size must be (height, width); received {described(size)}.")
+    height, width = (check_integer(side, "size", least=1) for side in size)
+    return height, width
+
+
 def _draft_size(
     image: Image.Image, size: tuple[int, int], resize: Resize
 ) -> tuple[int, int]:
@@ -171,6 +199,8 @@ def check_image(
             or holds more pixels than can be decoded safely.
     """
     in_memory = isinstance(path, bytes | bytearray | memoryview)
+    if not in_memory:
+        check_path(path, "path")
     with _naming(path), io.BytesIO(path) if in_memory else open(path, "rb") as file:
         _open_file(file, header_only=True)
 
@@ -230,8 +260,8 @@ def _open(source: Any) -> tuple[Image.Image, int]:
     if _is_array(source):
         return image_from_array(np.asarray(source)), 1
     raise TypeError(
-        "A picture is a path, bytes, a binary file object, a PIL image or an array;"
-        f" got {type(source).__name__}: {source!r:.80}"
+        "source must be a path, bytes, a binary file object, a PIL image or an array;"
+        f" received {described(source)} ({type(source).__name__})."
     )
 
 

@@ -15,7 +15,14 @@ from typing import Any, Literal, TypeVar, Unpack
 
 import numpy as np
 
-from jaxtune.arguments import Integer, check_path, described
+from jaxtune.arguments import (
+    Integer,
+    Number,
+    check_function,
+    check_instance,
+    check_path,
+    described,
+)
 from jaxtune.data.check import check_trained_classes
 from jaxtune.data.items import (
     existing_folder,
@@ -56,7 +63,7 @@ class Factories:
         train: str = "train",
         valid: str = "valid",
         *,
-        valid_pct: float | int | None = None,
+        valid_pct: Number | None = None,
         stratify: bool = True,
         classes: Iterable[Any] | None = None,
         **options: Unpack[LoaderOptions],
@@ -85,7 +92,7 @@ class Factories:
                 classes in validation that training does not have.
             jaxtune.data.ImageError: If photos cannot be read.
         """
-        check_options(options)
+        options = check_options(options)
         train_items, valid_items = split_folders(
             root,
             train,
@@ -187,7 +194,8 @@ class Factories:
             ValueError: If a photo gets no label, or there are no photos.
             jaxtune.data.ImageError: If photos cannot be read.
         """
-        check_options(options)
+        options = check_options(options)
+        check_function(label_func, "label_func", "a function from a path to a label")
         root = existing_folder(root)
         paths, left_out = scan_images(root)
         if not paths:
@@ -221,7 +229,7 @@ class Factories:
                 are no photos.
             jaxtune.data.ImageError: If photos cannot be read.
         """
-        check_options(options)
+        options = check_options(options)
         root = Path(check_path(root, "root")).expanduser()
         paths = _absolute(paths, root)
         if not paths:
@@ -272,7 +280,7 @@ class Factories:
             ValueError: If columns are missing, or a photo gets no label.
             jaxtune.data.ImageError: If photos cannot be read.
         """
-        check_options(options)
+        options = check_options(options)
         return cls._from_table(
             as_table(df),
             root,
@@ -332,7 +340,7 @@ class Factories:
                 no label.
             jaxtune.data.ImageError: If photos cannot be read.
         """
-        check_options(options)
+        options = check_options(options)
         path = Path(existing_folder(root), check_path(csv_fname, "csv_fname"))
         return cls._from_table(
             read_csv(
@@ -376,7 +384,7 @@ class Factories:
             TypeError: If a source is none of these.
             ValueError: If images or labels are not as they should be.
         """
-        check_options(options)
+        options = check_options(options)
         named = label_options(options)
         if valid is None:
             items = source_items(train, **named)
@@ -398,6 +406,9 @@ class Factories:
         **columns: Any,
     ) -> Made:
         root = existing_folder(root)
+        check_instance(
+            folder, "folder", (str, os.PathLike, type(None)), "a path, or None"
+        )
         chosen = None if valid_col is None else valid_rows(table, valid_col)
         items = table_items(
             table, root / (folder or ""), **columns, **label_options(options)

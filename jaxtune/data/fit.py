@@ -7,15 +7,17 @@ gives the same pixels.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from jaxtune.arguments import check_instance
 from jaxtune.data.resizing import resized
 
 Resize = Literal["crop", "squish", "pad"]
+RESIZES = get_args(Resize)
 #: What lies beyond the photo: itself mirrored, its outermost pixels, or black.
 PadMode = Literal["reflection", "border", "zeros"]
 
@@ -23,14 +25,18 @@ PadMode = Literal["reflection", "border", "zeros"]
 _PAD_MODES = {"reflection": "reflect", "border": "edge", "zeros": "constant"}
 
 
-def check_resize(resize: str | None, pad_mode: str) -> None:
-    """Raises a ValueError unless both name something there is."""
-    if resize is not None and resize not in get_args(Resize):
+def check_resize(resize: Any, pad_mode: Any) -> None:
+    """Raises an error unless both name something there is."""
+    check_instance(
+        resize, "resize", (str, type(None)), "'crop', 'squish', 'pad' or None"
+    )
+    if resize is not None and resize not in RESIZES:
         raise ValueError(
             "resize is 'crop' (keep the centre), 'squish' (change the shape), 'pad'"
             " (keep all, fill up) or None (squish to 14% more, keep the centre); got"
             f" {resize!r}."
         )
+    check_instance(pad_mode, "pad_mode", str, "'reflection', 'border' or 'zeros'")
     if pad_mode not in _PAD_MODES:
         raise ValueError(
             f"pad_mode is 'reflection', 'border' or 'zeros'; got {pad_mode!r}."

@@ -20,7 +20,7 @@ from typing import Any, Literal, Protocol, SupportsIndex, get_args
 import numpy as np
 from jaxtyping import Float, Float32, Int32
 
-from jaxtune.arguments import check_path
+from jaxtune.arguments import check_function, check_instance, check_path
 from jaxtune.data.formats import (
     extension_of,
     holds_picture,
@@ -166,8 +166,10 @@ class Images(Protocol):
         """Returns the images at these positions, in this order."""
 
 
-def check_kind(kind: str | None) -> None:
-    """Raises a ValueError unless it is a kind of label, or None."""
+def check_kind(kind: Any) -> None:
+    """Raises an error unless it is a kind of label, or None."""
+    wanted = "'single', 'multi' or 'regression' (of labels), or None"
+    check_instance(kind, "kind", (str, type(None)), wanted)
     if kind not in (None, *get_args(Kind)):
         raise ValueError(
             f"kind is 'single', 'multi' or 'regression' (of labels); got {kind!r}."
@@ -184,7 +186,9 @@ def is_image(path: str | os.PathLike[str]) -> bool:
         >>> is_image("cat.JPG"), is_image("._cat.jpg"), is_image("notes.txt")
         (True, False, False)
     """
-    name = os.path.basename(os.fspath(path and check_path(path, "path")))
+    wanted = "a path, a str or a pathlib.Path"
+    check_instance(path, "path", (str, os.PathLike), wanted)
+    name = os.path.basename(os.fspath(path))
     return not name.startswith(".") and extension_of(name) in image_extensions()
 
 
@@ -333,7 +337,7 @@ def parent_label(path: str | os.PathLike[str]) -> str:
         >>> parent_label("photos/train/cat/1.jpg")
         'cat'
     """
-    return Path(path).parent.name
+    return Path(check_path(path, "path")).parent.name
 
 
 def folder_label(
@@ -345,6 +349,8 @@ def folder_label(
     `photos/cat/siamese/1.jpg` is a cat.
     """
 
+    check_path(root, "root")
+
     def label(path: str | os.PathLike[str]) -> str:
         return Path(path).relative_to(root).parts[0]
 
@@ -352,7 +358,7 @@ def folder_label(
 
 
 def name_label(
-    function: Callable[[str], Hashable],
+    function: Any,
 ) -> Callable[[str | os.PathLike[str]], Hashable]:
     """Returns a function from a path to `function` of the file's name.
 
@@ -361,13 +367,15 @@ def name_label(
         True
     """
 
+    check_function(function, "label_func", "a function from a name to a label")
+
     def label(path: str | os.PathLike[str]) -> Hashable:
         return function(Path(path).name)
 
     return label
 
 
-def regex_label(pattern: str | re.Pattern[str]) -> Callable[[str], str | None]:
+def regex_label(pattern: Any) -> Callable[[str], str | None]:
     """Returns a function from a file's name to the first group of a pattern.
 
     The pattern is searched for anywhere in the name, as fastai's `from_name_re` does.
@@ -380,6 +388,9 @@ def regex_label(pattern: str | re.Pattern[str]) -> Callable[[str], str | None]:
         >>> regex_label(r"(.+)_\\d+.jpg$")("great_pyrenees_173.jpg")
         'great_pyrenees'
     """
+    check_instance(pattern, "pattern", (str, re.Pattern), "a regular expression, a str")
+    if not isinstance(getattr(pattern, "pattern", pattern), str):
+        raise TypeError(f"pattern must be of str, not of bytes; received {pattern!r}.")
     try:
         compiled = re.compile(pattern)
     except re.error as error:

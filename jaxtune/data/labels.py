@@ -9,13 +9,14 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxtune.arguments import described
+from jaxtune.arguments import check_instance, described
 from jaxtune.data.items import Items, Kind, check_kind, listing
 from jaxtune.data.values import label_columns, plain_column, plain_labels
 
@@ -51,6 +52,11 @@ def label_items(
             numbers differ, labels mix kinds, or a class is named twice.
     """
     check_kind(kind)
+    if isinstance(paths, str | bytes | os.PathLike) or not hasattr(paths, "__len__"):
+        raise TypeError(
+            f"paths must be a list of paths, one for each photo; received"
+            f" {described(paths)}."
+        )
     columns = label_columns(labels)
     labels = plain_labels(labels)
     if len(paths) != len(labels):
@@ -189,7 +195,10 @@ def with_classes(items: Items, classes: Iterable[Any]) -> Items:
         >>> with_classes(two, ["ant", "bat", "bee"]).labels.tolist()
         [2, 0]
     """
+    check_instance(items, "items", Items, "Items, as label_items makes them")
     classes = _differing(classes)
+    if classes is None:
+        raise TypeError("classes must be a sequence of names; received None.")
     if items.classes == classes:
         return items
     if items.kind == "regression":
@@ -297,10 +306,9 @@ def check_classes(classes: Any) -> tuple[str, ...] | None:
         return None
     unordered = isinstance(classes, str | bytes | Mapping | set | frozenset)
     if unordered or not isinstance(classes, Iterable) or np.ndim(classes) == 0:
-        hint = f" ({classes!r})" if isinstance(classes, str) else ""
         raise TypeError(
             "classes must be a sequence of names in the order of their numbers, such"
-            f" as ['ant', 'bee']; received {described(classes)}{hint}."
+            f" as ['ant', 'bee']; received {described(classes)}."
         )
     names = plain_column(classes)
     if not names or any(name is None for name in names):

@@ -12,10 +12,17 @@ import os
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from jaxtune.arguments import (
+    Integer,
+    check_choice,
+    check_flag,
+    check_instance,
+    check_integer,
+)
 from jaxtune.data.decode import ImageError
 from jaxtune.data.items import Items
 from jaxtune.data.prepare import Preparation
@@ -75,11 +82,11 @@ class Loader:
         items: Items,
         preparation: Preparation,
         *,
-        batch_size: int = 64,
+        batch_size: Integer = 64,
         shuffle: bool = False,
-        seed: int = 0,
-        workers: int | None = None,
-        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        seed: Integer = 0,
+        workers: Integer | None = None,
+        cache_bytes: Integer = DEFAULT_CACHE_BYTES,
         on_error: OnError = "raise",
     ) -> None:
         """Describes the batches; nothing is read before they are asked for.
@@ -103,13 +110,17 @@ class Loader:
         Raises:
             ValueError: If there are no items, or an argument is out of range.
         """
-        check_loader_arguments(
+        checked = check_loader_arguments(
             batch_size=batch_size,
             seed=seed,
             workers=workers,
             cache_bytes=cache_bytes,
             on_error=on_error,
         )
+        batch_size, seed, workers, cache_bytes, on_error = checked.values()
+        check_flag(shuffle, "shuffle")
+        check_instance(items, "items", Items, "Items, as label_items makes them")
+        check_instance(preparation, "preparation", Preparation, "a Preparation(...)")
         if len(items) == 0:
             raise ValueError("A Loader needs at least one photo; got no items.")
         if shuffle and len(items) < batch_size:
@@ -170,8 +181,9 @@ class Loader:
             f" {order}, image {self.image_shape})"
         )
 
-    def order(self, epoch: int = 0) -> np.ndarray:
+    def order(self, epoch: Integer = 0) -> np.ndarray:
         """Returns the positions of the items in the order an epoch visits them."""
+        epoch = check_integer(epoch, "epoch", least=0)
         if not self.shuffle:
             return np.arange(self.num_items)
         if self.items.weights is not None:
@@ -187,7 +199,7 @@ class Loader:
         most = (2**31 - 1) // self.num_items  # an index is an int32
         return order + self.num_items * (earlier_copies(order) % most)
 
-    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+    def batches(self, epoch: Integer = 0, start: Integer = 0) -> Iterator[Batch]:
         """Returns the batches of an epoch, from the batch numbered `start` on.
 
         Args:
@@ -199,12 +211,8 @@ class Loader:
             jaxtune.data.ImageError: While iterating, if a photo is damaged and
                 `on_error` is "raise".
         """
-        if epoch < 0:
-            raise ValueError(f"epoch counts from 0; got {epoch}.")
-        if not 0 <= start <= len(self):
-            raise ValueError(
-                f"start must be in 0..{len(self)}, the number of batches; got {start}."
-            )
+        epoch = check_integer(epoch, "epoch", least=0)
+        start = check_integer(start, "start", least=0, most=len(self))
         return self._batches(epoch, start)
 
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
@@ -336,23 +344,29 @@ class _Cache:
 
 def check_loader_arguments(
     *,
-    batch_size: int,
-    seed: int,
-    workers: int | None,
-    cache_bytes: int,
-    on_error: str,
-) -> None:
-    """Raises a ValueError if one of a loader's arguments is out of range."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be in 0..2**32 - 1; got {seed}.")
-    if workers is not None and workers < 0:
-        raise ValueError(
-            f"workers is a number of threads, 0 or more, or None for one per"
-            f" processor; got {workers}."
+    batch_size: Any,
+    seed: Any,
+    workers: Any,
+    cache_bytes: Any,
+    on_error: Any,
+) -> dict[str, Any]:
+    """Returns a loader's arguments as Python's own values.
+
+    Raises:
+        TypeError: If one is of another type.
+        ValueError: If one is out of range.
+    """
+    if workers is not None:
+        workers = check_integer(
+            workers,
+            "workers",
+            least=0,
+            meaning="the number of threads, None for one per processor,",
         )
-    if cache_bytes < 0:
-        raise ValueError(f"cache_bytes must be 0 or more; got {cache_bytes}.")
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error must be 'raise' or 'skip'; got {on_error!r}.")
+    return {
+        "batch_size": check_integer(batch_size, "batch_size", least=1),
+        "seed": check_integer(seed, "seed", least=0, most=2**32 - 1),
+        "workers": workers,
+        "cache_bytes": check_integer(cache_bytes, "cache_bytes", least=0),
+        "on_error": check_choice(on_error, "on_error", ("raise", "skip")),
+    }

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxtune.arguments import Integer
+from jaxtune.arguments import Integer, check_instance
 from jaxtune.data.augment import Augmentation
 from jaxtune.data.check import check_not_empty, readable_items, warn_odd_labels
 from jaxtune.data.factories import Factories
@@ -25,6 +25,7 @@ from jaxtune.data.loader import DEFAULT_CACHE_BYTES, Loader, OnError
 from jaxtune.data.options import check_options
 from jaxtune.data.photos import photo_loader
 from jaxtune.data.prepare import (
+    Size,
     as_size,
     prepare_image,
     train_preparation,
@@ -66,19 +67,19 @@ class ImageDataLoaders(Factories):
         train_items: Items,
         valid_items: Items,
         *,
-        size: int | tuple[int, int] = 224,
-        valid_size: int | tuple[int, int] | None = None,
-        batch_size: int = 64,
-        seed: int = 0,
+        size: Size = 224,
+        valid_size: Size | None = None,
+        batch_size: Integer = 64,
+        seed: Integer = 0,
         augmentation: Augmentation | None = DEFAULT_AUGMENTATION,
         resize: Resize | None = None,
         pad_mode: PadMode = "reflection",
-        presize: int | tuple[int, int] | None = None,
+        presize: Size | None = None,
         weights: Weights | None = None,
-        in_channels: int | None = None,
-        workers: int | None = None,
+        in_channels: Integer | None = None,
+        workers: Integer | None = None,
         on_error: OnError = "raise",
-        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        cache_bytes: Integer = DEFAULT_CACHE_BYTES,
     ) -> None:
         """Checks every photo's header, and describes the batches.
 
@@ -119,7 +120,7 @@ class ImageDataLoaders(Factories):
             jaxtune.data.ImageError: If photos cannot be read and `on_error` is "raise".
         """
         common = {"seed": seed, "workers": workers, "on_error": on_error}
-        check_options(
+        checked = check_options(
             {
                 "size": size,
                 "valid_size": valid_size,
@@ -128,11 +129,18 @@ class ImageDataLoaders(Factories):
                 "resize": resize,
                 "pad_mode": pad_mode,
                 "presize": presize,
+                "weights": weights,
                 "in_channels": in_channels,
                 "cache_bytes": cache_bytes,
                 **common,
             }
         )
+        size, batch_size, seed = (checked[k] for k in ("size", "batch_size", "seed"))
+        valid_size, presize = checked["valid_size"], checked["presize"]
+        in_channels, cache_bytes = checked["in_channels"], checked["cache_bytes"]
+        common = {name: checked[name] for name in common}
+        for name, items in (("train_items", train_items), ("valid_items", valid_items)):
+            check_instance(items, name, Items, "Items, as label_items makes them")
         _check_alike(train_items, valid_items)
         check_not_empty(train_items, valid_items)
         if weights is not None:
@@ -281,11 +289,11 @@ class ImageDataLoaders(Factories):
     def show_batch(
         self,
         *,
-        max_n: int = 9,
+        max_n: Integer = 9,
         split: str = "train",
-        epoch: int = 0,
+        epoch: Integer = 0,
         augment: bool = True,
-        columns: int | None = None,
+        columns: Integer | None = None,
     ) -> matplotlib.figure.Figure:
         """Returns a figure of photos as training sees them; see `show_batch`."""
         return show_batch(
@@ -365,6 +373,11 @@ def _channels(train_items: Items, valid_items: Items, asked: int | None) -> int:
             " and the other those."
         )
     if images[0] is None or images[1] is None:
+        if asked not in (None, 1, 3, 4):
+            raise ValueError(
+                "in_channels must be 1 (grey), 3 (RGB) or 4 (RGBA) for photos on disk;"
+                f" received {asked}. Images of other channels come from from_arrays."
+            )
         return asked or 3
     found = tuple(of_split.channels for of_split in images)
     if asked is None and found[0] != found[1]:

@@ -13,6 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, Num
 
+from jaxtune.arguments import Number, check_instance, check_number
+from jaxtune.data.arrays import check_array, check_key
+
 
 @dataclasses.dataclass(frozen=True)
 class MixUp:
@@ -27,7 +30,7 @@ class MixUp:
         https://arxiv.org/abs/1710.09412; fastai 2.8.12, callback/mixup.py `MixUp`.
     """
 
-    alpha: float | int = 0.4
+    alpha: Number = 0.4
 
     def __post_init__(self) -> None:
         """Refuses what is no parameter of a Beta distribution."""
@@ -47,7 +50,7 @@ class CutMix:
         callback/mixup.py `CutMix`.
     """
 
-    alpha: float | int = 1.0
+    alpha: Number = 1.0
 
     def __post_init__(self) -> None:
         """Refuses what is no parameter of a Beta distribution."""
@@ -88,7 +91,18 @@ def mix(
         >>> [part.shape for part in mixed]
         [(2, 4, 4, 3), (2,), (2,)]
     """
-    check_mixing(mixing)
+    check_instance(mixing, "mixing", (MixUp, CutMix), "MixUp(...) or CutMix(...)")
+    images = check_array(images, "images", "floats of shape (b, h, w, c)", 4, "f")
+    labels = check_array(labels, "labels", "an array with a row for each image", None)
+    check_key(key, "key")
+    if mask is not None:
+        mask = check_array(mask, "mask", "bools, one for each image", 1, "b")
+    for name, array in (("labels", labels), ("mask", mask)):
+        if array is not None and array.shape[:1] != images.shape[:1]:
+            raise ValueError(
+                f"{name} must have a row for each of {images.shape[0]} images; received"
+                f" shape {array.shape}."
+            )
     rows = images.shape[0]
     order_key, *keys = jax.random.split(key, 4)
     partner = _partners(order_key, jnp.ones(rows, bool) if mask is None else mask)
@@ -111,16 +125,18 @@ def check_mixing(mixing: object) -> None:
     Raises:
         TypeError: If it is neither a MixUp, nor a CutMix, nor None.
     """
-    if mixing is not None and not isinstance(mixing, Mixing):
-        raise TypeError(f"mixing is MixUp(...), CutMix(...) or None; got {mixing!r}.")
+    if mixing is not None:
+        wanted = "MixUp(...), CutMix(...) or None"
+        check_instance(mixing, "mixing", (MixUp, CutMix), wanted)
+
+
+_ALPHA = "the parameter of a Beta distribution"
 
 
 def _check_alpha(mixing) -> None:
-    if not 0 < mixing.alpha < float("inf"):
-        raise ValueError(
-            f"{type(mixing).__name__} needs a finite alpha above 0, the parameter of a"
-            f" Beta distribution; got {mixing.alpha!r}."
-        )
+    alpha = check_number(mixing.alpha, "alpha", above=0, meaning=_ALPHA)
+    if type(mixing.alpha) not in (int, float):
+        object.__setattr__(mixing, "alpha", alpha)
 
 
 def _partners(key, real):

@@ -12,11 +12,23 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any, TypedDict
 
+import numpy as np
+
+from jaxtune.arguments import (
+    Integer,
+    Number,
+    check_flag,
+    check_instance,
+    check_integer,
+    check_number,
+    described,
+)
 from jaxtune.data.augment import Augmentation
 from jaxtune.data.fit import PadMode, Resize, check_resize
 from jaxtune.data.items import Items, Kind, check_kind
+from jaxtune.data.labels import check_classes
 from jaxtune.data.loader import OnError, check_loader_arguments
-from jaxtune.data.prepare import as_size
+from jaxtune.data.prepare import Size, as_size
 from jaxtune.data.sampling import Weights, item_weights
 from jaxtune.data.splits import check_valid_pct, split_items
 
@@ -26,32 +38,32 @@ DEFAULT_VALID_PCT = 0.2
 class LoaderOptions(TypedDict, total=False):
     """What `ImageDataLoaders` takes besides its items."""
 
-    size: int | tuple[int, int]
-    valid_size: int | tuple[int, int] | None
-    batch_size: int
-    seed: int
+    size: Size
+    valid_size: Size | None
+    batch_size: Integer
+    seed: Integer
     augmentation: Augmentation | None
     resize: Resize | None
     pad_mode: PadMode
-    presize: int | tuple[int, int] | None
+    presize: Size | None
     weights: Weights | None
-    in_channels: int | None
-    workers: int | None
+    in_channels: Integer | None
+    workers: Integer | None
     on_error: OnError
-    cache_bytes: int
+    cache_bytes: Integer
 
 
 class SplitOptions(LoaderOptions, total=False):
     """What every way to make an `ImageDataLoaders` by a random split takes."""
 
-    valid_pct: float | int
+    valid_pct: Number
     stratify: bool
     classes: Iterable[Any] | None
     kind: Kind | None
 
 
-def check_options(options: Mapping[str, Any]) -> None:
-    """Refuses what is unknown or out of range.
+def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options that were given, numbers as Python's own.
 
     Raises:
         TypeError: If an option is unknown, or of another type.
@@ -64,9 +76,9 @@ def check_options(options: Mapping[str, Any]) -> None:
             f"there is no option {', '.join(unknown)}; the options are"
             f" {', '.join(known)}."
         )
-    as_size(options.get("size", 224))
-    check_valid_pct(options.get("valid_pct", DEFAULT_VALID_PCT))
-    check_loader_arguments(
+    checked = dict(options)
+    checked["valid_pct"] = check_valid_pct(options.get("valid_pct", DEFAULT_VALID_PCT))
+    checked |= check_loader_arguments(
         batch_size=options.get("batch_size", 64),
         seed=options.get("seed", 0),
         workers=options.get("workers"),
@@ -75,22 +87,40 @@ def check_options(options: Mapping[str, Any]) -> None:
     )
     check_resize(options.get("resize"), options.get("pad_mode", "reflection"))
     check_kind(options.get("kind"))
+    check_flag(options.get("stratify", True), "stratify")
+    checked["size"] = as_size(options.get("size", 224))
     for name in ("valid_size", "presize"):
         if options.get(name) is not None:
-            as_size(options[name])
-    if (options.get("in_channels") or 1) < 1:
-        raise ValueError(
-            f"in_channels must be at least 1; got {options['in_channels']}."
-        )
-    augmentation = options.get("augmentation")
-    if augmentation is not None and not isinstance(augmentation, Augmentation):
-        raise TypeError(
-            f"augmentation is an Augmentation(...) or None; got {augmentation!r}."
-        )
-    if isinstance(options.get("classes"), str):
-        raise TypeError(
-            f"classes is a sequence of names; got the string {options['classes']!r}."
-        )
+            checked[name] = as_size(options[name], name)
+    if options.get("in_channels") is not None:
+        channels = check_integer(options["in_channels"], "in_channels", least=1)
+        checked["in_channels"] = channels
+    if options.get("augmentation") is not None:
+        wanted = "an Augmentation(...) or None"
+        if callable(options["augmentation"]):
+            wanted += " (of a function of your own: Augmentation(functions=...))"
+        check_instance(options["augmentation"], "augmentation", Augmentation, wanted)
+    check_weights(options.get("weights"))
+    checked["classes"] = check_classes(options.get("classes"))
+    return {name: checked[name] for name in options}
+
+
+def check_weights(weights: Any) -> None:
+    """Raises an error unless weights are of a form that `item_weights` takes."""
+    wanted = "'balanced', a dict from class to weight, a number for each photo, or None"
+    if isinstance(weights, str):
+        if weights != "balanced":
+            raise ValueError(f"weights must be {wanted}; received {weights!r}.")
+    elif weights is not None and not isinstance(weights, Mapping | list | tuple):
+        if getattr(weights, "ndim", None) != 1 and not hasattr(weights, "to_list"):
+            raise TypeError(f"weights must be {wanted}; received {described(weights)}.")
+    if isinstance(weights, Mapping):
+        for name, weight in weights.items():
+            check_number(weight, f"weights[{name!r}]", least=0)
+    elif isinstance(weights, list | tuple):
+        for position, weight in enumerate(weights):
+            if not isinstance(weight, bool | np.bool_):
+                check_number(weight, f"weights[{position}]", least=0)
 
 
 def label_options(options: dict[str, Any]) -> dict[str, Any]:

@@ -8,21 +8,37 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from jaxtune.data.decode import load_resized
-from jaxtune.data.fit import PadMode, Resize, check_resize
+from jaxtune.arguments import (
+    Integer,
+    Number,
+    check_choice,
+    check_integer,
+    check_number,
+    described,
+)
+from jaxtune.data.decode import check_resample, load_resized
+from jaxtune.data.fit import RESIZES, PadMode, Resize, check_resize
+
+#: Height and width in pixels; one whole number for a square.
+Size = Integer | Sequence[Integer] | np.ndarray
 
 # fastai's `RandomResizedCrop(val_xtra=0.14)`.
 VALIDATION_MARGIN = 0.14
 
 
-def as_size(size: int | tuple[int, int]) -> tuple[int, int]:
+def as_size(size: Any, name: str = "size") -> tuple[int, int]:
     """Returns (height, width) in pixels; an int means a square.
+
+    Args:
+        size: A whole number, or two in a tuple, list or array.
+        name: Of the argument, for errors.
 
     Raises:
         TypeError: If it is neither an int nor two ints.
@@ -32,17 +48,30 @@ def as_size(size: int | tuple[int, int]) -> tuple[int, int]:
         >>> as_size(224), as_size((128, 256))
         ((224, 224), (128, 256))
     """
-    sides = (size, size) if isinstance(size, int) else tuple(size)
-    if len(sides) != 2 or any(type(side) is not int for side in sides):
+    several = isinstance(size, list | tuple) or getattr(size, "ndim", 0) == 1
+    try:
+        sides = [check_integer(s, name) for s in (size if several else (size, size))]
+    except TypeError:
+        way_out = ""
+        if type(size) is float and size.is_integer():
+            way_out = f" Write {int(size)}."
         raise TypeError(
-            f"size must be an int or (height, width) of ints; got {size!r}."
+            f"{name} must be a whole number of pixels, or (height, width); received"
+            f" {described(size)}.{way_out}"
+        ) from None
+    if len(sides) != 2:
+        raise ValueError(
+            f"{name} must be a whole number of pixels, or (height, width); received"
+            f" {described(size)}."
         )
     if min(sides) < 1:
-        raise ValueError(f"size must be at least 1 pixel a side; got {size!r}.")
-    return sides
+        raise ValueError(
+            f"{name} must be at least 1 pixel a side; received {described(size)}."
+        )
+    return sides[0], sides[1]
 
 
-def presize(size: int | tuple[int, int], min_scale: float | int) -> tuple[int, int]:
+def presize(size: Size, min_scale: Number) -> tuple[int, int]:
     """Returns the size photos have on the way to a random crop, a multiple of 8.
 
     A crop that keeps `min_scale` of the area keeps sqrt(min_scale) of each side, so
@@ -57,12 +86,13 @@ def presize(size: int | tuple[int, int], min_scale: float | int) -> tuple[int, i
         >>> presize(224, 0.35)
         (384, 384)
     """
+    min_scale = check_number(min_scale, "min_scale", above=0, most=1)
     factor = 1 / math.sqrt(min_scale)
     height, width = (math.ceil(side * factor / 8) * 8 for side in as_size(size))
     return height, width
 
 
-def validation_presize(size: int | tuple[int, int]) -> tuple[int, int]:
+def validation_presize(size: Size) -> tuple[int, int]:
     """Returns the size a photo is squashed to before validation's centre crop.
 
     The larger side and 14% more, in steps of 8 pixels, are added to both sides alike.
@@ -102,13 +132,16 @@ class Preparation:
 
     def __post_init__(self) -> None:
         """Refuses a crop larger than what it is cut from, and unknown methods."""
+        for name in ("squash", "crop"):
+            object.__setattr__(self, name, as_size(getattr(self, name), name))
+        check_resample(self.resample)
+        channels = check_integer(self.channels, "channels", least=1)
+        object.__setattr__(self, "channels", channels)
         if self.crop[0] > self.squash[0] or self.crop[1] > self.squash[1]:
             raise ValueError(
-                f"A crop of {self.crop} does not fit in photos of {self.squash}."
+                f"A crop of {self.crop} does not fit in photos of squash={self.squash}."
             )
-        check_resize(self.resize, self.pad_mode)
-        if self.channels < 1:
-            raise ValueError(f"channels must be at least 1; got {self.channels}.")
+        check_resize(check_choice(self.resize, "resize", RESIZES), self.pad_mode)
 
     def __call__(self, source: Any) -> tuple[UInt8[np.ndarray, "h w c"], float]:
         """Returns the prepared pixels and the photo's own aspect, width / height.
@@ -132,11 +165,11 @@ class Preparation:
 
 
 def train_preparation(
-    size: int | tuple[int, int],
-    min_scale: float | int,
+    size: Size,
+    min_scale: Number,
     *,
-    squash: int | tuple[int, int] | None = None,
-    channels: int = 3,
+    squash: Size | None = None,
+    channels: Integer = 3,
 ) -> Preparation:
     """Returns the preparation of photos that are cropped at random on the device.
 
@@ -151,7 +184,8 @@ def train_preparation(
         ValueError: If `squash` is smaller than `size`.
     """
     size = as_size(size)
-    squash = presize(size, min_scale) if squash is None else as_size(squash)
+    check_number(min_scale, "min_scale", above=0, most=1)
+    squash = presize(size, min_scale) if squash is None else as_size(squash, "squash")
     if squash[0] < size[0] or squash[1] < size[1]:
         raise ValueError(
             f"presize={squash} is smaller than size={size}: photos would be enlarged"
@@ -165,11 +199,11 @@ def train_preparation(
 
 
 def validation_preparation(
-    size: int | tuple[int, int],
+    size: Size,
     *,
     resize: Resize | None = None,
     pad_mode: PadMode = "reflection",
-    channels: int = 3,
+    channels: Integer = 3,
 ) -> Preparation:
     """Returns the preparation of photos for validation and prediction.
 
@@ -192,11 +226,11 @@ def validation_preparation(
 
 def prepare_image(
     source: Any,
-    size: int | tuple[int, int],
+    size: Size,
     *,
     resize: Resize | None = None,
     pad_mode: PadMode = "reflection",
-    channels: int = 3,
+    channels: Integer = 3,
 ) -> UInt8[np.ndarray, "h w c"]:
     """Returns a picture exactly as validation sees it, for prediction.
 

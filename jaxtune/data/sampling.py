@@ -8,18 +8,19 @@ and from weights the order of an epoch. The one rule: an order is a pure functio
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
+from jaxtune.arguments import check_instance
 from jaxtune.data.by_class import as_mapping, class_values
 from jaxtune.data.items import Items
 
 Weights = Literal["balanced"] | Mapping[Hashable, float | int] | Sequence | np.ndarray
 
 
-def class_weights(items: Items) -> Float32[np.ndarray, " classes"]:
+def class_weights(items: Any) -> Float32[np.ndarray, " classes"]:
     """Returns a weight for each class, the inverse of how often it occurs, for a loss.
 
     `labels / (classes that occur * labels of the class)`: the mean over the photos is
@@ -27,9 +28,10 @@ def class_weights(items: Items) -> Float32[np.ndarray, " classes"]:
     each label of a photo counts.
 
     Args:
-        items: Of the training split.
+        items: Of the training split; of `ImageDataLoaders` those that train.
 
     Raises:
+        TypeError: If it is neither.
         ValueError: If the labels are no classes.
 
     References:
@@ -43,6 +45,7 @@ def class_weights(items: Items) -> Float32[np.ndarray, " classes"]:
         >>> [f"{weight:.3f}" for weight in class_weights(items)]
         ['0.667', '2.000']
     """
+    items = _items_of(items)
     _refuse_numbers(items, "class weights")
     counts = np.array(list(items.counts().values()), np.float64)
     occurs = counts > 0
@@ -51,7 +54,7 @@ def class_weights(items: Items) -> Float32[np.ndarray, " classes"]:
     return weights.astype(np.float32)
 
 
-def item_weights(items: Items, weights: Weights) -> Float[np.ndarray, " n"]:
+def item_weights(items: Any, weights: Weights) -> Float[np.ndarray, " n"]:
     """Returns a weight for each photo, float64, relative to which training draws it.
 
     Args:
@@ -65,6 +68,7 @@ def item_weights(items: Items, weights: Weights) -> Float[np.ndarray, " n"]:
         ValueError: If the weights name classes that there are not, are not as many as
             the photos, are negative or not finite, or leave nothing to draw.
     """
+    items = _items_of(items)
     if isinstance(weights, str) and weights != "balanced":
         raise ValueError(
             "weights is 'balanced', a dict from class to weight, or a number for each"
@@ -152,6 +156,13 @@ def _check(numbers: np.ndarray) -> None:
             f" {numbers.min() if numbers.size else 'none'} to"
             f" {numbers.max() if numbers.size else 'none'}."
         )
+
+
+def _items_of(items: Any) -> Items:
+    items = getattr(items, "train_items", items)
+    return check_instance(
+        items, "items", Items, "Items such as data.train_items, or ImageDataLoaders"
+    )
 
 
 def _refuse_numbers(items: Items, what: str) -> None:

@@ -11,6 +11,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxtune.arguments import (
+    Integer,
+    check_choice,
+    check_flag,
+    check_integer,
+    described,
+)
 from jaxtune.data.augment import training_images
 from jaxtune.data.loader import Batch, Loader
 
@@ -18,11 +25,11 @@ from jaxtune.data.loader import Batch, Loader
 def show_batch(
     data: Any,
     *,
-    max_n: int = 9,
+    max_n: Integer = 9,
     split: str = "train",
-    epoch: int = 0,
+    epoch: Integer = 0,
     augment: bool = True,
-    columns: int | None = None,
+    columns: Integer | None = None,
 ) -> matplotlib.figure.Figure:
     """Returns a figure of the first photos of an epoch under their labels.
 
@@ -46,10 +53,18 @@ def show_batch(
     """
     from jaxtune.plots import image_grid
 
-    if max_n < 1:
-        raise ValueError(f"max_n must be 1 or more; got {max_n}.")
-    if split not in ("train", "valid"):
-        raise ValueError(f"split is 'train' or 'valid'; got {split!r}.")
+    max_n = check_integer(max_n, "max_n", least=1)
+    check_choice(split, "split", ("train", "valid"))
+    epoch = check_integer(epoch, "epoch", least=0)
+    check_flag(augment, "augment")
+    if columns is not None:
+        columns = check_integer(columns, "columns", least=1)
+    if not isinstance(data, Loader) and not hasattr(data, "train_loader"):
+        raise TypeError(
+            f"data must be ImageDataLoaders or a Loader; received {described(data)}."
+        )
+    if isinstance(data, type):
+        raise TypeError(f"data must be ImageDataLoaders; received {described(data)}.")
     whole = not isinstance(data, Loader)
     loader = getattr(data, f"{split}_loader") if whole else data
     rows = first_rows(loader, max_n, epoch=epoch)

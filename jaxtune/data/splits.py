@@ -18,6 +18,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from jaxtune.arguments import (
+    Integer,
+    Number,
+    check_flag,
+    check_instance,
+    check_integer,
+    check_number,
+    check_path,
+    described,
+)
 from jaxtune.data.items import (
     Items,
     class_folders,
@@ -36,10 +46,10 @@ _VALID_NAMES = ("valid", "val", "validation", "test")
 
 
 def stratified_split(
-    labels: Int[np.ndarray, " n"],
+    labels: Any,
     *,
-    valid_pct: float | int = 0.2,
-    seed: int = 0,
+    valid_pct: Number = 0.2,
+    seed: Integer = 0,
     names: Sequence[str] | None = None,
 ) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " valid"]]:
     """Returns sorted positions for training and for validation, class by class.
@@ -64,7 +74,17 @@ def stratified_split(
         >>> len(train), len(valid)
         (4, 2)
     """
-    check_valid_pct(valid_pct)
+    valid_pct = check_valid_pct(valid_pct)
+    seed = check_integer(seed, "seed", least=0, most=2**32 - 1)
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or labels.dtype.kind not in "biu":
+        raise TypeError(
+            "labels must be whole numbers, the class of each photo; received"
+            f" {described(labels)}, dtype {labels.dtype}."
+        )
+    if names is not None and isinstance(names, str | bytes):
+        raise TypeError(f"names must be a list of names; received {names!r}.")
+    names = None if names is None else list(names)
     if names is None:
         names = [str(position) for position in range(len(labels))]
     if len(names) != len(labels):
@@ -85,20 +105,25 @@ def _hash(seed: int, name: str) -> bytes:
     return hashlib.blake2b(text, digest_size=16).digest()
 
 
-def check_valid_pct(valid_pct: float | int) -> None:
-    """Raises a ValueError unless the share is strictly between 0 and 1."""
-    if not 0 < valid_pct < 1:
-        raise ValueError(
-            "valid_pct is the share of photos that validate, strictly between 0 and 1;"
-            f" got {valid_pct!r}. Write 0.2 for 20%."
-        )
+def check_valid_pct(valid_pct: Any) -> float:
+    """Returns a share strictly between 0 and 1.
+
+    Raises:
+        TypeError: If it is no number.
+        ValueError: If it is out of range.
+    """
+    meaning = "the share of photos that validate"
+    try:
+        return check_number(valid_pct, "valid_pct", above=0, below=1, meaning=meaning)
+    except ValueError as error:
+        raise ValueError(f"{error} Write 0.2 for 20%.") from None
 
 
 def split_items(
     items: Items,
     *,
-    valid_pct: float | int,
-    seed: int = 0,
+    valid_pct: Number,
+    seed: Integer = 0,
     root: str | os.PathLike[str] | None = None,
     stratify: bool = True,
 ) -> tuple[Items, Items]:
@@ -116,6 +141,10 @@ def split_items(
             can be moved without changing the split; by their whole path if None.
         stratify: Whether to split each class alone.
     """
+    check_instance(items, "items", Items, "Items, as label_items makes them")
+    valid_pct = check_valid_pct(valid_pct)
+    seed = check_integer(seed, "seed", least=0, most=2**32 - 1)
+    check_flag(stratify, "stratify")
     labels = items.labels
     if not stratify or items.kind != "single":
         labels = np.zeros(len(items), np.int32)
@@ -154,9 +183,9 @@ def split_folders(
     train: str = "train",
     valid: str = "valid",
     *,
-    valid_pct: float | int | None = None,
+    valid_pct: Number | None = None,
     classes: Iterable[Any] | None = None,
-    seed: int = 0,
+    seed: Integer = 0,
     stratify: bool = True,
 ) -> tuple[Items, Items]:
     """Returns training and validation photos from a folder of class folders.
@@ -177,6 +206,11 @@ def split_folders(
             in validation that training does not have.
     """
     root = existing_folder(root)
+    for name, folder in (("train", train), ("valid", valid)):
+        check_path(folder, name)
+    train, valid = os.fspath(train), os.fspath(valid)
+    seed = check_integer(seed, "seed", least=0, most=2**32 - 1)
+    check_flag(stratify, "stratify")
     if valid_pct is not None:
         check_valid_pct(valid_pct)
         _refuse_split_folders(root, train, valid)

@@ -16,7 +16,7 @@ import operator
 import os
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
@@ -67,8 +67,13 @@ class Table:
         """
         return self.columns[self.position(column)]
 
-    def position(self, column: Column) -> int:
-        """Returns the position of a column that is given by name or position."""
+    def position(self, column: Column, argument: str = "column") -> int:
+        """Returns the position of a column that is given by name or position.
+
+        Args:
+            column: Its name or position.
+            argument: Which gives it, for errors.
+        """
         if isinstance(column, Hashable) and not isinstance(column, bool):
             found = [n for n, name in enumerate(self.names) if name == column]
             if not found and isinstance(column, str):
@@ -76,23 +81,26 @@ class Table:
                 found = [n for n, name in enumerate(names) if name == column.strip()]
             if len(found) > 1:
                 raise ValueError(
-                    f"{len(found)} columns have the name {column!r}, those at the"
-                    f" positions {listing(found)}. Give the position of one."
+                    f"{argument}: {len(found)} columns have the name {column!r}, those"
+                    f" at the positions {listing(found)}. Give the position of one."
                 )
             if found:
                 return found[0]
-        whole = not isinstance(column, bool) and isinstance(column, SupportsIndex)
-        if whole and -len(self.names) <= operator.index(column) < len(self.names):
-            return operator.index(column) % len(self.names)
-        if not whole and not isinstance(column, str):
+        try:
+            whole = None if isinstance(column, bool) else operator.index(column)
+        except TypeError:
+            whole = None
+        if whole is not None and -len(self.names) <= whole < len(self.names):
+            return whole % len(self.names)
+        if whole is None and not isinstance(column, str):
             raise TypeError(
-                "a column must be given by its name or its position; received"
+                f"{argument} must be the name of a column or its position; received"
                 f" {described(column)}. The columns are"
                 f" {listing([repr(name) for name in self.names], most=50)}, positions 0"
                 f" to {len(self.names) - 1}."
             )
         raise ValueError(
-            f"there is no column {column!r}; the columns are"
+            f"{argument}: there is no column {column!r}; the columns are"
             f" {listing([repr(name) for name in self.names], most=50)}. Name one of"
             f" them, or give a position, 0 to {len(self.names) - 1}."
         )
@@ -182,9 +190,9 @@ def read_csv(
         pandas, `read_csv`, whose arguments these are.
     """
     path = Path(check_path(path, "csv_fname")).expanduser()
-    if header != "infer" and header is not None:
-        if isinstance(header, str):
-            check_choice(header, "header", ("infer",), or_none=True)
+    if isinstance(header, str):
+        check_choice(header, "header", ("infer",), or_none=True)
+    elif header is not None:
         header = check_integer(
             header, "header", least=0, meaning="the row of the columns' names, or None,"
         )
@@ -215,7 +223,7 @@ def read_csv(
             f"{str(path)!r} is no CSV file: line {reader.line_num}: {error}."
         ) from None
     rows = [(line, row) for line, row in rows if any(row)]
-    start = 0 if header == "infer" else header
+    start = 0 if isinstance(header, str) else header
     names = None
     if start is not None:
         names, rows = (rows[start][1] if start < len(rows) else []), rows[start + 1 :]
@@ -334,7 +342,7 @@ def _fits(data: bytes, encoding: str) -> bool:
 
 
 def table_items(
-    table: Table,
+    table: Any,
     folder: str | os.PathLike[str],
     *,
     fn_col: Column = 0,
@@ -378,6 +386,7 @@ def table_items(
         if not label_delim:
             raise ValueError("label_delim must be a string of one character or more.")
     check_instance(suff, "suff", str, "a string such as '.jpg'")
+    table = as_table(table)
     wanted = [fn_col, *(label_col if several else [label_col])]
     positions = _all_positions(table, wanted)
     if len(table) == 0:
@@ -426,17 +435,18 @@ def valid_rows(table: Table, column: Column) -> Bool[np.ndarray, " n"]:
     """
     words = {"true": True, "1": True, "yes": True, "false": False, "0": False}
     words |= {"no": False, "1.0": True, "0.0": False}
-    cells = plain_column(table[column])
+    place = table.position(column, "valid_col")
+    cells = plain_column(table.columns[place])
     values = [None if cell is None else words.get(str(cell).lower()) for cell in cells]
     strange = [n for n, value in enumerate(values) if value is None]
     empty = [n for n in strange if cells[n] is None]
     if len(empty) == len(strange) and set(values) == {True, None}:
         # Only those that validate are marked.
-        if all(isinstance(table[column][n], str | None) for n in empty):
+        if all(isinstance(table.columns[place][n], str | None) for n in empty):
             values = [value is True for value in values]
             strange = []
     if strange:
-        given = {repr(table[column][n]) for n in strange}
+        given = {repr(table.columns[place][n]) for n in strange}
         raise ValueError(
             f"valid_col={column!r} needs True or False in each row; {len(strange)} of"
             f" {len(table)} hold {listing(sorted(given))} ({rows_of(strange)}). Fill"
@@ -455,13 +465,15 @@ def _all_positions(table: Table, columns: Sequence[Column]) -> list[int]:
     missing = []
     positions = []
     for column in columns:
+        name = "label_col" if positions or missing else "fn_col"
         try:
-            positions.append(table.position(column))
+            positions.append(table.position(column, name))
         except ValueError as error:
             missing.append((column, error))
     if len(missing) > 1:
         raise ValueError(
-            f"there are no columns {listing([repr(c) for c, _ in missing])}; the"
+            f"fn_col, label_col: there are no columns"
+            f" {listing([repr(c) for c, _ in missing])}; the"
             f" columns are {listing([repr(n) for n in table.names], most=50)}."
         )
     if missing:

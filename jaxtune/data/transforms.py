@@ -235,6 +235,11 @@ def aug_transforms(
     ):
         check_number(value, name)
     mult = _number(mult, "mult")
+    if not 0 <= max_rotate * mult <= 180:
+        raise ValueError(
+            "mult multiplies max_rotate, max_warp and max_lighting, and a rotation is"
+            f" one of 0 to 180 degrees; received mult={mult}, max_rotate={max_rotate}."
+        )
     functions = () if xtra_tfms is None else as_functions(xtra_tfms, "xtra_tfms")
     return Augmentation(
         min_scale=min_scale,

@@ -341,7 +341,7 @@ def test_arrays_that_are_no_picture(array, message):
 
 
 def test_other_things_are_no_picture():
-    with pytest.raises(TypeError, match="path, bytes.*got int: 7"):
+    with pytest.raises(TypeError, match="path, bytes.*received 7"):
         load_image(7)
 
 

@@ -178,11 +178,11 @@ def test_every_order_of_a_few_photos_is_as_likely(items):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch_size must be at least 1; got 0"),
-        ({"workers": -1}, "workers is a number of threads"),
-        ({"seed": -1}, "seed must be in"),
-        ({"seed": 2**32}, "seed must be in"),
-        ({"cache_bytes": -1}, "cache_bytes must be 0 or more"),
+        ({"batch_size": 0}, "batch_size must be .*at least 1; received 0"),
+        ({"workers": -1}, "workers is the number of threads"),
+        ({"seed": -1}, "seed must be .* 0 to 4294967295"),
+        ({"seed": 2**32}, "seed must be .* 0 to 4294967295"),
+        ({"cache_bytes": -1}, "cache_bytes must be .*at least 0"),
     ],
 )
 def test_arguments_out_of_range(items, options, message):
@@ -191,7 +191,9 @@ def test_arguments_out_of_range(items, options, message):
 
 
 def test_only_raise_and_skip_are_known():
-    with pytest.raises(ValueError, match="must be 'raise' or 'skip'; got 'ignore'"):
+    with pytest.raises(
+        ValueError, match="must be 'raise' or 'skip'; received 'ignore'"
+    ):
         check_loader_arguments(
             batch_size=1, seed=0, workers=None, cache_bytes=0, on_error="ignore"
         )
@@ -200,7 +202,7 @@ def test_only_raise_and_skip_are_known():
 def test_epoch_and_start_out_of_range(items):
     one = loader(items)
     for wrong in ({"epoch": -1}, {"start": -1}, {"start": 7}):
-        with pytest.raises(ValueError, match="got"):
+        with pytest.raises(ValueError, match="received"):
             one.batches(**wrong)  # at once, not at the first batch
     assert list(one.batches(start=6)) == []
     with pytest.raises(ValueError, match="at least one photo"):

@@ -47,10 +47,14 @@ def test_what_is_fine():
         ({"pad_mode": "wrap"}, ValueError, "pad_mode is"),
         ({"presize": 0}, ValueError, "at least 1 pixel"),
         ({"kind": "many"}, ValueError, "kind is 'single'"),
-        ({"in_channels": -1}, ValueError, "in_channels must be at least 1; got -1"),
+        (
+            {"in_channels": -1},
+            ValueError,
+            "in_channels must be .* at least 1; received -1",
+        ),
         ({"valid_pct": 20}, ValueError, "Write 0.2 for 20%"),
         ({"augmentation": "flip"}, TypeError, r"an Augmentation\(...\) or None"),
-        ({"classes": "cat"}, TypeError, "sequence of names; got the string 'cat'"),
+        ({"classes": "cat"}, TypeError, "sequence of names .*received 'cat'"),
     ],
 )
 def test_what_is_not(options, error, message):

@@ -63,7 +63,7 @@ def test_photos_added_later_move_few_of_the_others():
 
 @pytest.mark.parametrize("valid_pct", [0, 1, 20, -0.1, float("nan")])
 def test_shares_that_are_no_share(valid_pct):
-    with pytest.raises(ValueError, match="strictly between 0 and 1.*0.2 for 20%"):
+    with pytest.raises(ValueError, match="above 0 and below 1.*0.2 for 20%"):
         stratified_split(np.zeros(5, int), valid_pct=valid_pct)
     with pytest.raises(ValueError, match="1 names were given for 5 labels"):
         stratified_split(np.zeros(5, int), names=["a"])
