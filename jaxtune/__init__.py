@@ -76,6 +76,7 @@ from jaxtune.learner import OutOfMemoryError as OutOfMemoryError
 from jaxtune.learner import Prediction as Prediction
 from jaxtune.learner import Predictions as Predictions
 from jaxtune.learner import Predictor as Predictor
+from jaxtune.learner import ReduceLROnPlateau as ReduceLROnPlateau
 from jaxtune.learner import RegressionInterpretation as RegressionInterpretation
 from jaxtune.learner import RunStopped as RunStopped
 from jaxtune.learner import SaveBest as SaveBest

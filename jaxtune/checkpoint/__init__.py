@@ -16,6 +16,7 @@ from jaxtune.checkpoint.recipe import RunMismatchError as RunMismatchError
 from jaxtune.checkpoint.recipe import environment as environment
 from jaxtune.checkpoint.recipe import write_json as write_json
 from jaxtune.checkpoint.recipe import write_text as write_text
+from jaxtune.checkpoint.replacing import check_replaceable as check_replaceable
 from jaxtune.checkpoint.run import RunFolder as RunFolder
 from jaxtune.checkpoint.run import check_run_folder as check_run_folder
 from jaxtune.checkpoint.run import checkpoint_numbers as checkpoint_numbers

@@ -63,7 +63,13 @@ def check_replaceable(target: Path) -> None:
     Raises:
         FileExistsError: If something else than a checkpoint or an empty folder is
             there. A folder of photos must not go because its name was given.
+        NotADirectoryError: If one of the folders above is a file.
     """
+    for above in target.parents:
+        if above.exists() and not above.is_dir():
+            raise NotADirectoryError(
+                f"{target} can't be written: {above} is a file. Choose another path."
+            )
     if not target.exists() or is_checkpoint(target):
         return
     if target.is_dir() and not any(target.iterdir()):

@@ -16,7 +16,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class RunFolder:
         *,
         made_with: Mapping[str, Any],
         save_every: float = 60.0,
+        upgrade: Callable[[dict], dict] = lambda recipe: recipe,
     ):
         """Opens the folder, or makes it; a run of another recipe is refused.
 
@@ -61,6 +62,8 @@ class RunFolder:
             made_with: Versions and devices; noted when the run begins.
             save_every: Seconds between the starts of two checkpoints, by which
                 `is_due` goes.
+            upgrade: Puts a recipe that an older version wrote into the form of
+                `recipe`.
 
         Raises:
             RunMismatchError: If it holds a run of another recipe.
@@ -77,6 +80,7 @@ class RunFolder:
         # What JSON makes of it: lists for tuples, and text for keys.
         recipe, made_with = json.loads(json.dumps([recipe, made_with]))
         check_run_folder(self.path)
+        self._upgrade = upgrade
         self._lock = _lock(self.path)
         self._folder = self.path / _CHECKPOINTS
         try:
@@ -90,10 +94,12 @@ class RunFolder:
 
     def _begin(self, recipe: dict, made_with: dict) -> dict:
         held = _held(self.path)
-        if held is None:
+        if held is None or not checkpoint_numbers(self.path):
+            # A run that failed before its first checkpoint has nothing to keep.
             held = {"recipe": recipe, "made_with": made_with}
             write_json(self.path / _RECIPE, held)
-        check_recipe(self.path, held, recipe, made_with)
+        same_form = {**held, "recipe": self._upgrade(held["recipe"])}
+        check_recipe(self.path, same_form, recipe, made_with)
         self._folder.mkdir(exist_ok=True)
         return held["made_with"]
 

@@ -5,10 +5,14 @@ arrays lie in a checkpoint as arrays of the host, so no device of the machine th
 them is needed to read them.
 """
 
+import contextlib
 import dataclasses
 import json
+import logging
+import sys
 import threading
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -117,13 +121,14 @@ def open_stored(path: Path) -> Stored:
     own = _own_description(path)
     single = False
     try:
-        try:
-            found = ocp.checkpointables_metadata(path)
-        except ocp.errors.InvalidLayoutError:
-            if not (path / "_METADATA").exists():
-                raise
-            single = True
-            found = ocp.metadata(path, checkpointable_name=None)
+        with _quiet():
+            try:
+                found = ocp.checkpointables_metadata(path)
+            except ocp.errors.InvalidLayoutError:
+                if not (path / "_METADATA").exists():
+                    raise
+                single = True
+                found = ocp.metadata(path, checkpointable_name=None)
     except ocp.errors.InvalidLayoutError as error:
         raise _no_checkpoint(path) from error
     except _ORBAX_ERRORS as error:
@@ -167,13 +172,14 @@ def read_arrays(stored: Stored, names: Collection[Name]) -> dict[Name, np.ndarra
         stored.tree,
     )
     try:
-        if stored.single:
-            tree = ocp.load(stored.path, abstract, checkpointable_name=None)
-        else:
-            items = {name[0] for name in wanted}
-            tree = ocp.load_checkpointables(
-                stored.path, {item: abstract[item] for item in items}
-            )
+        with _quiet():
+            if stored.single:
+                tree = ocp.load(stored.path, abstract, checkpointable_name=None)
+            else:
+                items = {name[0] for name in wanted}
+                tree = ocp.load_checkpointables(
+                    stored.path, {item: abstract[item] for item in items}
+                )
     except _ORBAX_ERRORS as error:
         raise _damaged(stored.path, error) from error
     arrays = {
@@ -203,11 +209,60 @@ def read_meta(path: Path) -> Any:
             )
         raise _no_checkpoint(path)
     try:
-        return ocp.load_checkpointables(path, {"meta": None})["meta"]
+        with _quiet():
+            return ocp.load_checkpointables(path, {"meta": None})["meta"]
     except ocp.errors.InvalidLayoutError as error:
         raise _no_checkpoint(path) from error
     except _ORBAX_ERRORS as error:
         raise _damaged(path, error) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps off stderr what Orbax says beside the error that it raises.
+
+    It logs an item that it can't read, and gives up at the first array that fails: the
+    reads still under way then report, each with a traceback, to a loop that is closed.
+    """
+    log = logging.getLogger("absl")
+    log.addFilter(_is_news)
+    hook = _Hook(sys.excepthook)
+    try:
+        with hook:
+            yield
+    finally:
+        log.removeFilter(_is_news)
+
+
+class _Hook:
+    """Reports exceptions as the hook before did, but for those of closed loops."""
+
+    def __init__(self, before: Callable):
+        """Takes the hook that there is."""
+        self._before = before
+        self._last = 0.0
+
+    def __call__(self, kind, error, trace) -> None:
+        if kind is RuntimeError and str(error) == "Event loop is closed":
+            self._last = time.monotonic()
+        else:
+            self._before(kind, error, trace)
+
+    def __enter__(self) -> None:
+        sys.excepthook = self
+
+    def __exit__(self, kind, *_) -> None:
+        if kind is not None:
+            # Those reads that were under way come to their end, too.
+            self._last = began = time.monotonic()
+            while time.monotonic() < min(self._last + 0.2, began + 2.0):
+                time.sleep(0.02)
+        if sys.excepthook is self:
+            sys.excepthook = self._before
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Failed to get metadata for")
 
 
 def _blank(leaf: Any) -> np.ndarray:

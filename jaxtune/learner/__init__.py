@@ -5,6 +5,7 @@ from jaxtune.learner.callbacks import CSVLogger as CSVLogger
 from jaxtune.learner.callbacks import EarlyStopping as EarlyStopping
 from jaxtune.learner.callbacks import JSONLogger as JSONLogger
 from jaxtune.learner.callbacks import LambdaCallback as LambdaCallback
+from jaxtune.learner.callbacks import ReduceLROnPlateau as ReduceLROnPlateau
 from jaxtune.learner.callbacks import SaveBest as SaveBest
 from jaxtune.learner.callbacks import StopPhase as StopPhase
 from jaxtune.learner.callbacks import StopTraining as StopTraining

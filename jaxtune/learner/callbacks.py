@@ -8,13 +8,30 @@ was killed and taken up decides the same.
 import json
 import math
 import os
-import shutil
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxtune.checkpoint import write_text
+from jaxtune.arguments import (
+    Integer,
+    Number,
+    check_flag,
+    check_function,
+    check_integer,
+    check_number,
+    check_path,
+    described,
+)
+from jaxtune.checkpoint import (
+    CheckpointDamagedError,
+    check_replaceable,
+    load_meta,
+    write_text,
+)
 from jaxtune.learner.history import Row
+from jaxtune.learner.monitoring import check_monitor, more_is_better
+from jaxtune.train import named_metrics
 
 
 class StopPhase(Exception):  # noqa: N818 - no error: a callback asked
@@ -29,13 +46,18 @@ class Callback:
     """Hears what a learner does; a subclass has the methods that it needs.
 
     Epochs and batches are numbered from 0 within their phase, phases from 1, as in the
-    table. A method may raise `StopPhase` or `StopTraining`.
+    table. A method may raise `StopPhase` or `StopTraining`. The same callback can be
+    given to several fits.
 
     Attributes:
         learner: Whose training it is; its `history` is the table so far.
         phase: Number of the phase under way, from 1, as in the history.
         frozen: Names of the groups that are frozen in it.
         rows: The phase's finished epochs.
+        affects_training: Whether it changes what the training comes to, by ending it
+            early for instance. If so, a run that is kept must be taken up with the same
+            callback; others, such as loggers, may come and go. Set it in a subclass
+            that does.
 
     References:
         Keras 3, callbacks/callback.py `Callback`.
@@ -45,10 +67,14 @@ class Callback:
     phase: int = 0
     frozen: tuple[str, ...] = ()
     rows: Sequence[Row] = ()
+    affects_training: bool = False
 
     def __repr__(self) -> str:
         """Returns what decides a run's numbers; here the class alone."""
         return type(self).__name__
+
+    def check(self) -> None:
+        """Raises what can't work, before anything is computed or written."""
 
     def on_train_begin(self) -> None:
         """Before the first phase of a call of `fit`, `fine_tune` and the like."""
@@ -86,7 +112,7 @@ class Callback:
 class CallbackList:
     """Tells several callbacks the same, in their order."""
 
-    def __init__(self, callbacks: Callback | Iterable | None, learner: Any):
+    def __init__(self, callbacks: Any, learner: Any):
         """Takes one callback, several or none, and whose training they hear of.
 
         Raises:
@@ -96,14 +122,21 @@ class CallbackList:
             callbacks = ()
         elif isinstance(callbacks, Callback):
             callbacks = (callbacks,)
+        elif isinstance(callbacks, str | Mapping) or not isinstance(
+            callbacks, Iterable
+        ):
+            raise _no_callback(callbacks)
         self.callbacks = tuple(callbacks)
         for callback in self.callbacks:
             if not isinstance(callback, Callback):
-                raise TypeError(
-                    "callbacks are instances of jaxtune.Callback; received "
-                    f"{callback!r}."
-                )
+                raise _no_callback(callback)
+        for callback in self.callbacks:
             callback.learner = learner
+
+    def check(self) -> None:
+        """Lets each of them refuse what can't work, see `Callback.check`."""
+        for callback in self.callbacks:
+            callback.check()
 
     def __bool__(self) -> bool:
         """Returns whether there are any."""
@@ -125,14 +158,46 @@ class CallbackList:
         """Returns what they are, as JSON."""
         return [repr(callback) for callback in self.callbacks]
 
+    def recipe(self) -> list[str]:
+        """Returns those of them that decide a run's numbers, as JSON."""
+        return [repr(each) for each in self.callbacks if each.affects_training]
+
+
+def _no_callback(value: Any) -> TypeError:
+    text = (
+        "callbacks are instances of jaxtune.Callback, one or a list of them; received "
+        f"{described(value)}."
+    )
+    if isinstance(value, type) and issubclass(value, Callback):
+        text += f" Write {value.__name__}(...) with brackets, which makes one."
+    elif isinstance(value, type) or not callable(value):
+        text += " A class of your own has Callback as its base."
+    else:
+        text += " A function is called by LambdaCallback(on_epoch_end=function)."
+    return TypeError(text)
+
+
+def decides(text: str) -> bool:
+    """Returns whether a callback, as `describe` gives it, decides a run's numbers.
+
+    For runs that were begun when all callbacks were part of a recipe; of classes that
+    are not jaxtune's own nothing is known, and they don't.
+    """
+    kind = text.partition("(")[0]
+    return kind in ("EarlyStopping", "ReduceLROnPlateau") or (
+        kind == "SaveBest" and "restore=True" in text
+    )
+
 
 class Monitor(Callback):
     """A callback that watches one figure of the table.
 
     Attributes:
         monitor: Name of the column.
-        mode: Whether less or more is better; "auto": more for what is called accuracy,
-            precision, recall, f1 or auc, else less.
+        mode: Whether less or more is better, "min" or "max". "auto": as the metric says
+            by its attribute `higher_is_better`, or as its name does where that is a
+            common one (losses and errors: less; accuracy, precision, recall, f1, auc
+            and the like: more). If neither does, training doesn't begin.
     """
 
     def __init__(self, monitor: str = "valid_loss", mode: str = "auto"):
@@ -141,13 +206,26 @@ class Monitor(Callback):
         Raises:
             ValueError: If the mode is unknown.
         """
+        if not isinstance(monitor, str):
+            raise TypeError(
+                f"monitor is the name of a column; received {described(monitor)}."
+            )
         if mode not in ("auto", "min", "max"):
             raise ValueError(f'mode is "auto", "min" or "max"; received {mode!r}.')
         self.monitor = monitor
         self.mode = mode
 
+    def check(self) -> None:
+        """Looks whether the column will be there, and which way of it is up.
+
+        Raises:
+            ValueError: If it won't, or the mode must be given.
+        """
+        check_monitor(self.monitor, self.learner.columns, type(self).__name__)
+        _ = self._sign
+
     def value(self, row: Row) -> float:
-        """Returns the figure of a row; NaN is as bad as can be.
+        """Returns the figure of a row, more being better; NaN is as bad as can be.
 
         Raises:
             ValueError: If there is no such column.
@@ -165,8 +243,17 @@ class Monitor(Callback):
     def _sign(self) -> float:
         if self.mode != "auto":
             return 1.0 if self.mode == "max" else -1.0
-        more = ("acc", "precision", "recall", "f1", "auc")
-        return 1.0 if any(word in self.monitor.lower() for word in more) else -1.0
+        metrics = getattr(self.learner, "metrics", ())
+        further = getattr(self.learner, "validate_also", ())
+        more = more_is_better(self.monitor, named_metrics(metrics), further)
+        if more is None:
+            raise ValueError(
+                f"{type(self).__name__} monitors {self.monitor!r}, of which it isn't "
+                f'known whether more or less is better. Write mode="max" or '
+                'mode="min"; or give the metric an attribute higher_is_better, True or '
+                "False."
+            )
+        return 1.0 if more else -1.0
 
     def __repr__(self) -> str:
         """Returns the class and its settings: the same in every process."""
@@ -190,12 +277,14 @@ class EarlyStopping(Monitor):
         `EarlyStopping`.
     """
 
+    affects_training = True
+
     def __init__(
         self,
         monitor: str = "valid_loss",
         *,
-        patience: int = 1,
-        min_delta: float = 0.0,
+        patience: Integer = 1,
+        min_delta: Number = 0.0,
         mode: str = "auto",
     ):
         """Takes what to watch and how long to wait.
@@ -203,17 +292,16 @@ class EarlyStopping(Monitor):
         Args:
             monitor: Name of a column of the table.
             patience: Epochs without improvement after which the phase ends, 1 or more.
-            min_delta: How much better is better.
+            min_delta: How much better is better, 0 or more.
             mode: See `Monitor`.
 
         Raises:
-            ValueError: If the patience is below 1.
+            TypeError: If an argument is of another type.
+            ValueError: If a number is out of its range.
         """
         super().__init__(monitor, mode)
-        if patience < 1:
-            raise ValueError(f"patience is 1 or more; received {patience}.")
-        self.patience = patience
-        self.min_delta = min_delta
+        self.patience = check_integer(patience, "patience", least=1)
+        self.min_delta = check_number(min_delta, "min_delta", least=0)
 
     def on_epoch_begin(self, epoch: int) -> None:
         """Ends the phase instead, if it is time."""
@@ -230,8 +318,127 @@ class EarlyStopping(Monitor):
             )
 
 
+class ReduceLROnPlateau(Monitor):
+    """Lowers the learning rates when a figure has not become better for some epochs.
+
+    All layer groups' rates are multiplied by `factor`, and the phase's schedule goes on
+    with the lowered ones: at constant rates they are steps down, in a cycle the rest of
+    the cycle is lower. Each phase begins with its own rates and is judged by itself.
+    The rates are numbers of the optimizer's state, so nothing is compiled again, and a
+    run that is taken up has them as they were.
+
+    References:
+        Keras 3, callbacks/reduce_lr_on_plateau.py, whose names and counting these are;
+        fastai 2.8.12, callback/tracker.py `ReduceLROnPlateau`, whose patience is the
+        default, and whose factor=10 is 0.1 here.
+    """
+
+    affects_training = True
+
+    def __init__(
+        self,
+        monitor: str = "valid_loss",
+        *,
+        factor: Number = 0.1,
+        patience: Integer = 1,
+        min_delta: Number = 0.0,
+        cooldown: Integer = 0,
+        min_lr: Number = 0.0,
+        mode: str = "auto",
+    ):
+        """Takes what to watch, how long to wait and what to multiply by.
+
+        Args:
+            monitor: Name of a column of the table.
+            factor: What the rates are multiplied by, between 0 and 1.
+            patience: Epochs without improvement before that, 1 or more.
+            min_delta: How much better is better, 0 or more.
+            cooldown: Epochs after it that are not counted.
+            min_lr: No group's peak rate becomes lower than this; one that is lower from
+                the beginning stays as it is.
+            mode: See `Monitor`.
+
+        Raises:
+            TypeError: If an argument is of another type.
+            ValueError: If a number is out of its range.
+        """
+        super().__init__(monitor, mode)
+        self.factor = check_number(
+            factor,
+            "factor",
+            above=0,
+            below=1,
+            meaning="what the rates are multiplied by (fastai divides by it)",
+        )
+        self.patience = check_integer(patience, "patience", least=1)
+        self.min_delta = check_number(min_delta, "min_delta", least=0)
+        self.cooldown = check_integer(cooldown, "cooldown", least=0)
+        self.min_lr = check_number(min_lr, "min_lr", least=0)
+        self._done = 0
+
+    def on_train_begin(self) -> None:
+        """Remembers which epochs were before this call."""
+        self._done = len(self.learner.history)
+
+    def on_epoch_begin(self, epoch: int) -> None:
+        """Sets the rates that the epochs before ask for."""
+        if not self.rows:
+            return
+        self._note(self.phase, self.rows)
+        before, now = (self._rates(rows) for rows in (self.rows[:-1], self.rows))
+        self.learner.set_rates(now)
+        if now != before and self.learner.verbose:
+            listed = ", ".join(f"{name} {rate:.3g}" for name, rate in now.items())
+            print(
+                f"{self.monitor} has not become better: peak rates are {listed} from "
+                f"epoch {epoch + 1} on",
+                flush=True,
+            )
+
+    def on_train_end(self) -> None:
+        """Tells the history, of a run that was taken up at its end too."""
+        rows = list(self.learner.history)[self._done :]
+        for phase in dict.fromkeys(row.phase for row in rows):
+            self._note(phase, [row for row in rows if row.phase == phase])
+
+    def _note(self, phase: int, rows: Sequence[Row]) -> None:
+        record = self.learner.history.phases[phase]
+        for epoch in range(1, len(rows) + 1):
+            rates = self._rates(rows[:epoch], phase)
+            if epoch < record.phase.epochs:
+                record.changes[epoch] = tuple(rates.values())
+
+    def _rates(self, rows: Sequence[Row], phase: int | None = None) -> dict[str, float]:
+        """Peak rates by group after some epochs of a phase."""
+        record = self.learner.history.phases[self.phase if phase is None else phase]
+        lowered = self.factor ** self._reductions(rows)
+        return {
+            group: max(rate * lowered, min(rate, self.min_lr))
+            for group, rate in zip(record.groups, record.phase.rates, strict=True)
+        }
+
+    def _reductions(self, rows: Sequence[Row]) -> int:
+        """How often the rates were lowered, counted as Keras counts."""
+        best, since, resting, count = -math.inf, 0, 0, 0
+        for row in rows:
+            value = self.value(row)
+            if resting:
+                resting, since = resting - 1, 0
+            if value > best + self.min_delta or best == -math.inf < value:
+                best, since = value, 0
+            elif not resting:
+                since += 1
+                if since >= self.patience:
+                    count, since, resting = count + 1, 0, self.cooldown
+        return count
+
+
 class SaveBest(Monitor):
     """Keeps the best network of all phases in a checkpoint.
+
+    What is at the path afterwards is the best of the learner's epochs that a `SaveBest`
+    with this path saw, over all fits. What another training left there is replaced. An
+    epoch whose figure is NaN is not kept.
 
     References:
         fastai 2.8.12, callback/tracker.py `SaveModelCallback`, which forgets the best
@@ -249,37 +456,98 @@ class SaveBest(Monitor):
         """Takes the folder and what to watch.
 
         Args:
-            path: Folder of the checkpoint; what is there is replaced.
+            path: Folder of the checkpoint. A checkpoint that is there is replaced, see
+                `Learner.save(overwrite=True)`; anything else is refused.
             monitor: Name of a column of the table.
             mode: See `Monitor`.
             restore: Whether the learner has the best values at the end, not the last.
+                If there are none to restore, it keeps the last, and a warning says so.
+
+        Raises:
+            TypeError: If an argument is of another type.
+            ValueError: If the mode is unknown.
         """
         super().__init__(monitor, mode)
-        self.path = os.fspath(path)
-        self.restore = restore
+        self.path = os.fspath(check_path(path, "path"))
+        self.restore = check_flag(restore, "restore")
+        self._offered: Row | None = None
+
+    @property
+    def affects_training(self) -> bool:
+        """Whether it gives the learner other values at the end."""
+        return self.restore
+
+    def __repr__(self) -> str:
+        """Returns the class and its settings, without the path: it decides nothing."""
+        return (
+            f"SaveBest(monitor={self.monitor!r}, mode={self.mode!r}, "
+            f"restore={self.restore!r})"
+        )
+
+    def check(self) -> None:
+        """Looks at the column, and whether the path may be written to.
+
+        Raises:
+            ValueError: See `Monitor.check`.
+            FileExistsError: If something else than a checkpoint is at the path.
+        """
+        super().check()
+        check_replaceable(self._target)
+
+    def on_epoch_begin(self, epoch: int) -> None:
+        """Saves the epoch before, if the process that trained it ended too early to."""
+        if self.rows:
+            self._offer(self.rows[-1])
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
         """Saves, if this epoch is the best of the learner's history."""
-        *before, now = self.learner.history
-        # Epochs from before `extend(validate_also=...)` don't have every column.
-        before = [row for row in before if self.monitor in row.as_dict()]
-        value = self.value(now)
-        if all(value > self.value(row) for row in before):
-            target = Path(self.path).expanduser().resolve()
-            fresh = target.with_name(f".{target.name}.new")
-            shutil.rmtree(fresh, ignore_errors=True)
-            aside = target.with_name(f".{target.name}.old")
-            shutil.rmtree(aside, ignore_errors=True)
-            self.learner.save(fresh)
-            if target.exists():
-                target.rename(aside)
-            fresh.rename(target)
-            shutil.rmtree(aside, ignore_errors=True)
+        self._offer(self.learner.history[-1])
 
     def on_train_end(self) -> None:
         """Gives the learner the best values, if asked to."""
-        if self.restore:
-            self.learner.restore_values(self.path)
+        if not self.restore:
+            return
+        if self._kept() is not None:
+            self.learner.restore_values(self._target)
+        else:
+            warnings.warn(
+                f"SaveBest has nothing to restore from {self.path}: {self.monitor} was "
+                "a number in no epoch that it saw. The learner keeps its last values.",
+                stacklevel=2,
+            )
+
+    @property
+    def _target(self) -> Path:
+        return Path(self.path).expanduser().resolve()
+
+    def _offer(self, row: Row) -> None:
+        if row is self._offered:
+            return
+        self._offered, value, kept = row, self.value(row), self._kept()
+        if value > (-math.inf if kept is None else kept):
+            best = {"monitor": self.monitor, **_identity(row, self.monitor)}
+            self.learner._save(self._target, overwrite=True, note={"best": best})
+
+    def _kept(self) -> float | None:
+        """The figure of what is at the path; None if that isn't of this training."""
+        try:
+            meta = load_meta(self._target)
+        except (FileNotFoundError, CheckpointDamagedError):
+            return None
+        best = meta.get("best") if isinstance(meta, dict) else None
+        if not isinstance(best, dict) or best.pop("monitor", None) != self.monitor:
+            return None
+        # Epochs from before `extend(validate_also=...)` don't have every column.
+        seen = [r for r in self.learner.history if self.monitor in r.as_dict()]
+        same = (row for row in seen if _identity(row, self.monitor) == best)
+        return next(map(self.value, same), None)
+
+
+def _identity(row: Row, monitor: str) -> dict[str, Any]:
+    """What tells a row from those of other trainings."""
+    figures = row.as_dict()
+    names = dict.fromkeys(("phase", "epoch", "train_loss", "valid_loss", monitor))
+    return {name: figures[name] for name in names}
 
 
 class CSVLogger(Callback):
@@ -292,8 +560,23 @@ class CSVLogger(Callback):
     """
 
     def __init__(self, path: str | os.PathLike = "history.csv"):
-        """Takes the file's name."""
-        self.path = os.fspath(path)
+        """Takes the file's name.
+
+        Raises:
+            TypeError: If it is no path.
+        """
+        self.path = os.fspath(check_path(path, "path"))
+
+    def check(self) -> None:
+        """Looks whether the file can be written.
+
+        Raises:
+            IsADirectoryError: If a folder is there.
+        """
+        if self._target().is_dir():
+            raise IsADirectoryError(
+                f"{type(self).__name__} writes a file, and {self.path} is a folder."
+            )
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
         """Writes the file."""
@@ -328,8 +611,11 @@ class LambdaCallback(Callback):
     def __init__(self, **functions: Callable):
         """Takes functions by the names of events: `on_epoch_end=print`.
 
+        They may raise `StopPhase` or `StopTraining`. In a run that is kept, write a
+        subclass of `Callback` with `affects_training = True` for that.
+
         Raises:
-            TypeError: If there is no such event.
+            TypeError: If there is no such event, or what is given is no function.
         """
         events = [name for name in vars(Callback) if name.startswith("on_")]
         for name, function in functions.items():
@@ -337,4 +623,4 @@ class LambdaCallback(Callback):
                 raise TypeError(
                     f"there is no event {name!r}; there are {', '.join(events)}."
                 )
-            setattr(self, name, function)
+            setattr(self, name, check_function(function, name, "a function"))

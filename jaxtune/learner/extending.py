@@ -119,7 +119,7 @@ class Extending:
             batch_sizes=(data.train_loader.batch_size, data.valid_loader.batch_size),
         )
         trainer.further = further
-        self.data, self._validate_also, self._last_run = data, dict(sources), None
+        self._data, self._validate_also, self._last_run = data, dict(sources), None
         line = f"{said_of_classes(before.classes, data.classes)} · " + (
             f"{said_of_freezing(trainer.frozen_groups)}, as it was · the optimizer "
             "begins anew"

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxtune.learner.devices import check_one_process
 from jaxtune.learner.history import History
+from jaxtune.learner.loop import NonFiniteLossError
 from jaxtune.learner.progress import describe_phase
 from jaxtune.learner.trainer import Trainer
 from jaxtune.train import LRFind, Phase, exponential, lr_sweep, suggest_rates
@@ -56,6 +57,7 @@ class Finder:
 
         Raises:
             ValueError: If a number is out of its range.
+            NonFiniteLossError: If the very first loss is no finite number.
             OutOfMemoryError: If a step does not fit into the device's memory.
             NotImplementedError: In one of several processes of `jax.distributed`.
 
@@ -78,6 +80,12 @@ class Finder:
         with trainer.programs.device_errors():
             step, state = trainer.begin(phase)
             losses = lr_sweep(_of_several(step), state, several, key, stop_div=stop_div)
+        if not np.isfinite(losses[0]):
+            raise NonFiniteLossError(
+                f"the first loss is {losses[0]}, before any rate was tried: the network"
+                " or the loss gives no finite numbers for the first training batch. "
+                "validate() says which of the two."
+            )
         labels = trainer.labels()
         names = set(jax.tree.leaves(labels))
         rates = start_lr * (end_lr / start_lr) ** (np.arange(len(losses)) / num_it)

@@ -4,6 +4,7 @@ A step that failed has used its own state up, and what it returned can't be read
 one rule of the file: what is gone back to was never given to a step.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -18,27 +19,50 @@ class GoodValues(NamedTuple):
     Attributes:
         values: Parameters and model state, trees of arrays.
         step: Steps done so far.
+        when: When the training had them, in words.
     """
 
     values: tuple[Any, Any]
     step: int
+    when: str = "at the beginning of this phase"
 
 
-def copy_of_values(state: TrainState, sharding: Sharding) -> GoodValues | None:
+def copy_of_values(
+    state: TrainState, sharding: Sharding, when: str = "at the beginning of this phase"
+) -> GoodValues | None:
     """Returns a copy of a state's values, those that are validated and kept.
 
     Args:
         state: Of a run; its arrays may be given up afterwards.
         sharding: Where the copy lies.
+        when: When the training had them, in words.
 
     Returns:
         None if the device has no memory for it: training goes on without.
     """
     try:
         copy = jax.device_put(averaged(state), sharding, may_alias=False)
-        return GoodValues(copy, int(state.step))
+        return GoodValues(copy, int(state.step), when)
     except (RuntimeError, ValueError):
         return None
+
+
+def has_diverged(loss: float, before: float) -> bool:
+    """Returns whether a validation loss says that the network is spoiled.
+
+    Four times the loss before is, as in the search for a learning rate.
+
+    Args:
+        loss: With the values in question; NaN says so too.
+        before: With good values. If this is no number, nothing can be said.
+
+    Example:
+        >>> has_diverged(float("nan"), 1.0), has_diverged(1.5, 1.0)
+        (True, False)
+    """
+    if not math.isfinite(before):
+        return False
+    return not loss <= before + 3.0 * abs(before)
 
 
 def is_readable(state: TrainState) -> bool:

@@ -59,9 +59,18 @@ class Row:
         """Returns the fields as plain JSON; `Row(**row.as_json())` is the row again."""
         return dataclasses.asdict(self)
 
-    def cells(self) -> list[str]:
-        """Returns the figures as text, one cell for each column."""
-        return [format_cell(name, value) for name, value in self.as_dict().items()]
+    def cells(self, columns: Iterable[str] | None = None) -> list[str]:
+        """Returns the figures as text, one cell for each column.
+
+        Args:
+            columns: Names of the columns, empty where the row has none; all of the
+                row's if None.
+        """
+        figures = self.as_dict()
+        return [
+            format_cell(name, figures[name]) if name in figures else ""
+            for name in (figures if columns is None else columns)
+        ]
 
 
 def format_cell(name: str, value: float) -> str:
@@ -90,6 +99,8 @@ class PhaseRecord:
         groups: Names of the layer groups, one for each of the phase's rates.
         frozen: Names of those in which nothing trains.
         steps_per_epoch: Batches in an epoch.
+        changes: Peak rates of each group from an epoch on, numbered from 0, where a
+            callback has changed them.
     """
 
     number: int
@@ -97,6 +108,7 @@ class PhaseRecord:
     groups: tuple[str, ...]
     frozen: tuple[str, ...]
     steps_per_epoch: int
+    changes: dict[int, tuple[float, ...]] = dataclasses.field(default_factory=dict)
 
     def learning_rates(self, epochs: int | None = None) -> dict[str, np.ndarray]:
         """Returns the learning rate of each group that trains, batch by batch.
@@ -105,11 +117,17 @@ class PhaseRecord:
             epochs: How many epochs of it, float32 (epochs * steps_per_epoch,) each; all
                 of the phase's if None.
         """
-        count = (self.phase.epochs if epochs is None else epochs) * self.steps_per_epoch
+        epochs = self.phase.epochs if epochs is None else epochs
+        count = epochs * self.steps_per_epoch
         multiples = np.asarray(_multiples(self.phase.schedule, np.arange(count)))
+        peaks, rates = self.phase.rates, []
+        for epoch in range(epochs):
+            peaks = self.changes.get(epoch, peaks)
+            rates.append(peaks)
+        each = np.repeat(np.asarray(rates, np.float32), self.steps_per_epoch, axis=0)
         return {
-            group: multiples * np.float32(rate)
-            for group, rate in zip(self.groups, self.phase.rates, strict=True)
+            group: multiples * each[:, place]
+            for place, group in enumerate(self.groups)
             if group not in self.frozen
         }
 

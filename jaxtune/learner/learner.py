@@ -10,9 +10,9 @@ from typing import Any
 from flax import nnx
 
 from jaxtune.data import Mixing
+from jaxtune.learner.assigning import Assignable
 from jaxtune.learner.extending import Extending
 from jaxtune.learner.finder import Finder
-from jaxtune.learner.further import matching_loaders
 from jaxtune.learner.gathering import plain_loader
 from jaxtune.learner.history import History
 from jaxtune.learner.inspection import Inspection
@@ -34,17 +34,15 @@ from jaxtune.train import (
 from jaxtune.transfer import Groups, default_groups, split_groups
 
 
-class Learner(Training, Finder, Storage, Inspection, Results, Extending):
+class Learner(Assignable, Training, Finder, Storage, Inspection, Results, Extending):
     """A network with its data, its layer groups and the phase it is in.
 
     Between two fits the modules hold the values: `learner.model` can be looked at,
     changed (`learner.model[0][0] = conv`), or used in plain Flax code. A fit takes the
     values from it and puts them back, also when it is interrupted.
 
-    Attributes:
-        data: Where batches come from.
-        history: Every epoch so far, over all phases.
-        seed: Decides dropout, augmentation and the head's initial values.
+    Between two fits data, metrics, loss and most other options can be assigned, see
+    `Assignable`.
 
     References:
         fastai 2.8.12, learner.py `Learner`; the names and defaults are its.
@@ -134,12 +132,7 @@ class Learner(Training, Finder, Storage, Inspection, Results, Extending):
         if split_on is not None:
             groups = split_groups(model, split_on)
         loss, metrics = fit_measures(loss, metrics, data, model)
-        self.data = data
-        self.verbose = verbose
-        self.lr, self.wd, self.moms = lr, wd, tuple(moms)
-        self.history = History()
-        self.network = network
-        self.seed = data.seed if seed is None else seed
+        self._data, self._history, self._network = data, History(), network
         programs = Programs(
             size=data.size,
             augmentation=data.augmentation,
@@ -153,7 +146,6 @@ class Learner(Training, Finder, Storage, Inspection, Results, Extending):
             std=std,
         )
         self._last_run = None
-        self._validate_also = dict(validate_also or {})
         self._trainer = Trainer(
             model,
             groups or default_groups(model),
@@ -166,8 +158,10 @@ class Learner(Training, Finder, Storage, Inspection, Results, Extending):
             programs=programs,
             batch_sizes=(data.train_loader.batch_size, data.valid_loader.batch_size),
         )
-        further = matching_loaders(self._validate_also, data, programs.metrics)
-        self._trainer.further = further
+        self.validate_also = validate_also
+        self.lr, self.wd, self.moms = lr, wd, moms
+        self.seed = data.seed if seed is None else seed
+        self.verbose = verbose
 
     # What is there.
 
@@ -175,11 +169,6 @@ class Learner(Training, Finder, Storage, Inspection, Results, Extending):
     def model(self) -> nnx.Module:
         """The network with its newest values: `model[0]` the body, `[1]` the head."""
         return self._trainer.module
-
-    @property
-    def norms(self) -> Norms:
-        """What the norm layers of frozen groups do."""
-        return self._trainer.norms
 
     @property
     def frozen_groups(self) -> tuple[str, ...]:

@@ -24,7 +24,10 @@ _LOOK_EVERY = 0.5
 
 
 class NonFiniteLossError(FloatingPointError):
-    """The loss or its gradient is no finite number; the last good values are kept."""
+    """The loss, its gradient or the network's outputs are no finite numbers.
+
+    The learner holds good values then; the message says which.
+    """
 
 
 @dataclasses.dataclass
@@ -116,10 +119,8 @@ def _check_finite(flags: list, position: Position) -> None:
             loss = float(position.losses[step - 1])
             raise NonFiniteLossError(
                 f"step {step} of epoch {position.epoch + 1} in phase {position.phase} "
-                f"came to no finite number (loss {loss}). It changed no parameter and "
-                "no statistic: the learner holds the last good values. Try a lower "
-                "learning rate or clip_norm=1.0, and look at that batch's photos and "
-                "labels."
+                f"came to no finite number (loss {loss}), and changed no parameter and "
+                "no statistic."
             )
 
 

@@ -5,13 +5,16 @@ running state does.
 """
 
 import contextlib
+import math
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from threading import Thread
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -48,8 +51,15 @@ from jaxtune.train import (
     still_statistics,
     training_view,
     with_precision,
+    with_rates,
 )
 from jaxtune.transfer import Groups, evaluating, group_labels
+
+#: What to do with a network whose values are none any more.
+SPOILED = (
+    "its values were spoiled, by too high a learning rate for instance. Load a "
+    "checkpoint, or make a new learner"
+)
 
 
 class PhasedNetwork:
@@ -59,6 +69,7 @@ class PhasedNetwork:
         groups: Layer groups, first to last: name to pattern or paths.
         norms: What the norm layers of frozen groups do.
         optimizer: Makes each group's optimizer.
+        clip_norm: Largest global norm of the gradients of what trains, or None.
         ema_decay: Decay of the values' moving average; None if there is none.
         gradient_accumulation_steps: Batches for one update.
         precision: What the network computes in.
@@ -115,7 +126,7 @@ class PhasedNetwork:
         self.phase = 0
         self._module = module
         self.optimizer = optimizer
-        self._clip_norm = clip_norm
+        self.clip_norm = clip_norm
         self.ema_decay = ema_decay
         self.gradient_accumulation_steps = gradient_accumulation_steps
         self.precision: ComputePrecision = precision
@@ -157,6 +168,44 @@ class PhasedNetwork:
         self._opt_state, self.snapshots = None, []
         self._rows, self._everywhere = data_sharding(*batch_sizes)
 
+    def take_data(self, *, programs: Programs, batch_sizes: tuple[int, ...]) -> None:
+        """Goes on with other batches; the optimizer keeps its moments.
+
+        Args:
+            programs: Makes and keeps the compiled steps for them.
+            batch_sizes: Rows of the batches that there will be.
+        """
+        self.programs = programs
+        self._rows, self._everywhere = data_sharding(*batch_sizes)
+
+    def take_optimizer(self, **options: Any) -> None:
+        """Goes on with another optimizer, which begins anew.
+
+        Args:
+            **options: Which of `optimizer`, `clip_norm` and
+                `gradient_accumulation_steps` is another.
+
+        Raises:
+            TypeError: If no optimizer can be made so.
+            ValueError: If a number is out of its range.
+        """
+        before = {name: getattr(self, name) for name in options}
+        vars(self).update(options)
+        phase = Phase(None, None, 1, (0.0,) * len(self.groups), constant(), 0.0)
+        try:
+            self._optimizer_for(self.labels(()), phase)
+        except Exception:
+            vars(self).update(before)
+            raise
+        self._opt_state = None
+        steps = self.gradient_accumulation_steps
+        self.programs = self.programs.changed("train", accumulation=steps)
+
+    @property
+    def is_training(self) -> bool:
+        """Whether a phase is under way."""
+        return self._running is not None
+
     def freeze_to(self, boundary: int | str) -> None:
         """Freezes the groups before one; see `Learner.freeze_to`."""
         self.boundary = boundary_index(boundary, self.groups)
@@ -174,6 +223,19 @@ class PhasedNetwork:
             norms=self.norms,
             norm_params=norm_paths(self._module),
         )
+
+    @in_float32
+    def set_rates(self, rates: Mapping[str, float]) -> None:
+        """Changes the peak rates of the phase under way; see `Learner.set_rates`."""
+        if self._running is None:
+            raise RuntimeError(
+                "rates are set while a phase trains, by a callback. Between two fits, "
+                "give them to the next one: fit(1, lr=...)."
+            )
+        state = self._running.state
+        changed = with_rates(state.opt_state, rates)
+        changed = jax.device_put(changed, self._everywhere)
+        self._running.state = state.replace(opt_state=changed)
 
     @property
     def mark(self) -> tuple:
@@ -234,7 +296,7 @@ class PhasedNetwork:
             "groups": describe_groups(self.groups),
             "norms": self.norms,
             "optimizer": name_of(self.optimizer),
-            "clip_norm": self._clip_norm,
+            "clip_norm": self.clip_norm,
             **({} if self.ema_decay is None else {"ema_decay": self.ema_decay}),
             **({} if steps == 1 else {"gradient_accumulation_steps": steps}),
             **({} if self.precision == "float32" else {"precision": self.precision}),
@@ -242,15 +304,42 @@ class PhasedNetwork:
         }
 
     def validate(self, loader) -> dict[str, float]:
-        """Returns the mean loss and metrics over every photo of a loader."""
+        """Returns the mean loss and metrics over every photo of a loader.
+
+        Warns if the loss is no finite number, and says whether the network is why.
+        """
         with self.programs.device_errors():
-            return evaluate(
-                *self.values(),
-                loader.batches(),
-                eval_step=self.programs.eval_step(self.eval_graphdef()),
-                place=self.place,
-                metrics=self.programs.metrics,
-            )
+            values = self.values()
+            figures = self.evaluate(loader, values)
+            if not math.isfinite(figures["loss"]):
+                if self.outputs_are_finite(values, loader):
+                    why = "the network's outputs are finite; look at loss and labels"
+                else:
+                    why = f"the network's outputs are no finite numbers; {SPOILED}"
+                warnings.warn(
+                    f"the validation loss is {figures['loss']}: {why}.", stacklevel=3
+                )
+        return figures
+
+    def evaluate(self, loader, values: tuple[nnx.State, nnx.State]) -> dict[str, float]:
+        """Returns loss and metrics of some values, placed on every device."""
+        return evaluate(
+            *values,
+            loader.batches(),
+            eval_step=self.programs.eval_step(self.eval_graphdef()),
+            place=self.place,
+            metrics=self.programs.metrics,
+        )
+
+    def outputs_are_finite(self, values: tuple[Any, Any], loader) -> bool:
+        """Returns whether the network gives finite numbers for every photo."""
+        step = self.programs.answer_step(self.eval_graphdef())
+        for batch in loader.batches():
+            outputs, _ = step(*values, self.place(batch)["image"])
+            real = np.asarray(batch.get("mask", np.ones(len(outputs), bool)))
+            if not np.isfinite(np.asarray(outputs)[real]).all():
+                return False
+        return True
 
     def predict_step(self) -> Callable:
         """Returns uint8 images (b, h, w, 3) -> probabilities (b, c)."""
@@ -266,7 +355,7 @@ class PhasedNetwork:
             optimizer=self.optimizer,
             weight_decay=phase.weight_decay,
             no_decay=no_decay_paths(self._module),
-            clip_norm=self._clip_norm,
+            clip_norm=self.clip_norm,
             gradient_accumulation_steps=self.gradient_accumulation_steps,
         )
 

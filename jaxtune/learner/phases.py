@@ -5,14 +5,16 @@ is decided on the way.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
 
 from jaxtune.checkpoint import RunFolder, checkpoint_numbers, environment
-from jaxtune.learner.callbacks import Callback, CallbackList
+from jaxtune.learner.callbacks import CallbackList, decides
 from jaxtune.learner.devices import check_one_process
 from jaxtune.learner.history import History
 from jaxtune.learner.predictor import describe
@@ -27,7 +29,8 @@ from jaxtune.train import (
     resolve_rates,
 )
 
-Callbacks = Callback | Iterable | None
+#: A `Callback`, several or None; anything else is refused in words, see `CallbackList`.
+Callbacks = Any
 
 
 class _LastRun(NamedTuple):
@@ -36,6 +39,19 @@ class _LastRun(NamedTuple):
     path: Path
     before: dict
     mark: tuple
+
+
+def _upgraded(recipe: dict) -> dict:
+    """A recipe in today's form, of a run that was begun when it had more in it."""
+    if "format" in recipe:
+        return recipe
+    callbacks = [
+        re.sub(r"path='[^']*', ?|, path='[^']*'", "", text)
+        for text in recipe.get("callbacks", ())
+        if decides(text)
+    ]
+    kept = {name: value for name, value in recipe.items() if name != "metrics"}
+    return {"format": 2, **kept, "callbacks": callbacks}
 
 
 class PhaseTraining(Thresholded):
@@ -58,9 +74,29 @@ class PhaseTraining(Thresholded):
     _last_run: _LastRun | None
 
     @property
-    def groups(self) -> dict:
+    def groups(self) -> Mapping:
         """Layer groups, first to last: name to pattern or paths."""
-        return self._trainer.groups
+        return MappingProxyType(self._trainer.groups)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that the table of the next fit will have."""
+        return tuple(self._trainer.columns)
+
+    def set_rates(self, rates: Mapping[str, float]) -> None:
+        """Changes the peak learning rates of the phase under way; nothing is compiled.
+
+        For callbacks, at the beginning of an epoch. The phase's schedule goes on with
+        these rates, until they are set again or the phase ends.
+
+        Args:
+            rates: Of each layer group, by name.
+
+        Raises:
+            RuntimeError: If nothing trains.
+            ValueError: If a group that trains has no rate.
+        """
+        self._trainer.set_rates(rates)
 
     def fit_phases(
         self,
@@ -97,20 +133,30 @@ class PhaseTraining(Thresholded):
     ) -> History:
         check_one_process()
         events = CallbackList(callbacks, self)
+        events.check()
         if run is None:
             return self._collect(phases, None, events)
         path = Path(run).expanduser().resolve()
         before = self._before(path)
         recipe = {
+            "format": 2,
             "phases": [phase.as_dict() for phase in phases],
             "data": describe_data(self.data),
             "network": self.network,
             "seed": self.seed,
-            "callbacks": events.describe(),
+            "callbacks": events.recipe(),
             **self._trainer.describe(),
             **before,
         }
-        folder = RunFolder(path, recipe, made_with=environment(), save_every=save_every)
+        # Metrics look on, too: other ones are other columns, and no other network.
+        recipe.pop("metrics", None)
+        folder = RunFolder(
+            path,
+            recipe,
+            made_with=environment(),
+            save_every=save_every,
+            upgrade=_upgraded,
+        )
         session = Session(
             folder,
             phases,

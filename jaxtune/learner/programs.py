@@ -43,6 +43,8 @@ class Programs:
         loss: (logits, label) -> a value for each row.
         objective: What is minimised instead of the loss, or None.
         metrics: By name, functions of the same form or epoch metrics.
+        mixing: `MixUp` or `CutMix` of training batches, or None.
+        accumulation: Batches for one update, for what is said where memory is short.
         mean: Of each channel, for images in 0..1, or None.
         std: Of each channel, or None.
         newest: What the program that was called last needs of the device's memory; None
@@ -82,8 +84,8 @@ class Programs:
         """
         self.metrics = dict(metrics)
         self._activation = activation
-        self._mixing = mixing
-        self._accumulation = gradient_accumulation_steps
+        self.mixing = mixing
+        self.accumulation = gradient_accumulation_steps
         self._size = size
         self._augmentation = augmentation
         self.loss, self.objective = loss, objective
@@ -122,6 +124,26 @@ class Programs:
         other._steps, other._halves = dict(self._steps), dict(self._halves)
         return other
 
+    def fit_data(self, data: Any) -> bool:
+        """Returns whether these programs do for some data, batch size aside."""
+        return (data.size, data.augmentation) == (self._size, self._augmentation)
+
+    def changed(self, *programs: str, **attributes: Any) -> "Programs":
+        """Returns programs with other attributes; those named are compiled anew.
+
+        Args:
+            *programs: Those in which the attributes have a part: "train", "eval",
+                "answer", "loss" and so on. The others are kept.
+            **attributes: `loss`, `metrics`, `mixing` or `accumulation`.
+        """
+        other = copy.copy(self)
+        vars(other).update(attributes)
+        other._steps = {
+            key: step for key, step in self._steps.items() if key[0] not in programs
+        }
+        other._halves = dict(self._halves)
+        return other
+
     @property
     def count(self) -> int:
         """Number of programs compiled so far."""
@@ -131,7 +153,7 @@ class Programs:
         """Returns what of the programs, augmentation aside, decides a run's numbers."""
         return {
             "loss": name_of(self.loss),
-            "mixing": None if self._mixing is None else repr(self._mixing),
+            "mixing": None if self.mixing is None else repr(self.mixing),
             "metrics": [name_of(metric) for metric in self.metrics.values()],
             "mean": None if self.mean is None else [float(x) for x in self.mean],
             "std": None if self.std is None else [float(x) for x in self.std],
@@ -157,7 +179,7 @@ class Programs:
                 objective=self.objective,
                 labels=labels,
                 prepare=self._augmented,
-                mixing=self._mixing,
+                mixing=self.mixing,
             ),
             "a train step",
             batch=1,
@@ -264,7 +286,7 @@ class Programs:
                 task,
                 batch,
                 note=self._note,
-                accumulation=self._accumulation if donate else None,
+                accumulation=self.accumulation if donate else None,
             )
         return self._steps[key]
 
@@ -293,6 +315,9 @@ class _Compared:
 
     def __init__(self, parts: tuple):
         self.parts = parts
+
+    def __getitem__(self, index: int) -> Any:
+        return self.parts[index]
 
     def __hash__(self) -> int:
         return hash(self.parts[0])

@@ -87,11 +87,12 @@ class Reporter:
 
     def add(self, row: Row) -> None:
         """Adds a finished epoch to the table."""
-        self._rows.append(row.cells())
+        cells = row.cells(self._columns)
+        self._rows.append(cells)
         if self._live is not None:
             self._live.update(self._table(), refresh=True)
         else:
-            self._line(row.cells())
+            self._line(cells)
 
     def _line(self, cells: Sequence[str]) -> None:
         padded = [c.rjust(w) for c, w in zip(cells, self._widths, strict=True)]

@@ -6,7 +6,9 @@ The one rule of the file: what loading did is said, and nothing is loaded by hal
 import copy
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import jax
@@ -59,14 +61,26 @@ class Storage(Thresholded):
             FileExistsError: If there is something at the path already; with
                 `overwrite`, if that is not a checkpoint.
         """
+        return self._save(path, with_opt=with_opt, overwrite=overwrite)
+
+    def _save(
+        self,
+        path: str | os.PathLike,
+        *,
+        with_opt: bool = True,
+        overwrite: bool = False,
+        note: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Path:
+        """As `save`; what is in the note stands in the description, too."""
         trainer = self._trainer
         _, params, model_state = split_module(trainer.module)
+        place = trainer.place_in_training()
         return save_checkpoint(
             path,
             params=params,
             model_state=model_state,
             opt_state=trainer.opt_state if with_opt else None,
-            meta={**self._meta(), "learner": trainer.place_in_training()},
+            meta={**self._meta(), "learner": place, **note},
             overwrite=overwrite,
         )
 

@@ -5,6 +5,7 @@ run.
 """
 
 import copy
+import math
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from threading import Thread
@@ -16,11 +17,17 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxtune.learner.callbacks import CallbackList, StopPhase, StopTraining
-from jaxtune.learner.further import describe_further, further_columns
-from jaxtune.learner.good_values import GoodValues, copy_of_values, is_readable
+from jaxtune.learner.further import describe_further
+from jaxtune.learner.good_values import (
+    GoodValues,
+    copy_of_values,
+    has_diverged,
+    is_readable,
+)
 from jaxtune.learner.history import Row
-from jaxtune.learner.loop import Running, run_epochs
-from jaxtune.learner.network import PhasedNetwork
+from jaxtune.learner.loop import NonFiniteLossError, Running, run_epochs
+from jaxtune.learner.monitoring import table_columns
+from jaxtune.learner.network import SPOILED, PhasedNetwork
 from jaxtune.learner.position import Position
 from jaxtune.learner.progress import Reporter, describe_phase
 from jaxtune.learner.session import Session
@@ -40,6 +47,11 @@ class Trainer(PhasedNetwork):
 
     further: Mapping[str, Any] = MappingProxyType({})
     step_losses: Sequence[float] = ()
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the table's columns."""
+        return table_columns(self.programs.metrics, self.further)
 
     def describe(self) -> dict[str, Any]:
         """Returns what of the training, values aside, decides a run's numbers."""
@@ -71,6 +83,8 @@ class Trainer(PhasedNetwork):
         Raises:
             ValueError: If a phase has too few batches for one update, or a batch has
                 too few rows for a batch norm.
+            NonFiniteLossError: If a step, or validation, came to no finite number. The
+                module holds the newest values that are good, see the message.
             OutOfMemoryError: If a step does not fit into the device's memory; the
                 module holds the values of the newest whole epoch then.
             RunStopped: If the process was asked to end; the run is saved then.
@@ -132,7 +146,8 @@ class Trainer(PhasedNetwork):
             train_step, state = self.begin(phase)
         if restore and session is not None and session.checkpoint is not None:
             state = jax.device_put(session.restore(state), self._everywhere)
-            good = copy_of_values(state, self._everywhere) or good
+            when = "that the run was taken up with"
+            good = copy_of_values(state, self._everywhere, when) or good
             if position.phase > 1:
                 # What the phase began with, in another process, is not known.
                 values = jax.tree.map(jnp.copy, averaged(state))
@@ -155,6 +170,7 @@ class Trainer(PhasedNetwork):
             if session is not None:
                 session.after_step(running)
 
+        spoiled = False
         compiling: list[Thread] = []
 
         def step_and_foresee(state, batch, key):
@@ -185,13 +201,18 @@ class Trainer(PhasedNetwork):
                     before_epoch=begin_epoch,
                     after_step=after_step,
                 ):
-                    good = copy_of_values(running.state, self._everywhere) or good
+                    self._check_row(row, running.state, data.valid_loader)
+                    when = f"after epoch {row.epoch} of this phase"
+                    good = copy_of_values(running.state, self._everywhere, when) or good
                     if session is not None:
                         session.save(running)
                     self.step_losses = position.take_losses()
                     yield row
                     self.step_losses = ()
                     events.tell("on_epoch_end", row.epoch - 1, row.as_dict())
+        except NonFiniteLossError as error:
+            spoiled, said = self._judge(running.state, good, data.valid_loader)
+            raise NonFiniteLossError(f"{error} {said}") from None
         except StopRequested as request:
             stopped = session.stopped(running, request)
             if request.signal == signal.SIGINT:
@@ -210,12 +231,55 @@ class Trainer(PhasedNetwork):
             for thread in compiling:
                 thread.join()
             self._running = None
-            self._settle(running.state, good)
+            self._settle(running.state, good, spoiled=spoiled)
         events.tell("on_phase_end", self.phase)
 
-    def _settle(self, state: TrainState, good: GoodValues) -> None:
+    def _check_row(self, row: Row, state: TrainState, loader) -> None:
+        """Raises if a validation loss is no number because the outputs are none."""
+        if math.isfinite(row.valid_loss):
+            return
+        if not self.outputs_are_finite(averaged(state), loader):
+            raise NonFiniteLossError(
+                f"after epoch {row.epoch} of phase {row.phase} the network's outputs "
+                f"for the validation photos are no finite numbers (valid_loss "
+                f"{row.valid_loss})."
+            )
+
+    def _judge(self, state: TrainState, good: GoodValues, loader) -> tuple[bool, str]:
+        """Whether to go back after a step that came to no number, and why, in words."""
+        back = (
+            "The steps before had spoiled the network already, so the learner went "
+            f"back to the values {good.when}. Try a lower learning rate or "
+            "clip_norm=1.0."
+        )
+        if not is_readable(state):
+            return True, back
+        try:
+            # On every device, as validation has them.
+            now, before = jax.device_put(
+                (averaged(state), good.values), self._everywhere
+            )
+            loss = self.evaluate(loader, before)["loss"]
+            if has_diverged(self.evaluate(loader, now)["loss"], loss):
+                return True, back
+            if not math.isfinite(loss) and not self.outputs_are_finite(before, loader):
+                return False, (
+                    f"The network gave no finite numbers {good.when} either: {SPOILED}."
+                )
+        except (RuntimeError, ValueError):
+            # What can't be measured, for want of memory or photos, is left as it is.
+            pass
+        return False, (
+            "The learner holds the last good values, those before that step. Look at "
+            "that batch's photos and labels and at the loss; try a lower learning rate "
+            "or clip_norm=1.0."
+        )
+
+    def _settle(
+        self, state: TrainState, good: GoodValues, *, spoiled: bool = False
+    ) -> None:
         """Puts what a run came to into the module."""
-        if is_readable(state):
+        if not spoiled and is_readable(state):
             self._sync(state)
             self._opt_state, self._step = state.opt_state, int(state.step)
         else:
@@ -243,12 +307,7 @@ class Trainer(PhasedNetwork):
             self._module,
             self.frozen_groups,
         )
-        columns = ["phase", "epoch", "train_loss", "valid_loss"]
-        columns += self.programs.metrics
-        for name in self.further:
-            columns += further_columns(name, self.programs.metrics)
-        columns += ["images/s", "time"]
-        return Reporter(start_line, columns, verbose=verbose)
+        return Reporter(start_line, self.columns, verbose=verbose)
 
 
 def _finished(position: Position, phase: int, reporter: Reporter) -> Iterator[Row]:

@@ -79,6 +79,7 @@ from jaxtune.train.optimizer import group_states as group_states
 from jaxtune.train.optimizer import has_updated as has_updated
 from jaxtune.train.optimizer import restart_schedule as restart_schedule
 from jaxtune.train.optimizer import sgd as sgd
+from jaxtune.train.optimizer import with_rates as with_rates
 from jaxtune.train.phases import Phase as Phase
 from jaxtune.train.phases import check_epochs as check_epochs
 from jaxtune.train.phases import fine_tune_phases as fine_tune_phases

@@ -102,7 +102,8 @@ def lr_sweep(
         state: Its optimizer's schedule decides the rates; see `exponential`.
         batches: One for each step.
         key: Of all of them.
-        stop_div: Whether to stop when the loss is four times the best so far.
+        stop_div: Whether to stop when the loss is four times the best so far, or no
+            finite number.
 
     Returns:
         Losses, float64 (n,), debiased means with a memory of 0.98.
@@ -118,7 +119,7 @@ def lr_sweep(
         mean = _SMOOTHING * mean + (1 - _SMOOTHING) * loss
         losses.append(mean / (1 - _SMOOTHING**number))
         best = min(best, losses[-1])
-        if stop_div and losses[-1] > _DIVERGED * best:
+        if stop_div and not losses[-1] <= _DIVERGED * best:
             break
     return np.asarray(losses)
 

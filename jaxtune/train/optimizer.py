@@ -314,6 +314,33 @@ def group_states(opt_state: optax.OptState) -> dict[str, GroupState]:
     return found
 
 
+def with_rates(
+    opt_state: optax.OptState, rates: Mapping[str, Number]
+) -> optax.OptState:
+    """Returns `group_optimizer`'s state with other peak learning rates.
+
+    Args:
+        opt_state: The state; all else in it stays.
+        rates: By group; groups that don't train are ignored.
+
+    Raises:
+        ValueError: If a group that trains has no rate.
+    """
+    missing = sorted(set(group_states(opt_state)) - set(rates))
+    if missing:
+        raise ValueError(f"no learning rate for the group(s) {', '.join(missing)}.")
+
+    def changed(path, leaf):
+        if not isinstance(leaf, GroupState):
+            return leaf
+        name = next(k.key for k in reversed(path) if hasattr(k, "key"))
+        return leaf._replace(rate=jnp.asarray(rates[name], leaf.rate.dtype))
+
+    return jax.tree_util.tree_map_with_path(
+        changed, opt_state, is_leaf=lambda leaf: isinstance(leaf, GroupState)
+    )
+
+
 def restart_schedule(
     opt_state: optax.OptState, fresh: optax.OptState
 ) -> optax.OptState:

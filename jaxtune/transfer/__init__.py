@@ -21,6 +21,7 @@ from jaxtune.transfer.head import Denormalize as Denormalize
 from jaxtune.transfer.head import SigmoidRange as SigmoidRange
 from jaxtune.transfer.head import create_head as create_head
 from jaxtune.transfer.head import denormalizing as denormalizing
+from jaxtune.transfer.running import check_runs as check_runs
 from jaxtune.transfer.running import evaluating as evaluating
 from jaxtune.transfer.running import listen as listen
 from jaxtune.transfer.running import output_shape as output_shape

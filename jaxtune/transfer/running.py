@@ -44,9 +44,33 @@ def output_shape(module: nnx.Module, *, in_channels: int = 3) -> tuple[int, ...]
     ) from cause
 
 
-def _shape_at(module, in_channels: int, size: int) -> tuple[int, ...]:
+def check_runs(
+    module: nnx.Module, *, size: tuple[int, int], in_channels: int = 3
+) -> None:
+    """Raises unless a network runs on images of a size; nothing is computed.
+
+    Args:
+        module: The network.
+        size: Height and width, in pixels.
+        in_channels: Channels of the images.
+
+    Raises:
+        ValueError: If it doesn't; the network's own error is the cause.
+    """
+    try:
+        _shape_at(module, in_channels, size)
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise ValueError(
+            f"the network does not run on images of {size[0]} x {size[1]} px: {error}"
+        ) from error
+
+
+def _shape_at(
+    module: nnx.Module, in_channels: int, size: int | tuple[int, int]
+) -> tuple[int, ...]:
     graphdef, state = nnx.split(evaluating(module))
-    images = jax.ShapeDtypeStruct((1, size, size, in_channels), jnp.float32)
+    height, width = (size, size) if isinstance(size, int) else size
+    images = jax.ShapeDtypeStruct((1, height, width, in_channels), jnp.float32)
     return jax.eval_shape(
         lambda state, x: call_module(nnx.merge(graphdef, state), x), state, images
     ).shape

@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -177,3 +179,34 @@ def test_a_damaged_meta(path):
     (path / "meta" / "data.json").write_text('{"a": [1')
     with pytest.raises(CheckpointDamagedError, match="can't be read"):
         load_meta(path)
+
+
+NOISE = """
+import sys
+import numpy as np
+from jaxtune.checkpoint import CheckpointDamagedError, load_checkpoint, save_checkpoint
+
+rng = np.random.default_rng(0)
+params = {f"a{i}": rng.normal(size=(50, 500)).astype("float32") for i in range(40)}
+path = save_checkpoint(sys.argv[1], params=params, model_state={}, meta={})
+file = max((path / "state").rglob("d/*"), key=lambda file: file.stat().st_size)
+whole = file.read_bytes()
+hook = sys.excepthook
+for damaged in (whole[:1000], None):
+    if damaged is None:
+        (path / "state" / "_METADATA").write_text("{")
+    else:
+        file.write_bytes(damaged)
+    try:
+        load_checkpoint(path, params=params, model_state={})
+    except CheckpointDamagedError as error:
+        print(error)
+assert sys.excepthook is hook
+"""
+
+
+def test_of_a_damaged_checkpoint_nothing_is_said_but_the_error(tmp_path):
+    command = [sys.executable, "-c", NOISE, tmp_path / "run"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.count("Use another checkpoint.") == 2
+    assert done.stderr == ""

@@ -2,14 +2,17 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import types
 
+import numpy as np
 import pytest
 import runs
 from photos import make_photos
 
-from jaxtune.checkpoint import load_meta
+from jaxtune import accuracy, error_rate, group_states
+from jaxtune.checkpoint import load_meta, save_checkpoint
 from jaxtune.learner import Row
 from jaxtune.learner.callbacks import (
     Callback,
@@ -19,6 +22,7 @@ from jaxtune.learner.callbacks import (
     JSONLogger,
     LambdaCallback,
     Monitor,
+    ReduceLROnPlateau,
     SaveBest,
     StopPhase,
     StopTraining,
@@ -205,21 +209,220 @@ def test_the_best_of_all_phases_is_kept_and_given_back(root, tmp_path):
     assert os.listdir(tmp_path) == ["best"]
 
 
+def quiet(root):
+    return runs.make_learner(root, verbose=False)
+
+
+def test_best_over_any_sequence_of_fits(root, tmp_path):
+    """Each fit that spoils the network ends with the best that its path has seen."""
+    model, path = quiet(root), tmp_path / "best"
+    best = SaveBest(path, restore=True)
+    model.fit(1, 1e-2, callbacks=best)
+    first = runs.bits(model)
+    for again in (best, SaveBest(path, restore=True)):
+        model.fit(1, 100.0, callbacks=again)
+        assert runs.bits(model) == first
+    # Another path, or one whose folder is gone, has not seen those epochs.
+    for other in (SaveBest(tmp_path / "other", restore=True), best):
+        shutil.rmtree(path, ignore_errors=True)
+        model.fit(1, 1.0, callbacks=other)
+        assert load_meta(other.path)["best"]["phase"] == model.history[-1].phase
+    # What another training left there is no measure.
+    assert load_meta(path)["best"]["valid_loss"] > 0
+    another = quiet(root)
+    another.fit(1, 1e-3, callbacks=best)
+    assert load_meta(path)["best"]["valid_loss"] == another.history[0].valid_loss
+    assert sorted(os.listdir(tmp_path)) == ["best", "other"]
+
+
+def nothing(logits, label):
+    return logits[:, 0] * float("nan")
+
+
+def test_where_there_is_no_best_the_last_is_kept_and_said(root, tmp_path):
+    model = quiet(root)
+    model.metrics = nothing
+    best = SaveBest(tmp_path / "best", "nothing", mode="min", restore=True)
+    with pytest.warns(UserWarning, match="nothing to restore from .*best: nothing was"):
+        model.fit(1, 1e-2, callbacks=best)
+    assert not (tmp_path / "best").exists() and len(model.history) == 1
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused_before_training(root, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "mine.png").write_text("mine")
+    model = quiet(root)
+    with pytest.raises(FileExistsError, match="not a checkpoint"):
+        model.fit(1, callbacks=SaveBest(tmp_path / "photos"))
+    with pytest.raises(NotADirectoryError, match=r"mine.png is a file"):
+        model.fit(1, callbacks=SaveBest(tmp_path / "photos" / "mine.png" / "best"))
+    with pytest.raises(IsADirectoryError, match="CSVLogger writes a file"):
+        model.fit(1, callbacks=CSVLogger(tmp_path / "photos"))
+    assert not model.history
+
+
+def test_an_epoch_whose_end_a_killed_process_did_not_tell_is_saved(root, tmp_path):
+    """The run's checkpoint was whole, and the process died before `SaveBest` heard."""
+    run, path, seen = tmp_path / "run", tmp_path / "best", []
+    for number in range(2):
+        model, best = quiet(root), SaveBest(path)
+        if number == 0:
+            best.on_epoch_end = lambda epoch, logs: (_ for _ in ()).throw(OSError())
+            with pytest.raises(OSError):
+                model.fit(2, 1e-2, run=run, callbacks=best)
+            assert not path.exists()
+        else:
+            note = LambdaCallback(
+                on_epoch_begin=lambda epoch: seen.append(load_meta(path)["best"])
+            )
+            model.fit(2, 1e-2, run=run, callbacks=[best, note])
+            assert seen[0]["epoch"] == 1 and len(model.history) == 2
+
+
 def test_epochs_without_the_column_are_not_compared(tmp_path):
     saved = []
 
-    def save(path):
-        path.mkdir()
-        saved.append(path)
+    def save(path, *, overwrite, note):
+        save_checkpoint(
+            path, params={"w": np.ones(1)}, model_state={}, meta=note, overwrite=True
+        )
+        saved.append(note["best"]["old_valid_loss"])
 
     rows = [row(1.0)]
     best = SaveBest(tmp_path / "best", monitor="old_valid_loss")
-    best.learner = types.SimpleNamespace(history=rows, save=save)
+    best.learner = types.SimpleNamespace(history=rows, _save=save)
     with pytest.raises(ValueError, match="no column 'old_valid_loss'"):
         best.on_epoch_end(0, {})
     rows.append(dataclasses.replace(row(1.0), metrics={"old_valid_loss": 2.0}))
     best.on_epoch_end(1, {})
-    assert len(saved) == 1
+    rows.append(dataclasses.replace(rows[-1], metrics={"old_valid_loss": 3.0}))
+    best.on_epoch_end(2, {})
+    rows.append(dataclasses.replace(rows[-1], metrics={"old_valid_loss": 1.0}))
+    best.on_epoch_end(3, {})
+    assert saved == [2.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("losses", "options", "reductions"),
+    [
+        ([1.0], {}, 0),
+        ([1.0, 1.0], {}, 1),
+        ([1.0, 1.0, 1.0], {}, 2),
+        ([1.0, 1.0, 1.0], {"patience": 2}, 1),
+        ([1.0, 1.1, 0.9, 1.0, 1.0], {"patience": 2}, 1),
+        ([1.0, 1.0, 1.0], {"cooldown": 2}, 1),
+        ([1.0, 1.0, 1.0, 1.0, 1.0], {"cooldown": 2}, 2),
+        ([1.0, 0.95, 0.9], {"min_delta": 0.1}, 2),
+        ([float("nan"), 1.0], {}, 1),
+    ],
+)
+def test_how_often_rates_are_lowered(losses, options, reductions):
+    callback = ReduceLROnPlateau(**options)
+    assert callback._reductions([row(loss) for loss in losses]) == reductions
+
+
+def test_rates_are_lowered_in_every_group_along_the_schedule(root, capsys):
+    model = runs.make_learner(root)
+    model.unfreeze()
+    callback = ReduceLROnPlateau(factor=0.5, min_delta=100.0, min_lr=3e-4)
+    seen = []
+
+    def look(batch, logs):
+        if batch == 11:
+            states = group_states(model._trainer._running.state.opt_state)
+            seen.append([float(states[name].rate) for name in ("body", "head")])
+
+    watch = LambdaCallback(on_train_batch_end=look)
+    model.fit_one_cycle(4, slice(1e-4, 1e-3), callbacks=[callback, watch])
+    # A group that was below min_lr from the beginning stays as it is.
+    expected = [[1e-4, 1e-3], [1e-4, 1e-3], [1e-4, 5e-4], [1e-4, 3e-4]]
+    np.testing.assert_allclose(seen, expected, rtol=1e-6)
+    assert "body 0.0001, head 0.0005 from epoch 3 on" in capsys.readouterr().out
+    shown = model.history.phases[1].learning_rates()["head"]
+    schedule = model.history.phases[1].phase.schedule
+    multiple = np.asarray([schedule(step)[0] for step in range(48)])
+    peaks = np.repeat([1e-3, 1e-3, 5e-4, 3e-4], 12)
+    np.testing.assert_allclose(shown, multiple * peaks, rtol=1e-5)
+    # Nothing was compiled for it; the next fit begins with its own rates.
+    assert model.num_programs == 2
+    model.verbose = False
+    model.fit(1, 1e-3, callbacks=[callback, watch])
+    assert seen[-1] == pytest.approx([1e-3, 1e-3])
+    with pytest.raises(RuntimeError, match=r"fit\(1, lr="):
+        model.set_rates({"body": 1.0, "head": 1.0})
+
+
+def test_a_run_with_lowered_rates_that_was_stopped_ends_the_same(root, tmp_path):
+    results = []
+    for stop_at in (None, 3, 16, 24):
+        run = None if stop_at is None else tmp_path / str(stop_at)
+        steps = []
+
+        def interrupt(batch, logs, stop_at=stop_at, steps=steps):
+            steps.append(batch)
+            if len(steps) == stop_at:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        lower = ReduceLROnPlateau(factor=0.5, min_delta=100.0)
+        callbacks = [lower, LambdaCallback(on_train_batch_end=interrupt)]
+        if stop_at is not None:
+            with pytest.raises(KeyboardInterrupt):
+                quiet(root).fit(3, 1e-2, run=run, callbacks=callbacks)
+        model = quiet(root)
+        model.fit(3, 1e-2, run=run, callbacks=callbacks)
+        rates = model.history.phases[1].learning_rates()["head"].tolist()
+        results.append([runs.bits(model), runs.figures(model.history), rates])
+    assert all(result == results[0] for result in results)
+    # Taken up at its end, it shows the same.
+    model = quiet(root)
+    model.fit(3, 1e-2, run=run, callbacks=lower)
+    assert model.history.phases[1].learning_rates()["head"].tolist() == rates
+    with pytest.raises(ValueError, match="callbacks: .*ReduceLROnPlateau"):
+        quiet(root).fit(3, 1e-2, run=run)
+
+
+def test_who_only_looks_on_is_no_part_of_a_run(root, tmp_path, capsys):
+    """Loggers, metrics and what is shown may change; what changes numbers may not."""
+    run = tmp_path / "run"
+    model = quiet(root)
+    model.fit(1, 1e-2, run=run, callbacks=Diary())
+    bits = runs.bits(model)
+
+    class Stopper(Callback):
+        affects_training = True
+
+    again = runs.make_learner(root)
+    again.metrics = [error_rate, accuracy]
+    logger = CSVLogger(tmp_path / "a.csv")
+    for callbacks in (None, [logger, SaveBest(tmp_path / "best")], [LambdaCallback()]):
+        again.fit(1, 1e-2, run=run, callbacks=callbacks, save_every=3.0)
+        assert runs.bits(again) == bits
+        again = quiet(root)
+    assert "accuracy" in capsys.readouterr().out
+    for callback, name in (
+        (SaveBest(tmp_path / "best", restore=True), "SaveBest"),
+        (EarlyStopping(), "EarlyStopping"), (Stopper(), "Stopper"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"callbacks: .*{name}"):
+            quiet(root).fit(1, 1e-2, run=run, callbacks=callback)
+
+    # A run that was begun when every callback was in its recipe.
+    file = run / "run.json"
+    held = json.loads(file.read_text())
+    del held["recipe"]["format"]
+    held["recipe"] |= {
+        "metrics": ["jaxtune.train.metrics.error_rate"],
+        "callbacks": ["CSVLogger", "Diary", "SaveBest(monitor='valid_loss', "
+                      "mode='auto', path='/old/best', restore=True)"],
+    }  # fmt: skip
+    file.write_text(json.dumps(held))
+    with pytest.raises(ValueError, match="callbacks: "):
+        quiet(root).fit(1, 1e-2, run=run)
+    held["recipe"]["callbacks"].pop()
+    file.write_text(json.dumps(held))
+    model = quiet(root)
+    model.fit(1, 1e-2, run=run, callbacks=logger)
+    assert runs.bits(model) == bits
 
 
 def test_logs_have_every_phase(root, tmp_path):
@@ -236,11 +439,37 @@ def test_logs_have_every_phase(root, tmp_path):
 
 def test_what_is_no_callback_is_refused(root):
     model = runs.make_learner(root, verbose=False)
-    with pytest.raises(TypeError, match="callbacks are instances of jaxtune.Callback"):
-        model.fit(1, callbacks=[print])
+
+    class NoBase:
+        on_epoch_end = print
+
+    for wrong, hint in (
+        ([print], "LambdaCallback"), (print, "LambdaCallback"),
+        (SaveBest, r"SaveBest\(...\) with brackets"), ([SaveBest], "with brackets"),
+        (NoBase(), "Callback as its base"), ([NoBase()], "Callback as its base"),
+        ([None], "received None"), (3, "received 3"), ("best", "received 'best'"),
+        ({"a": EarlyStopping()}, "received a dict"), ([[EarlyStopping()]], "a list"),
+    ):  # fmt: skip
+        with pytest.raises(TypeError, match=f"instances of jaxtune.Callback.*{hint}"):
+            model.fit(1, callbacks=wrong)
+    for make, kind in (
+        (lambda: SaveBest(3), TypeError), (lambda: SaveBest(""), ValueError),
+        (lambda: SaveBest("a", restore="no"), TypeError),
+        (lambda: SaveBest("a", monitor=accuracy), TypeError),
+        (lambda: EarlyStopping(patience=1.5), TypeError),
+        (lambda: EarlyStopping(min_delta=-1), ValueError),
+        (lambda: ReduceLROnPlateau(factor=10), ValueError),
+        (lambda: ReduceLROnPlateau(factor=0), ValueError),
+        (lambda: ReduceLROnPlateau(cooldown=-1), ValueError),
+        (lambda: ReduceLROnPlateau(min_lr="0"), TypeError),
+        (lambda: LambdaCallback(on_epoch_end=3), TypeError),
+        (lambda: JSONLogger(None), TypeError),
+    ):  # fmt: skip
+        with pytest.raises(kind):
+            make()
     with pytest.raises(TypeError, match="no event 'on_batch'; there are"):
         LambdaCallback(on_batch=print)
-    with pytest.raises(ValueError, match="patience is 1 or more"):
+    with pytest.raises(ValueError, match="patience must be a whole number of at"):
         EarlyStopping(patience=0)
     with pytest.raises(ValueError, match='mode is "auto", "min" or "max"'):
         Monitor(mode="more")
@@ -253,3 +482,9 @@ def test_callbacks_in_words_are_the_same_in_every_process(tmp_path):
         "CSVLogger",
     ]
     assert "0x" not in many.describe()[2]
+    # Where it saves doesn't decide what a training comes to; that it restores does.
+    decide = [SaveBest("a"), SaveBest("b", restore=True), *many.callbacks]
+    assert CallbackList(decide, None).recipe() == [
+        "SaveBest(monitor='valid_loss', mode='auto', restore=True)",
+        many.describe()[0],
+    ]
