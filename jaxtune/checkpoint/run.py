@@ -94,8 +94,7 @@ class RunFolder:
 
     def _begin(self, recipe: dict, made_with: dict) -> dict:
         held = _held(self.path)
-        if held is None or not checkpoint_numbers(self.path):
-            # A run that failed before its first checkpoint has nothing to keep.
+        if held is None:
             held = {"recipe": recipe, "made_with": made_with}
             write_json(self.path / _RECIPE, held)
         same_form = {**held, "recipe": self._upgrade(held["recipe"])}

@@ -42,7 +42,7 @@ class Curve:
         """Returns the value at a position; before 0 and after 1, that at the end."""
         position = jnp.clip(position, 0.0, 1.0)
         piece = jnp.minimum((position >= self.ends).sum(), self.ends.size - 1)
-        begins = jnp.concatenate([jnp.zeros(1), self.ends[:-1]])
+        begins = jnp.concatenate([jnp.zeros_like(self.ends[:1]), self.ends[:-1]])
         begin, end = begins[piece], self.ends[piece]
         length = end - begin
         q = jnp.clip((position - begin) / jnp.where(length > 0, length, 1.0), 0.0, 1.0)
