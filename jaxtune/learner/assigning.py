@@ -20,18 +20,17 @@ from jaxtune.data import Mixing, check_mixing
 from jaxtune.learner.extending import check_data
 from jaxtune.learner.further import matching_loaders
 from jaxtune.learner.history import History
+from jaxtune.learner.measures import fit_measures, scaled_objective
 from jaxtune.learner.trainer import Trainer
 from jaxtune.train import (
+    ComputePrecision,
     Metric,
     Norms,
     Optimizer,
-    Precision,
     check_accumulation,
     check_decay,
     check_norms,
     check_precision,
-    default_loss,
-    named_metrics,
     resolve_rates,
 )
 from jaxtune.transfer import check_runs
@@ -184,7 +183,7 @@ class Assignable:
         self._between_fits("norms").norms = norms
 
     @property
-    def precision(self) -> Precision:
+    def precision(self) -> ComputePrecision:
         """What the network computes in."""
         return self._trainer.precision
 
@@ -255,8 +254,11 @@ class Assignable:
     @loss.setter
     def loss(self, loss: Any) -> None:
         trainer = self._between_fits("loss")
-        loss, _ = self._measures(loss, self.metrics)
-        trainer.programs = trainer.programs.changed("train", "eval", "loss", loss=loss)
+        loss, _ = self._measures(loss, trainer.programs.metrics)
+        objective = scaled_objective(loss, trainer.module)
+        trainer.programs = trainer.programs.changed(
+            "train", "eval", "loss", loss=loss, objective=objective
+        )
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -348,8 +350,7 @@ class Assignable:
         return self._trainer
 
     def _measures(self, loss: Callable | None, metrics: Any) -> tuple[Callable, dict]:
-        loss = default_loss(self._data.kind) if loss is None else loss
-        return loss, named_metrics(metrics)
+        return fit_measures(loss, metrics, self._data, self._trainer.module)
 
 
 def _is_ours(cls: type) -> bool:
