@@ -281,7 +281,7 @@ class NullScalar:
 
 @pytest.mark.parametrize(
     "missing",
-    [None, float("nan"), np.float32("nan"), np.datetime64("NaT"), np.ma.masked,
+    [None, float("nan"), np.float32("nan"), np.datetime64("NaT", "D"), np.ma.masked,
      NAType(), NullScalar(), decimal.Decimal("nan"), "", "  ", b""],
     ids=repr,
 )  # fmt: skip
