@@ -9,14 +9,24 @@ import difflib
 import inspect
 import math
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, SupportsFloat, SupportsIndex
 
 import jax
 import numpy as np
+from flax import nnx
 
 #: A whole number: Python's, NumPy's, or a 0-d array of one.
 Integer = SupportsIndex
+#: Where other libraries' modules are defined.
+_LIBRARIES = {
+    "flax.linen": "Flax Linen",
+    "torch.nn": "PyTorch",
+    "keras": "Keras",
+    "equinox": "Equinox",
+    "haiku": "Haiku",
+}
+
 #: A real number: Python's, NumPy's, or a 0-d array of one.
 Number = SupportsFloat
 
@@ -68,11 +78,12 @@ def check_number(
     most: float | None = None,
     below: float | None = None,
     meaning: str = "",
-) -> float:
+) -> Any:
     """Returns a real, finite number as a `float`.
 
     Args:
-        value: A number of Python or NumPy, or a 0-d array of one. A bool is none.
+        value: A number of Python or NumPy, or a 0-d array of one. A bool is none. A
+            traced one, as inside `jax.vmap`, is returned as it is.
         name: Of the argument, for the message.
         least: The smallest number allowed.
         above: The number must be larger than this.
@@ -93,6 +104,8 @@ def check_number(
         ValueError: lr must be a number above 0; received nan.
     """
     wanted = f"a number{_range(least=least, above=above, most=most, below=below)}"
+    if is_traced(value) and value.ndim == 0:
+        return value
     number = _plain(value)
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise TypeError(_wrong(name, wanted, value, meaning))
@@ -113,7 +126,7 @@ def check_number(
 
 def check_numbers(
     value: Any, name: str, *, count: int | None = None, what: str = "numbers", **limits
-) -> tuple[float, ...]:
+) -> tuple:
     """Returns several numbers as a tuple of floats.
 
     Args:
@@ -221,20 +234,88 @@ def check_instance(
     raise TypeError(_wrong(name, wanted, value) + hint)
 
 
-def check_function(value: Any, name: str, wanted: str) -> Callable:
+def check_function(
+    value: Any, name: str, wanted: str, *, classes: bool = True, or_none: bool = False
+) -> Any:
     """Returns what can be called as it is.
 
     Args:
         value: Any.
         name: Of the argument, for the message.
         wanted: What is asked for in words, such as "a function (logits, label) -> …".
+        classes: Whether a class is such a function: one that makes its instances.
+        or_none: Whether None is allowed too.
 
     Raises:
         TypeError: If it can't be called.
     """
-    if not callable(value):
-        raise TypeError(_wrong(name, wanted, value))
-    return value
+    if value is None and or_none:
+        return None
+    hint = ""
+    if inspect.isclass(value) and not classes:
+        hint = f" Write {value.__name__}(...) with brackets, which makes one."
+    elif callable(value):
+        return value
+    wanted += " or None" if or_none else ""
+    raise TypeError(_wrong(name, wanted, value) + hint)
+
+
+def check_module(
+    value: Any, name: str, wanted: str = "a flax.nnx module"
+) -> nnx.Module:
+    """Returns an NNX module as it is.
+
+    Args:
+        value: Any.
+        name: Of the argument, for the message.
+        wanted: What is asked for in words, article included.
+
+    Raises:
+        TypeError: If it is something else. Of a module's class, of what makes one and
+            of another library's modules the message says what to write instead.
+
+    Example:
+        >>> check_module(nnx.BatchNorm, "body")
+        Traceback (most recent call last):
+            ...
+        TypeError: body must be a flax.nnx module; received the class BatchNorm. Write \
+BatchNorm(...) with brackets, which makes one.
+    """
+    if isinstance(value, nnx.Module):
+        return value
+    is_class = inspect.isclass(value)
+    kind, library = value if is_class else type(value), other_library(value)
+    what, hint = described(value), ""
+    if library:
+        what = f"a {library} module, {kind.__name__}"
+    if library == "Flax Linen":
+        hint = (
+            " nnx.bridge.ToNNX(module, rngs=nnx.Rngs(0)).lazy_init(images) makes an NNX"
+            " module of it, images being zeros (1, h, w, c)."
+        )
+    elif library == "PyTorch":
+        hint = (
+            " Save its state_dict() with torch.save; a network of jaxtune's reads it:"
+            ' resnet18(weights="file.pth").'
+        )
+    elif is_class and issubclass(kind, nnx.Module):
+        hint = f" Write {kind.__name__}(...) with brackets, which makes one."
+    elif callable(value) and not library and not is_class:
+        hint = " If that makes one, call it."
+    raise TypeError(f"{name} must be {wanted}; received {what}.{hint}")
+
+
+def other_library(value: Any) -> str:
+    """Returns the name of the library whose module, or class of modules, a value is.
+
+    Empty for what is no module, and for Flax's NNX.
+    """
+    kind = value if inspect.isclass(value) else type(value)
+    for each in kind.__mro__:
+        for start, library in _LIBRARIES.items():
+            if f"{each.__module__}.".startswith(f"{start}."):
+                return library
+    return ""
 
 
 def check_path(value: Any, name: str, *, or_none: bool = False) -> Any:
@@ -319,10 +400,8 @@ def is_traced(value: Any) -> bool:
 
 def _plain(value: Any) -> Any:
     """A scalar of NumPy's or JAX's as Python's own; others as they are."""
-    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
-        if not is_traced(value):
-            return value.item()
-    return value
+    scalar = getattr(value, "ndim", None) == 0 and hasattr(value, "item")
+    return value.item() if scalar and not is_traced(value) else value
 
 
 def _wrong(name: str, wanted: str, value: Any, meaning: str = "") -> str:

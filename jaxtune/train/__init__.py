@@ -39,6 +39,7 @@ from jaxtune.train.freezing import norm_paths as norm_paths
 from jaxtune.train.freezing import optimizer_labels as optimizer_labels
 from jaxtune.train.freezing import training_view as training_view
 from jaxtune.train.losses import binary_cross_entropy as binary_cross_entropy
+from jaxtune.train.losses import check_loss as check_loss
 from jaxtune.train.losses import cross_entropy as cross_entropy
 from jaxtune.train.losses import default_activation as default_activation
 from jaxtune.train.losses import default_loss as default_loss
@@ -74,6 +75,8 @@ from jaxtune.train.optimizer import Optimizer as Optimizer
 from jaxtune.train.optimizer import accumulated_gradients as accumulated_gradients
 from jaxtune.train.optimizer import adam as adam
 from jaxtune.train.optimizer import check_accumulation as check_accumulation
+from jaxtune.train.optimizer import check_clip_norm as check_clip_norm
+from jaxtune.train.optimizer import check_optimizer as check_optimizer
 from jaxtune.train.optimizer import group_optimizer as group_optimizer
 from jaxtune.train.optimizer import group_states as group_states
 from jaxtune.train.optimizer import has_updated as has_updated
@@ -81,14 +84,18 @@ from jaxtune.train.optimizer import restart_schedule as restart_schedule
 from jaxtune.train.optimizer import sgd as sgd
 from jaxtune.train.optimizer import with_rates as with_rates
 from jaxtune.train.phases import Phase as Phase
+from jaxtune.train.phases import check_base_lr as check_base_lr
 from jaxtune.train.phases import check_epochs as check_epochs
+from jaxtune.train.phases import checked_phases as checked_phases
 from jaxtune.train.phases import fine_tune_phases as fine_tune_phases
 from jaxtune.train.phases import gradual_phases as gradual_phases
 from jaxtune.train.precision import ComputePrecision as ComputePrecision
 from jaxtune.train.precision import check_precision as check_precision
 from jaxtune.train.precision import with_precision as with_precision
 from jaxtune.train.schedules import Curve as Curve
+from jaxtune.train.schedules import Rates as Rates
 from jaxtune.train.schedules import Schedule as Schedule
+from jaxtune.train.schedules import check_momentums as check_momentums
 from jaxtune.train.schedules import constant as constant
 from jaxtune.train.schedules import curve as curve
 from jaxtune.train.schedules import exponential as exponential

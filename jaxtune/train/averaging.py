@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxtune.train.optimizer import FROZEN, Number
+from jaxtune.arguments import Number, check_number
+from jaxtune.train.optimizer import FROZEN
 from jaxtune.train.state import TrainState
 from jaxtune.transfer import dotted
 
@@ -37,13 +38,14 @@ class Average:
     model_state: Any
 
 
-def check_decay(decay: float | None) -> None:
-    """Raises ValueError unless a decay is None or lies between 0 and 1."""
-    if decay is not None and not 0 < decay < 1:
-        raise ValueError(
-            "ema_decay is above 0 and below 1 (0.999, for instance), or None for no "
-            f"average; received {decay!r}."
-        )
+def check_decay(decay: Any, name: str = "ema_decay") -> Any:
+    """Returns an average's decay; None for no average.
+
+    Raises:
+        TypeError: If it is no number.
+        ValueError: If it is not above 0 and below 1.
+    """
+    return None if decay is None else check_number(decay, name, above=0, below=1)
 
 
 def init_average(
@@ -78,6 +80,7 @@ def init_average(
         utils/model_ema.py `ModelEmaV3`, whose average has statistics too; Lightning
         2.6, `EMAWeightAveraging`.
     """
+    decay = check_number(decay, "decay", above=0, below=1)
     if labels is None:
         labels = jax.tree.map(lambda x: "", params)
     return Average(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import jax
 
+from jaxtune.arguments import check_flag, check_function
 from jaxtune.pretrained import cache_dir
 
 #: XLA's CPU backend sends convolutions to YNNPACK by default, which makes a training
@@ -50,7 +51,12 @@ def compile_step(step: Callable, *, donate: bool = False) -> Callable:
         step: A pure function.
         donate: Whether the first argument, the state, is given up to the result; it
             can't be used after the call.
+
+    Raises:
+        TypeError: If the step can't be called.
     """
+    check_function(step, "step", "a pure function, such as make_train_step makes")
+    donate = check_flag(donate, "donate")
     return jax.jit(
         step,
         donate_argnums=(0,) if donate else (),

@@ -5,11 +5,18 @@ rule of the file: what is frozen is said by labels and views, never by changing 
 """
 
 from collections.abc import Collection, Iterable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 from flax import nnx
 
+from jaxtune.arguments import (
+    Integer,
+    check_choice,
+    check_integer,
+    check_module,
+    described,
+)
 from jaxtune.models import BatchNorm
 from jaxtune.train.optimizer import FROZEN
 from jaxtune.transfer import dotted
@@ -29,16 +36,19 @@ _NORMS = (
 )
 
 
-def check_norms(norms: str) -> None:
-    """Raises ValueError unless `norms` is "frozen", "stats" or "train"."""
-    if norms not in get_args(Norms):
-        raise ValueError(
-            f"norms must be one of {', '.join(get_args(Norms))}; received {norms!r}."
-        )
+def check_norms(norms: Any) -> Norms:
+    """Returns "frozen", "stats" or "train" as it is.
+
+    Raises:
+        TypeError: If it is no string.
+        ValueError: If it is another one.
+    """
+    return check_choice(norms, "norms", get_args(Norms))
 
 
 def norm_paths(module: nnx.Module) -> frozenset[str]:
     """Returns the dotted paths of all parameters of normalization layers."""
+    check_module(module, "module")
     return frozenset(
         dotted((*path, *leaf))
         for path, node in nnx.iter_graph(module)
@@ -53,6 +63,7 @@ def no_decay_paths(module: nnx.Module) -> frozenset[str]:
     References:
         fastai 2.8.12, learner.py `Learner.create_opt` with wd_bn_bias=False.
     """
+    check_module(module, "module")
     biases = {
         dotted(path)
         for path, _ in nnx.to_flat_state(nnx.state(module, nnx.Param))
@@ -61,15 +72,19 @@ def no_decay_paths(module: nnx.Module) -> frozenset[str]:
     return norm_paths(module) | biases
 
 
-def boundary_index(boundary: int | str, groups: Iterable[str]) -> int:
+def boundary_index(
+    boundary: Integer | str, groups: Iterable[str], *, name: str = "boundary"
+) -> int:
     """Returns how many of the first groups a freeze boundary freezes.
 
     Args:
         boundary: Number of the first group that trains (negative ones count from the
             end: -1 trains the last group only), or its name.
         groups: Names of the groups, first to last.
+        name: What the errors call the boundary.
 
     Raises:
+        TypeError: If it is neither a whole number nor a name.
         ValueError: If there is no such group.
 
     References:
@@ -79,14 +94,22 @@ def boundary_index(boundary: int | str, groups: Iterable[str]) -> int:
     if isinstance(boundary, str):
         if boundary not in names:
             raise ValueError(
-                f"no layer group {boundary!r}; the groups are {', '.join(names)}."
+                f"no layer group {boundary!r} ({name}=); the groups are "
+                f"{', '.join(names)}."
             )
         return names.index(boundary)
+    try:
+        boundary = check_integer(boundary, name)
+    except TypeError:
+        raise TypeError(
+            f"{name} must be the number or the name of a layer group "
+            f"({', '.join(names)}); received {described(boundary)}."
+        ) from None
     index = boundary + len(names) if boundary < 0 else boundary
     if not 0 <= index < len(names):
         raise ValueError(
-            f"can't freeze up to group {boundary} of {len(names)} "
-            f"({', '.join(names)}): at least the last group must train."
+            f"{name}={boundary}: can't freeze up to that group of {len(names)} "
+            f"({', '.join(names)}); at least the last group must train."
         )
     return index
 
@@ -108,6 +131,7 @@ def optimizer_labels(
         norm_params: Dotted paths of the parameters of norm layers.
     """
     check_norms(norms)
+    _check_frozen(frozen)
     training = frozenset(norm_params) if norms == "train" else frozenset()
     return jax.tree_util.tree_map_with_path(
         lambda path, name: (
@@ -115,6 +139,19 @@ def optimizer_labels(
         ),
         labels,
     )
+
+
+def _check_frozen(frozen: Any) -> None:
+    # In a string any part of a name would count as frozen.
+    if (
+        isinstance(frozen, str)
+        or not isinstance(frozen, Collection)
+        or not all(isinstance(name, str) for name in frozen)
+    ):
+        raise TypeError(
+            "frozen must be a collection of the frozen groups' names; received "
+            f"{described(frozen)}."
+        )
 
 
 def training_view(
@@ -134,7 +171,9 @@ def training_view(
     References:
         flax 0.12, `nnx.view`.
     """
+    check_module(module, "module")
     check_norms(norms)
+    _check_frozen(frozen)
     view = nnx.view(
         module, deterministic=False, use_running_average=False, raise_if_not_found=False
     )

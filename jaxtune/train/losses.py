@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Num
 
-from jaxtune.arguments import Number
+from jaxtune.arguments import Number, check_function, like
 from jaxtune.data import as_mapping, class_values, one_or_class_values
 
 #: Kinds of labels: a class number, 0s and 1s of several classes, values.
@@ -241,9 +241,39 @@ l1.kinds = ("regression",)
 l1.takes_scale = True
 
 
+#: jaxtune's own losses by name, as `loss=` takes them.
+LOSSES: dict[str, Callable] = {
+    function.__name__: function
+    for function in (cross_entropy, focal, binary_cross_entropy, mse, l1)
+}
+
+
 def identity(outputs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Returns what it is given: the activation of regression."""
     return outputs
+
+
+def check_loss(loss: Any) -> Callable:
+    """Returns a loss as it is, or the one of jaxtune's that has a name.
+
+    Args:
+        loss: A function (logits, label) -> a value for each row, or the name of one of
+            `LOSSES`.
+
+    Raises:
+        TypeError: If it is no function.
+        ValueError: If the name is not known.
+
+    Example:
+        >>> check_loss("mse") is mse
+        True
+    """
+    if isinstance(loss, str):
+        if loss not in LOSSES:
+            raise ValueError(f"no loss is called {loss!r}. {like(loss, LOSSES)}")
+        return LOSSES[loss]
+    wanted = "a function (logits, label) -> one value for each row"
+    return check_function(loss, "loss", wanted, classes=False)
 
 
 def default_loss(kind: str) -> Callable[[Array, Array], Float[Array, "b"]]:

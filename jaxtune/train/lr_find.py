@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxtune.arguments import Integer, check_flag, check_function, check_integer
 from jaxtune.plots import Line, Panel, line_plot
 from jaxtune.train.state import TrainState
 
@@ -55,7 +56,7 @@ class LRFind:
         listed = ", ".join(f"{n} {rate:.3g}" for n, rate in self.suggestions.items())
         return f"{listed or 'no suggestion'} ({self.what})"
 
-    def plot(self, *, skip_end: int = 5) -> "matplotlib.figure.Figure":
+    def plot(self, *, skip_end: Integer = 5) -> "matplotlib.figure.Figure":
         """Returns a figure of the smoothed loss over the rate, suggestions as points.
 
         What trained stands over it: the suggestions are for that alone.
@@ -69,6 +70,7 @@ class LRFind:
         References:
             fastai 2.8.12, callback/schedule.py `plot_lr_find`.
         """
+        skip_end = check_integer(skip_end, "skip_end", least=0)
         shown = slice(max(1, len(self.rates) - skip_end))
         lines = [Line(self.rates[shown], self.losses[shown])]
         finite = np.isfinite(self.losses)
@@ -112,6 +114,8 @@ def lr_sweep(
         Smith, "Cyclical Learning Rates", https://arxiv.org/abs/1506.01186.
         fastai 2.8.12, callback/schedule.py `LRFinder`, learner.py `AvgSmoothLoss`.
     """
+    check_function(train_step, "train_step", "a step that make_train_step makes")
+    stop_div = check_flag(stop_div, "stop_div")
     mean, best, losses = 0.0, float("inf"), []
     for number, batch in enumerate(batches, start=1):
         state, metrics = train_step(state, batch, key)
@@ -127,7 +131,7 @@ def lr_sweep(
 def suggest_rates(
     rates: Sequence[float] | np.ndarray,
     losses: Sequence[float] | np.ndarray,
-    num_it: int,
+    num_it: Integer,
 ) -> dict[str, float]:
     """Returns what the four methods suggest, by their names.
 
@@ -139,9 +143,18 @@ def suggest_rates(
         losses: Smoothed loss after each step.
         num_it: Steps that were planned.
 
+    Raises:
+        ValueError: If there are not as many losses as rates, or no step was planned.
+
     References:
         fastai 2.8.12, callback/schedule.py `lr_find`.
     """
+    num_it = check_integer(num_it, "num_it", least=1)
+    if len(rates) != len(losses):
+        raise ValueError(
+            f"there must be a loss for each rate; received {len(rates)} rates and "
+            f"{len(losses)} losses."
+        )
     chosen = slice(num_it // 10, -_SKIP_END)
     rates = np.asarray(rates, np.float64)[chosen]
     losses = np.asarray(losses, np.float64)[chosen]

@@ -5,6 +5,7 @@ frozen parameter's label is `FROZEN`, and what is frozen has no optimizer state,
 or gradients gathered over several batches.
 """
 
+import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -14,14 +15,21 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from jaxtune.train.schedules import Schedule
+from jaxtune.arguments import (
+    Integer,
+    Number,
+    check_instance,
+    check_integer,
+    check_number,
+    described,
+    either,
+    like,
+)
+from jaxtune.train.schedules import Schedule, check_schedule
 from jaxtune.transfer import dotted
 
 #: Label of a parameter that does not train.
 FROZEN = "frozen"
-
-#: A number, or a 0-d array, which may be traced: by vmap or grad, for instance.
-Number = float | Float[Array, ""]
 
 
 @runtime_checkable
@@ -73,6 +81,10 @@ def sgd(*, learning_rate, momentum, weight_decay, mask) -> optax.GradientTransfo
     )
 
 
+#: jaxtune's own optimizers by name.
+OPTIMIZERS: dict[str, Callable] = {"adam": adam, "sgd": sgd}
+
+
 class GroupState(NamedTuple):
     """State of one group's optimizer; all of it is data.
 
@@ -96,11 +108,11 @@ def group_optimizer(
     rates: Mapping[str, Number],
     schedule: Schedule,
     *,
-    optimizer: Optimizer = adam,
+    optimizer: Optimizer | str = adam,
     weight_decay: Number = 0.01,
     no_decay: Collection[str] = (),
     clip_norm: Number | None = None,
-    gradient_accumulation_steps: int = 1,
+    gradient_accumulation_steps: Integer = 1,
 ) -> optax.GradientTransformation:
     """Returns `optax.multi_transform` with one scheduled optimizer for each group.
 
@@ -126,7 +138,7 @@ def group_optimizer(
             are ignored.
         schedule: How rate and momentum move with the update. With accumulation there
             are fewer updates than batches, see `over_updates`.
-        optimizer: Makes the optimizer; `adam`, `sgd` or your own.
+        optimizer: Makes the optimizer; `adam`, `sgd` (or their names) or your own.
         weight_decay: Decay of every parameter not in `no_decay`.
         no_decay: Dotted paths of parameters without decay (norms and biases).
         clip_norm: Largest global norm of the gradients of what trains, or None; of
@@ -137,14 +149,26 @@ def group_optimizer(
             `GradientAccumulation` counts samples.
 
     Raises:
-        ValueError: If a group that trains has no rate, none trains, or
-            `gradient_accumulation_steps` is no whole number from 1 on.
+        TypeError: If an argument is of another type; Optax's transformations are no
+            `Optimizer`, see `check_optimizer`.
+        ValueError: If a group that trains has no rate, none trains, or a number is out
+            of its range.
 
     References:
         Howard and Ruder, "ULMFiT", https://arxiv.org/abs/1801.06146 (discriminative
         rates). optax 0.2, `MultiSteps`.
     """
-    check_accumulation(gradient_accumulation_steps)
+    check_instance(rates, "rates", Mapping, "a dict from group names to rates")
+    check_schedule(schedule)
+    optimizer = check_optimizer(optimizer)
+    check_number(weight_decay, "weight_decay", least=0)
+    if isinstance(no_decay, str):
+        raise TypeError(
+            "no_decay must be a collection of dotted paths, such as "
+            f"no_decay_paths(module); received {no_decay!r}."
+        )
+    check_clip_norm(clip_norm)
+    gradient_accumulation_steps = check_accumulation(gradient_accumulation_steps)
     groups = set(jax.tree.leaves(labels)) - {FROZEN}
     missing = sorted(groups - set(rates))
     if missing:
@@ -154,6 +178,8 @@ def group_optimizer(
         )
     if not groups:
         raise ValueError("every parameter is frozen; nothing would train.")
+    for name in sorted(groups):
+        check_number(rates[name], f"rates[{name!r}]", least=0)
     transforms: dict = {
         name: _scheduled(optimizer, rate, schedule, weight_decay, frozenset(no_decay))
         for name, rate in rates.items()
@@ -168,14 +194,105 @@ def group_optimizer(
     return _accumulated(tx, labels, gradient_accumulation_steps)
 
 
-def check_accumulation(gradient_accumulation_steps: int) -> None:
-    """Raises ValueError unless it is a whole number from 1 on."""
-    steps = gradient_accumulation_steps
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(
-            "gradient_accumulation_steps is the number of batches for one update, a "
-            f"whole number from 1 on; received {steps!r}."
+def check_accumulation(gradient_accumulation_steps: Any) -> int:
+    """Returns the number of batches for one update as an int.
+
+    Raises:
+        TypeError: If it is no whole number.
+        ValueError: If it is less than 1.
+    """
+    return check_integer(
+        gradient_accumulation_steps,
+        "gradient_accumulation_steps",
+        least=1,
+        meaning="the number of batches for one update",
+    )
+
+
+def check_clip_norm(clip_norm: Any) -> Any:
+    """Returns the largest global norm of gradients; None for no limit.
+
+    Raises:
+        TypeError: If it is no number.
+        ValueError: If it is not above 0.
+    """
+    return None if clip_norm is None else check_number(clip_norm, "clip_norm", above=0)
+
+
+def check_optimizer(optimizer: Any) -> Optimizer:
+    """Returns what makes the optimizers, after making one on shapes alone.
+
+    Args:
+        optimizer: An `Optimizer`, or the name of one of jaxtune's: "adam", "sgd".
+
+    Raises:
+        TypeError: If it can't be called with the four numbers of a step, or makes no
+            `optax.GradientTransformation`. The message says what to write instead.
+        ValueError: If the name is not known.
+    """
+    if isinstance(optimizer, str):
+        if optimizer not in OPTIMIZERS:
+            raise ValueError(
+                f"no optimizer is called {optimizer!r}. {like(optimizer, OPTIMIZERS)}"
+            )
+        return OPTIMIZERS[optimizer]
+    wanted = (
+        "optimizer must be a function of learning_rate, momentum, weight_decay and "
+        "mask that makes an Optax optimizer, since the rates, their schedule and the "
+        "decay are set by the training"
+    )
+    example = (
+        "Write optimizer=lambda *, learning_rate, momentum, weight_decay, mask: "
+        "optax.adamw(learning_rate, b1=momentum, weight_decay=weight_decay, mask=mask),"
+        " or optimizer=adam or sgd; the rate goes to the fit, or to lr="
+    )
+    if isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(
+            f"{wanted}; received one that is made already, with a rate of its own. "
+            f"{example}."
         )
+    if not callable(optimizer):
+        raise TypeError(f"{wanted}; received {described(optimizer)}. {example}.")
+    lacking = _not_taken(
+        optimizer, ("learning_rate", "momentum", "weight_decay", "mask")
+    )
+    if lacking:
+        raise TypeError(
+            f"{wanted}; {described(optimizer)} takes no {either(lacking)}. {example}."
+        )
+    made: list[Any] = []
+
+    def make(one):
+        made.append(
+            optimizer(
+                learning_rate=one,
+                momentum=one,
+                weight_decay=one,
+                mask=lambda tree: jax.tree.map(lambda _: True, tree),
+            )
+        )
+
+    try:
+        jax.eval_shape(make, jax.ShapeDtypeStruct((), jnp.float32))
+    except Exception as error:
+        raise TypeError(
+            f"{wanted}; {described(optimizer)} fails when it is called so: {error}"
+        ) from error
+    if not all(callable(getattr(made[0], name, None)) for name in ("init", "update")):
+        raise TypeError(f"{wanted}; {described(optimizer)} made {described(made[0])}.")
+    return optimizer
+
+
+def _not_taken(function: Callable, names: tuple[str, ...]) -> list[str]:
+    """Those of some keywords that a function takes no argument of."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return []
+    taken = {p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY}
+    return [name for name in names if name not in taken]
 
 
 def _accumulated(

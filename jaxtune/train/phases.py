@@ -11,8 +11,19 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxtune.arguments import (
+    Integer,
+    Number,
+    check_function,
+    check_instance,
+    check_integer,
+    check_number,
+    described,
+)
 from jaxtune.train.schedules import (
     Schedule,
+    check_momentums,
+    check_schedule,
     one_cycle,
     resolve_rates,
     slanted_triangular,
@@ -59,19 +70,19 @@ class Phase:
 
 
 def fine_tune_phases(
-    num_groups: int,
-    steps_per_epoch: int,
-    epochs: int,
-    base_lr: float = 2e-3,
+    num_groups: Integer,
+    steps_per_epoch: Integer,
+    epochs: Integer,
+    base_lr: Number = 2e-3,
     *,
-    freeze_epochs: int = 1,
-    lr_mult: float = 100.0,
-    pct_start: float = 0.3,
-    div: float = 5.0,
-    div_final: float = 1e5,
-    weight_decay: float = 0.01,
-    momentums: tuple[float, float, float] = MOMENTUMS,
-    unfreeze_to: int = 0,
+    freeze_epochs: Integer = 1,
+    lr_mult: Number = 100.0,
+    pct_start: Number = 0.3,
+    div: Number = 5.0,
+    div_final: Number = 1e5,
+    weight_decay: Number = 0.01,
+    momentums: Sequence[Number] = MOMENTUMS,
+    unfreeze_to: Integer = 0,
 ) -> tuple[Phase, ...]:
     """Returns fastai's `fine_tune`: the head alone, then everything.
 
@@ -95,8 +106,9 @@ def fine_tune_phases(
         unfreeze_to: How many of the first groups stay frozen in phase 2.
 
     Raises:
-        ValueError: If a number of epochs is not whole or too small, if there is one
-            group only and a frozen phase is asked for, or a rate is out of range.
+        TypeError: If an argument is no number, or a number of epochs not whole.
+        ValueError: If one is out of range, or there is one group only and a frozen
+            phase is asked for.
 
     Example:
         >>> head, whole = fine_tune_phases(3, steps_per_epoch=10, epochs=2)
@@ -108,8 +120,17 @@ def fine_tune_phases(
     References:
         fastai 2.8.12, callback/schedule.py `fine_tune`.
     """
-    check_epochs(epochs, "epochs")
-    check_epochs(freeze_epochs, "freeze_epochs", least=0)
+    num_groups = check_integer(num_groups, "num_groups", least=1)
+    steps_per_epoch = check_integer(steps_per_epoch, "steps_per_epoch", least=1)
+    epochs = check_epochs(epochs, "epochs")
+    freeze_epochs = check_epochs(freeze_epochs, "freeze_epochs", least=0)
+    base_lr = check_base_lr(base_lr)
+    lr_mult = check_number(lr_mult, "lr_mult", above=0)
+    weight_decay = check_number(weight_decay, "weight_decay", least=0)
+    momentums = check_momentums(momentums, "momentums")
+    unfreeze_to = check_integer(
+        unfreeze_to, "unfreeze_to", least=0, most=num_groups - 1
+    )
     if freeze_epochs and num_groups < 2:
         raise ValueError(
             "a frozen phase needs at least two layer groups; there is one. Give "
@@ -153,14 +174,14 @@ def fine_tune_phases(
 
 
 def gradual_phases(
-    num_groups: int,
-    steps_per_epoch: int,
-    epochs: int,
-    base_lr: float = 2e-3,
+    num_groups: Integer,
+    steps_per_epoch: Integer,
+    epochs: Integer,
+    base_lr: Number = 2e-3,
     *,
-    epochs_each: int = 1,
-    decay: float = 2.6,
-    weight_decay: float = 0.01,
+    epochs_each: Integer = 1,
+    decay: Number = 2.6,
+    weight_decay: Number = 0.01,
     schedule: Callable[[int], Schedule] = slanted_triangular,
 ) -> tuple[Phase, ...]:
     """Returns gradual unfreezing: the last group alone, then one more in each phase.
@@ -176,7 +197,8 @@ def gradual_phases(
         schedule: Makes a phase's schedule from its number of batches.
 
     Raises:
-        ValueError: If a number of epochs is not whole or too small.
+        TypeError: If an argument is no number, or a number of epochs not whole.
+        ValueError: If one is out of range, or there is one group only.
 
     Example:
         >>> phases = gradual_phases(3, 10, 4)
@@ -187,8 +209,19 @@ def gradual_phases(
         Howard and Ruder, "ULMFiT", https://arxiv.org/abs/1801.06146, sections 3.2
         (discriminative rates, slanted triangular schedule) and 3.3.
     """
-    check_epochs(epochs, "epochs")
-    check_epochs(epochs_each, "epochs_each")
+    num_groups = check_integer(num_groups, "num_groups", least=1)
+    steps_per_epoch = check_integer(steps_per_epoch, "steps_per_epoch", least=1)
+    epochs = check_epochs(epochs, "epochs")
+    epochs_each = check_epochs(epochs_each, "epochs_each")
+    base_lr = check_base_lr(base_lr, recipe="gradual_unfreeze")
+    decay = check_number(decay, "decay", above=0)
+    weight_decay = check_number(weight_decay, "weight_decay", least=0)
+    check_function(schedule, "schedule", "a function from a number of batches")
+    if num_groups < 2:
+        raise ValueError(
+            "gradual unfreezing needs at least two layer groups; there is one. Give "
+            "groups= or split_on=, or train with fit_one_cycle."
+        )
     rates = tuple(base_lr / decay**distance for distance in reversed(range(num_groups)))
     phases = []
     for boundary in reversed(range(num_groups)):
@@ -206,12 +239,87 @@ def gradual_phases(
     return tuple(phases)
 
 
-def check_epochs(epochs: int, name: str, least: int = 1) -> None:
-    """Raises ValueError unless `epochs` is a whole number from `least` on."""
-    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < least:
-        raise ValueError(
-            f"{name} must be a whole number from {least} on; received {epochs!r}."
-        )
+def check_epochs(epochs: Any, name: str, least: int = 1) -> int:
+    """Returns a number of epochs as an int.
+
+    Raises:
+        TypeError: If it is no whole number.
+        ValueError: If it is less than `least`.
+    """
+    return check_integer(epochs, name, least=least)
+
+
+def check_base_lr(base_lr: Any, *, recipe: str = "fine_tune") -> float:
+    """Returns a recipe's one learning rate, which it spreads over the groups itself.
+
+    Args:
+        base_lr: The rate.
+        recipe: Name of the learner's method.
+
+    Raises:
+        TypeError: If it is no number. Of a slice the message says what gives its rates.
+        ValueError: If it is negative, infinite or NaN.
+    """
+    wanted = (
+        "base_lr must be one number, the head's peak learning rate, which is spread "
+        "over the layer groups; received "
+    )
+    if isinstance(base_lr, slice):
+        instead = "fit_one_cycle takes a slice, and trains in one phase."
+        if recipe == "fine_tune":
+            instead = f"{_fine_tune_at(base_lr)}; {instead}"
+        raise TypeError(f"{wanted}{base_lr}. {instead}")
+    try:
+        return check_number(base_lr, "base_lr", least=0)
+    except TypeError:
+        raise TypeError(f"{wanted}{described(base_lr)}.") from None
+
+
+def _fine_tune_at(rates: slice) -> str:
+    """What to write for `fine_tune` to come to the rates of a slice."""
+    try:
+        last = check_number(rates.stop, "stop", above=0)
+        if rates.start is None:
+            return f"Write base_lr={last:g}"
+        first = check_number(rates.start, "start", above=0)
+    except (TypeError, ValueError):
+        return "Write base_lr=2e-3"
+    return (
+        f"For rates from {first:g} in the first group to {last:g} in the last, once "
+        f"all train, write base_lr={2 * last:g}, lr_mult={last / first:g}"
+    )
+
+
+def checked_phases(phases: Any, num_groups: int) -> tuple[Phase, ...]:
+    """Returns phases of one's own with plain numbers in them.
+
+    Args:
+        phases: A list of `Phase`.
+        num_groups: Number of layer groups.
+
+    Raises:
+        TypeError: If one is no `Phase`, or a field of one is of another type.
+        ValueError: If there is none, or a field is out of range.
+    """
+    wanted = "a list of Phase, such as fine_tune_phases makes"
+    if not isinstance(phases, list | tuple):
+        raise TypeError(f"phases must be {wanted}; received {described(phases)}.")
+    if not phases:
+        raise ValueError(f"phases must be {wanted}; received an empty one.")
+    return tuple(_checked(phase, num_groups) for phase in phases)
+
+
+def _checked(phase: Any, num_groups: int) -> Phase:
+    check_instance(phase, "phases", Phase, "a list of Phase")
+    if phase.name is not None:
+        check_instance(phase.name, "name", str, "a str or None")
+    return dataclasses.replace(
+        phase,
+        epochs=check_epochs(phase.epochs, "epochs"),
+        rates=resolve_rates(phase.rates, num_groups),
+        schedule=check_schedule(phase.schedule),
+        weight_decay=check_number(phase.weight_decay, "weight_decay", least=0),
+    )
 
 
 def _curve_as_dict(curve) -> dict[str, Sequence[float]]:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxtune.arguments import check_choice, check_module
 from jaxtune.models import BatchNorm, Conv, Linear
 from jaxtune.models.cpu.barrier import cpu_barrier
 
@@ -28,13 +29,14 @@ _FLAX_NORMS = (
 )
 
 
-def check_precision(precision: str) -> None:
-    """Raises ValueError unless `precision` is "float32" or "bfloat16"."""
-    if precision not in get_args(ComputePrecision):
-        raise ValueError(
-            f"precision must be one of {', '.join(get_args(ComputePrecision))};"
-            f" received {precision!r}."
-        )
+def check_precision(precision: Any) -> ComputePrecision:
+    """Returns "float32" or "bfloat16" as it is.
+
+    Raises:
+        TypeError: If it is no string.
+        ValueError: If it is another one.
+    """
+    return check_choice(precision, "precision", get_args(ComputePrecision))
 
 
 def with_precision(module: nnx.Module, precision: str) -> nnx.Module:
@@ -77,6 +79,7 @@ def with_precision(module: nnx.Module, precision: str) -> nnx.Module:
         https://arxiv.org/abs/1905.12322. Flax 0.12, `nnx.Linear` (dtype, param_dtype);
         Keras 3, mixed precision policy "mixed_bfloat16".
     """
+    check_module(module, "module")
     check_precision(precision)
     if precision == "float32":
         return module

@@ -13,9 +13,23 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxtune.arguments import (
+    Integer,
+    Number,
+    check_integer,
+    check_number,
+    check_numbers,
+    described,
+)
+
 #: Pieces of a curve; shorter curves are padded, so every schedule has one shape.
 MAX_PIECES = 4
 COSINE, LINEAR, EXPONENTIAL = 0, 1, 2
+
+#: Learning rates of layer groups, see `resolve_rates`.
+Rates = Number | slice | Sequence[Number]
+
+_MOMENTUMS = "numbers, the momentum at a cycle's start, peak and end"
 
 #: An array; or what stands in its place while JAX maps over trees (axes, shapes, None).
 Leaf = Any
@@ -86,11 +100,11 @@ class Schedule:
 
 
 def curve(
-    ends: Sequence[float],
-    starts: Sequence[float],
-    stops: Sequence[float],
+    ends: Sequence[Number],
+    starts: Sequence[Number],
+    stops: Sequence[Number],
     *,
-    kind: int | Sequence[int] = COSINE,
+    kind: Integer | Sequence[Integer] = COSINE,
 ) -> Curve:
     """Returns a curve from its pieces.
 
@@ -104,7 +118,12 @@ def curve(
         ValueError: If the lists differ in length, have none or more than 4 pieces, or
             the ends don't rise to 1.
     """
-    kinds = [kind] * len(ends) if isinstance(kind, int) else list(kind)
+    ends, starts, stops = (
+        check_numbers(values, name)
+        for name, values in (("ends", ends), ("starts", starts), ("stops", stops))
+    )
+    kinds = kind if isinstance(kind, list | tuple) else [kind] * len(ends)
+    kinds = [check_integer(each, "kind", least=0, most=EXPONENTIAL) for each in kinds]
     lengths = {len(ends), len(starts), len(stops), len(kinds)}
     rising = all(a <= b for a, b in zip(ends, ends[1:], strict=False))
     if lengths != {len(ends)} or not 0 < len(ends) <= MAX_PIECES:
@@ -131,12 +150,12 @@ def curve(
 
 
 def one_cycle(
-    total_steps: int,
+    total_steps: Integer,
     *,
-    pct_start: float = 0.25,
-    div: float = 25.0,
-    div_final: float = 1e5,
-    momentums: tuple[float, float, float] = (0.95, 0.85, 0.95),
+    pct_start: Number = 0.25,
+    div: Number = 25.0,
+    div_final: Number = 1e5,
+    momentums: Sequence[Number] = (0.95, 0.85, 0.95),
 ) -> Schedule:
     """Returns the one-cycle schedule: cosine up to the peak, cosine down to nothing.
 
@@ -164,12 +183,10 @@ def one_cycle(
         (`optax.cosine_onecycle_schedule` truncates the rise to whole steps, and on
         short runs starts at its peak.)
     """
-    _check(total_steps, pct_start)
-    if div <= 0 or div_final <= 0:
-        raise ValueError(
-            f"div and div_final must be above 0; received {div} and {div_final}."
-        )
-    start, top, end = momentums
+    total_steps, pct_start = _check(total_steps, pct_start)
+    div = check_number(div, "div", above=0)
+    div_final = check_number(div_final, "div_final", above=0)
+    start, top, end = check_momentums(momentums, "momentums")
     ends = (pct_start, 1.0)
     return Schedule(
         learning_rate=curve(ends, (1 / div, 1.0), (1.0, 1 / div_final)),
@@ -179,11 +196,11 @@ def one_cycle(
 
 
 def flat_cosine(
-    total_steps: int,
+    total_steps: Integer,
     *,
-    pct_start: float = 0.75,
-    div_final: float = 1e5,
-    momentum: float = 0.95,
+    pct_start: Number = 0.75,
+    div_final: Number = 1e5,
+    momentum: Number = 0.95,
 ) -> Schedule:
     """Returns a schedule that is flat at the peak, then falls along a cosine.
 
@@ -193,22 +210,26 @@ def flat_cosine(
         div_final: The run ends at peak / div_final.
         momentum: The constant momentum.
 
+    Raises:
+        ValueError: If a number is out of its range.
+
     References:
         fastai 2.8.12, callback/schedule.py `fit_flat_cos`.
     """
-    _check(total_steps, pct_start)
+    total_steps, pct_start = _check(total_steps, pct_start)
+    div_final = check_number(div_final, "div_final", above=0)
     rates = curve((pct_start, 1.0), (1.0, 1.0), (1.0, 1 / div_final))
     return _at_one_momentum(total_steps, rates, momentum)
 
 
-def constant(total_steps: int = 1, *, momentum: float = 0.9) -> Schedule:
+def constant(total_steps: Integer = 1, *, momentum: Number = 0.9) -> Schedule:
     """Returns a schedule that stays at the peak; fastai's plain `fit`."""
-    _check(total_steps, 0.5)
+    total_steps, _ = _check(total_steps, 0.5)
     return _at_one_momentum(total_steps, curve((1.0,), (1.0,), (1.0,)), momentum)
 
 
 def exponential(
-    total_steps: int, start: float, stop: float, *, momentum: float = 0.9
+    total_steps: Integer, start: Number, stop: Number, *, momentum: Number = 0.9
 ) -> Schedule:
     """Returns a schedule that goes from start to stop by a constant factor a step.
 
@@ -226,19 +247,19 @@ def exponential(
     References:
         fastai 2.8.12, callback/schedule.py `SchedExp`.
     """
-    _check(total_steps, 0.5)
-    if start <= 0 or stop <= 0:
-        raise ValueError(f"start and stop must be above 0; received {start}, {stop}.")
+    total_steps, _ = _check(total_steps, 0.5)
+    start = check_number(start, "start", above=0)
+    stop = check_number(stop, "stop", above=0)
     rates = curve((1.0,), (start,), (stop,), kind=EXPONENTIAL)
     return _at_one_momentum(total_steps, rates, momentum)
 
 
 def slanted_triangular(
-    total_steps: int,
+    total_steps: Integer,
     *,
-    cut_fraction: float = 0.1,
-    ratio: float = 32.0,
-    momentum: float = 0.9,
+    cut_fraction: Number = 0.1,
+    ratio: Number = 32.0,
+    momentum: Number = 0.9,
 ) -> Schedule:
     """Returns ULMFiT's schedule: a short straight rise, a long straight fall.
 
@@ -259,15 +280,14 @@ def slanted_triangular(
     References:
         Howard and Ruder, "ULMFiT", https://arxiv.org/abs/1801.06146, section 3.2.
     """
-    _check(total_steps, cut_fraction)
-    if ratio < 1:
-        raise ValueError(f"ratio must be at least 1; received {ratio}.")
+    total_steps, cut_fraction = _check(total_steps, cut_fraction, "cut_fraction")
+    ratio = check_number(ratio, "ratio", least=1)
     ends, low = (cut_fraction, 1.0), 1 / ratio
     rates = curve(ends, (low, 1.0), (1.0, low), kind=LINEAR)
     return _at_one_momentum(total_steps, rates, momentum)
 
 
-def over_updates(schedule: Schedule, gradient_accumulation_steps: int) -> Schedule:
+def over_updates(schedule: Schedule, gradient_accumulation_steps: Integer) -> Schedule:
     """Returns a schedule over so many batches as one over the updates made of them.
 
     With gradient accumulation `group_optimizer` makes one update of k batches, and its
@@ -283,25 +303,31 @@ def over_updates(schedule: Schedule, gradient_accumulation_steps: int) -> Schedu
         >>> float(schedule.total_steps), round(float(schedule(3)[0]), 6)
         (12.0, 1.0)
     """
-    if gradient_accumulation_steps == 1:
+    check_schedule(schedule)
+    steps = check_integer(
+        gradient_accumulation_steps, "gradient_accumulation_steps", least=1
+    )
+    if steps == 1:
         return schedule
-    updates = jnp.floor(schedule.total_steps / gradient_accumulation_steps)
+    updates = jnp.floor(schedule.total_steps / steps)
     return dataclasses.replace(schedule, total_steps=jnp.maximum(updates, 1.0))
 
 
-def resolve_rates(
-    rates: float | slice | Sequence[float], count: int
-) -> tuple[float, ...]:
+def resolve_rates(rates: Rates, count: Integer, *, name: str = "rates") -> tuple:
     """Returns one peak learning rate for each layer group, first group first.
 
     Args:
-        rates: A number: the same for all. A list: one for each group. `slice(a, b)`: a
-            for the first group to b for the last, each a constant multiple of the one
-            before. `slice(b)`: b for the last group, b / 10 for the others.
+        rates: A number: the same for all. A list, a tuple or a 1-d array: one for each
+            group. `slice(a, b)`: a for the first group to b for the last, each a
+            constant multiple of the one before. `slice(b)`: b for the last group,
+            b / 10 for the others.
         count: Number of groups.
+        name: What the errors call the rates.
 
     Raises:
-        ValueError: If a list has another length, or a rate is not a number from 0 on.
+        TypeError: If it is none of these.
+        ValueError: If a list has another length, or a rate is negative, infinite or
+            NaN.
 
     Example:
         >>> resolve_rates(slice(1e-5, 1e-3), 3)
@@ -313,37 +339,68 @@ def resolve_rates(
         fastai 2.8.12, optimizer.py `Optimizer.set_hyper` and learner.py; fastcore's
         `even_mults`.
     """
+    count = check_integer(count, "count", least=1)
     if isinstance(rates, slice):
-        first, last = rates.start, rates.stop
-        if last is None or rates.step is not None:
+        if rates.stop is None or rates.step is not None:
             raise ValueError(
-                "learning rates are slice(last) or slice(first, last); received "
+                f"{name} as a slice is slice(last) or slice(first, last); received "
                 f"{rates}."
             )
+        last = check_number(rates.stop, f"{name}.stop", least=0)
+        first = rates.start
+        if first is not None:
+            first = check_number(first, f"{name}.start", least=0)
         if not first:
-            resolved = [last / 10] * (count - 1) + [last]
-        elif count == 1:
-            resolved = [last]
-        else:
-            ratio = (last / first) ** (1 / (count - 1))
-            resolved = [first * ratio**i for i in range(count - 1)] + [last]
-    elif isinstance(rates, Sequence):
-        resolved = list(rates)
-    else:
-        resolved = [rates] * count
-    if len(resolved) != count:
-        raise ValueError(
-            f"{len(resolved)} learning rates for {count} layer groups; give one "
-            f"number, one for each group, slice(last) or slice(first, last). "
-            f"Received {rates}."
-        )
-    resolved = [float(rate) for rate in resolved]
-    if not all(0 <= rate < float("inf") for rate in resolved):
-        raise ValueError(f"learning rates are finite and at least 0; received {rates}.")
-    return tuple(resolved)
+            return (*[last / 10] * (count - 1), last)
+        if count == 1:
+            return (last,)
+        ratio = (last / first) ** (1 / (count - 1))
+        return (*(first * ratio**i for i in range(count - 1)), last)
+    if isinstance(rates, list | tuple) or getattr(rates, "ndim", 0) == 1:
+        if len(rates) != count:
+            raise ValueError(
+                f"{name}: {len(rates)} learning rates for {count} layer groups; give "
+                "one number, one for each group, slice(last) or slice(first, last). "
+                f"Received {described(rates)}."
+            )
+        return check_numbers(rates, name, least=0)
+    try:
+        rate = check_number(rates, name, least=0)
+    except TypeError:
+        raise TypeError(
+            f"{name} must be a learning rate, a list of one for each layer group, "
+            f"slice(last) or slice(first, last); received {described(rates)}."
+        ) from None
+    return (rate,) * count
 
 
-def _at_one_momentum(total_steps: int, rates: Curve, momentum: float) -> Schedule:
+def check_momentums(momentums: Any, name: str) -> tuple:
+    """Returns the momentum at a cycle's start, at its peak and at its end.
+
+    Raises:
+        TypeError: If they are no list of numbers.
+        ValueError: If there are not three, each at least 0 and below 1.
+    """
+    return check_numbers(momentums, name, count=3, least=0, below=1, what=_MOMENTUMS)
+
+
+def check_schedule(schedule: Any) -> Schedule:
+    """Returns a schedule as it is.
+
+    Raises:
+        TypeError: If it is something else; of Optax's the message says why not.
+    """
+    if isinstance(schedule, Schedule):
+        return schedule
+    of_optax = ", for it must be data and move the momentum too, which Optax's don't"
+    raise TypeError(
+        "schedule must be one of jaxtune's, such as one_cycle(total_steps)"
+        f"{of_optax if callable(schedule) else ''}; received {described(schedule)}."
+    )
+
+
+def _at_one_momentum(total_steps: int, rates: Curve, momentum: Any) -> Schedule:
+    momentum = check_number(momentum, "momentum", least=0, below=1)
     return Schedule(
         learning_rate=rates,
         momentum=curve((1.0,), (momentum,), (momentum,)),
@@ -351,8 +408,8 @@ def _at_one_momentum(total_steps: int, rates: Curve, momentum: float) -> Schedul
     )
 
 
-def _check(total_steps: int, pct_start: float) -> None:
-    if total_steps < 1:
-        raise ValueError(f"total_steps must be at least 1; received {total_steps}.")
-    if not 0 < pct_start < 1:
-        raise ValueError(f"pct_start must be in (0, 1); received {pct_start}.")
+def _check(total_steps: Any, fraction: Any, name: str = "pct_start") -> tuple[int, Any]:
+    return (
+        check_integer(total_steps, "total_steps", least=1),
+        check_number(fraction, name, above=0, below=1),
+    )

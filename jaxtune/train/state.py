@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from jaxtune.arguments import check_instance, check_module
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -48,13 +50,31 @@ class TrainState:
             model_state: Everything else the network holds.
             tx: The optimizer.
             ema: An average of the values, see `init_average`, or None.
+
+        Raises:
+            TypeError: If `tx` is no `optax.GradientTransformation`.
         """
+        check_transformation(tx)
         step = jnp.zeros((), jnp.int32)
         return cls(step, params, model_state, tx.init(params), ema)
 
     def replace(self, **changes) -> "TrainState":
         """Returns a state with some of its fields changed."""
         return dataclasses.replace(self, **changes)
+
+
+def check_transformation(tx: Any) -> Any:
+    """Returns an Optax optimizer as it is.
+
+    Raises:
+        TypeError: If it is something else, such as a function that makes one.
+    """
+    return check_instance(
+        tx,
+        "tx",
+        optax.GradientTransformation,
+        "an optax.GradientTransformation, such as group_optimizer(...) makes",
+    )
 
 
 def split_module(
@@ -65,7 +85,11 @@ def split_module(
     The trees hold plain arrays: no variable of the module is in them, so a step can
     donate a copy of them without touching the module. `nnx.merge(graphdef, params,
     model_state)` is the way back.
+
+    Raises:
+        TypeError: If it is no NNX module.
     """
+    check_module(module, "module")
     graphdef, params, model_state = nnx.split(module, nnx.Param, ...)
     return graphdef, _strong(nnx.as_pure(params)), _strong(nnx.as_pure(model_state))
 

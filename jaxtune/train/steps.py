@@ -14,14 +14,16 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxtune.arguments import check_function, check_instance
 from jaxtune.data import Mixing, check_mixing, mix
 from jaxtune.models import call_module
 from jaxtune.train.averaging import update_average
 from jaxtune.train.epoch_metrics import EpochMetric
+from jaxtune.train.losses import check_loss
 from jaxtune.train.measures import row_values
 from jaxtune.train.metrics import Metric
 from jaxtune.train.optimizer import FROZEN, has_updated
-from jaxtune.train.state import TrainState
+from jaxtune.train.state import TrainState, check_transformation
 
 #: `image` (b, h, w, c), `label` (b,), and optionally `mask` (b,): True for real rows.
 Batch = Mapping[str, Array]
@@ -106,11 +108,18 @@ def make_train_step(
         number, nor by one that only accumulates gradients.
 
     Raises:
-        TypeError: If `mixing` is something else; and when the step is traced, if the
+        TypeError: If an argument is something else; and when the step is traced, if the
             loss returns no array of floats.
         ValueError: When the step is traced, if the loss returns anything but one value
             for each row; it is named.
     """
+    _check_graphdef(graphdef)
+    check_transformation(tx)
+    loss = check_loss(loss)
+    check_function(
+        prepare, "prepare", "a function (batch, key) -> images", or_none=True
+    )
+    check_function(apply, "apply", "a function such as apply_module")
     check_mixing(mixing)
 
     def train_step(state: TrainState, batch: Batch, key: Array):
@@ -193,10 +202,17 @@ def make_eval_step(
         `epoch_figures` makes an epoch's figures of all batches' answers.
 
     Raises:
-        TypeError: When the step is traced, if the loss or a metric returns no array of
+        TypeError: If an argument is something else; when the step is traced, if the loss or a metric returns no array of
             numbers; it is named.
         ValueError: Likewise, if it returns anything but one value for each row.
     """
+    _check_graphdef(graphdef)
+    loss = check_loss(loss)
+    if metrics is not None:
+        wanted = "a dict from names to functions (logits, label) -> a value a row"
+        check_instance(metrics, "metrics", Mapping, wanted)
+    check_function(prepare, "prepare", "a function batch -> images", or_none=True)
+    check_function(apply, "apply", "a function such as apply_module")
     measures = {"loss": loss, **(metrics or {})}
 
     def eval_step(params: nnx.State, model_state: nnx.State, batch: Batch):
@@ -231,7 +247,14 @@ def make_predict_step(
         activation: logits (b, c) -> probabilities (b, c).
         prepare: images as they come -> images for the network.
         apply: The forward pass, of the form of `apply_module`; gets no key.
+
+    Raises:
+        TypeError: If an argument is something else.
     """
+    _check_graphdef(graphdef)
+    check_function(activation, "activation", "a function logits -> probabilities")
+    check_function(prepare, "prepare", "a function images -> images", or_none=True)
+    check_function(apply, "apply", "a function such as apply_module")
 
     def predict_step(params: nnx.State, model_state: nnx.State, images: Array):
         images = images if prepare is None else prepare(images)
@@ -239,6 +262,15 @@ def make_predict_step(
         return activation(logits)
 
     return predict_step
+
+
+def _check_graphdef(graphdef: Any) -> None:
+    check_instance(
+        graphdef,
+        "graphdef",
+        nnx.GraphDef,
+        "a graph definition, the first of what split_module(module) returns",
+    )
 
 
 def row_weights(batch: Batch) -> Float[Array, "b"]:

@@ -108,6 +108,6 @@ def test_a_boundary_that_is_not_there_names_the_groups(boundary):
 
 def test_an_unknown_norm_policy_is_refused():
     with pytest.raises(
-        ValueError, match="one of frozen, stats, train; received 'eval'"
+        ValueError, match="norms must be 'frozen', 'stats' or 'train'; received 'eval'"
     ):
         check_norms("eval")

@@ -76,7 +76,7 @@ def test_the_schedule_rises_by_a_constant_factor():
         expected = 1e-7 * 1e8 ** (number / 100)
         assert float(schedule(number)[0]) == pytest.approx(expected, rel=1e-4)
     assert float(schedule(3)[1]) == pytest.approx(0.9)
-    with pytest.raises(ValueError, match="must be above 0"):
+    with pytest.raises(ValueError, match="start must be a number above 0"):
         exponential(100, 0.0, 1.0)
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from jaxtune.train import (
     Phase,
+    check_base_lr,
     constant,
     fine_tune_phases,
     gradual_phases,
@@ -52,8 +53,7 @@ def test_a_phase_as_json():
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"epochs": 0}, "epochs must be a whole number from 1"),
-        ({"epochs": True}, "epochs must be"),
+        ({"epochs": 0}, "epochs must be a whole number of at least 1"),
         ({"epochs": 1, "freeze_epochs": -1}, "freeze_epochs must be"),
         ({"epochs": 1, "num_groups": 1}, "at least two layer groups"),
         ({"epochs": 1, "base_lr": -1.0}, "at least 0"),
@@ -81,3 +81,19 @@ def test_gradual_unfreezing_is_ulmfits():
 def test_part_of_the_network_can_stay_frozen():
     head, most = fine_tune_phases(3, 7, 2, unfreeze_to=1)
     assert (head.boundary, most.boundary) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("rate", "match"),
+    [
+        (slice(1e-5, 1e-3), "base_lr=0.002, lr_mult=100; fit_one_cycle takes a slice"),
+        (slice(1e-3), "Write base_lr=0.001; fit_one_cycle takes a slice"),
+        ([1e-4, 1e-3], "base_lr must be one number"),
+        (None, "base_lr must be one number"),
+    ],
+)
+def test_a_recipe_has_one_rate(rate, match):
+    with pytest.raises(TypeError, match=match):
+        check_base_lr(rate)
+    whole = fine_tune_phases(3, 7, 2, 0.002, lr_mult=100)[1]
+    assert whole.rates == pytest.approx((1e-5, 1e-4, 1e-3))

@@ -191,5 +191,5 @@ def test_real_logits_on_a_real_photo_agree(data_dir, weights_dir):
 
 @pytest.mark.parametrize("precision", ["float16", "bf16", ""])
 def test_an_unknown_precision_is_refused(precision):
-    with pytest.raises(ValueError, match="one of float32, bfloat16; received"):
+    with pytest.raises(ValueError, match="must be 'float32' or 'bfloat16'; received"):
         with_precision(smallest_network(), precision)

@@ -165,6 +165,13 @@ def test_a_rate_has_a_finite_gradient_with_respect_to_the_curve():
     [
         (1e-3, (1e-3, 1e-3, 1e-3)),
         ([1.0, 2.0, 3.0], (1.0, 2.0, 3.0)),
+        ((1, 2, 3), (1.0, 2.0, 3.0)),
+        (np.array([1e-4, 1e-3, 1e-2]), (1e-4, 1e-3, 1e-2)),
+        (jnp.array([1.0, 2.0, 3.0]), (1.0, 2.0, 3.0)),
+        (np.float32(0.5), (0.5, 0.5, 0.5)),
+        (jnp.float32(0.5), (0.5, 0.5, 0.5)),
+        (np.array(2), (2.0, 2.0, 2.0)),
+        (slice(np.float64(1e-5), np.array(1e-3)), (1e-5, 1e-4, 1e-3)),
         (slice(1e-5, 1e-3), (1e-5, 1e-4, 1e-3)),
         (slice(1e-3), (1e-4, 1e-4, 1e-3)),
         (slice(0, 1e-3), (1e-4, 1e-4, 1e-3)),
@@ -184,7 +191,12 @@ def test_rates_of_one_group():
     [
         ([1.0, 2.0], "2 learning rates for 3 layer groups"),
         (-1.0, "at least 0"),
-        (float("nan"), "finite"),
+        (float("nan"), "rates must be a number of at least 0; received nan"),
+        (float("inf"), "rates must be a number of at least 0; received inf"),
+        (np.array([1e-3, 1e-2]), "2 learning rates for 3 layer groups"),
+        ([1.0, -2.0, 3.0], r"rates\[1\] must be a number of at least 0"),
+        (slice(-1, 1), "rates.start must be"),
+        (slice(1, float("nan")), "rates.stop must be"),
         (slice(None), "slice"),
     ],
 )
@@ -196,9 +208,12 @@ def test_wrong_rates_are_refused(rates, match):
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda: one_cycle(0), "total_steps must be at least 1"),
-        (lambda: one_cycle(5, pct_start=1.0), "pct_start must be in"),
-        (lambda: one_cycle(5, div=0.0), "div and div_final"),
+        (lambda: one_cycle(0), "total_steps must be a whole number of at least 1"),
+        (
+            lambda: one_cycle(5, pct_start=1.0),
+            "pct_start must be a number above 0",
+        ),
+        (lambda: one_cycle(5, div=0.0), "div must be a number above 0"),
         (lambda: curve((0.5,), (1.0,), (1.0,)), "rise from at least 0 to 1"),
         (lambda: curve((1.0,) * 5, (1.0,) * 5, (1.0,) * 5), "1 to 4 pieces"),
     ],
