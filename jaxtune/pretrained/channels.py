@@ -10,10 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from jaxtune.arguments import Integer, check_choice, check_integer
+
 
 def adapt_channels(
     weight: Float[np.ndarray, "out channels h w"],
-    in_channels: int,
+    in_channels: Integer,
     *,
     channel_init: str = "zero",
 ) -> Float[np.ndarray, "out in_channels h w"]:
@@ -31,6 +33,7 @@ def adapt_channels(
         channel_init: "zero", fastai's way, or "repeat", timm's.
 
     Raises:
+        TypeError: If the policy is no string, or the number not whole.
         ValueError: If the policy is unknown, or there is no channel.
 
     References:
@@ -38,8 +41,7 @@ def adapt_channels(
         models/_manipulate.py `adapt_input_conv`.
     """
     check_channel_init(channel_init)
-    if in_channels < 1:
-        raise ValueError(f"in_channels must be at least 1; received {in_channels}.")
+    in_channels = check_integer(in_channels, "in_channels", least=1)
     old = weight.shape[1]
     if in_channels == old:
         return weight
@@ -82,8 +84,5 @@ def adapt_statistics(
 
 
 def check_channel_init(channel_init: str) -> None:
-    """Raises ValueError unless it is "zero" or "repeat"."""
-    if channel_init not in ("zero", "repeat"):
-        raise ValueError(
-            f'channel_init is "zero" or "repeat"; received {channel_init!r}.'
-        )
+    """Raises an error unless it is "zero" or "repeat"."""
+    check_choice(channel_init, "channel_init", ("zero", "repeat"))

@@ -23,6 +23,7 @@ class WeightsMismatchError(ValueError):
         missing: names that only the network has.
         unexpected: names that only the file has.
         differing: name -> (shape in the file, shape in the network).
+        difference: the message without its last line, the advice.
     """
 
     def __init__(
@@ -32,9 +33,11 @@ class WeightsMismatchError(ValueError):
         missing: tuple[str, ...] = (),
         unexpected: tuple[str, ...] = (),
         differing: Mapping[str, tuple] | None = None,
+        difference: str = "",
     ) -> None:
         """Takes the message and the three lists it was made from."""
         super().__init__(message)
+        self.difference = difference
         self.missing, self.unexpected = missing, unexpected
         self.differing = dict(differing or {})
 
@@ -102,9 +105,14 @@ def match_weights(
         if arrays[name].shape != expected[name]
     }
     if missing or unexpected or differing:
-        message = _difference(missing, unexpected, differing, len(shared), source)
+        difference = _difference(missing, unexpected, differing, len(shared), source)
+        advice = _advice(missing, unexpected, differing, len(shared))
         raise WeightsMismatchError(
-            message, missing=missing, unexpected=unexpected, differing=differing
+            f"{difference}\n{advice}",
+            missing=missing,
+            unexpected=unexpected,
+            differing=differing,
+            difference=difference,
         )
     return {name: arrays[name] for name in shared}
 
@@ -142,7 +150,7 @@ def _difference(
             for name, (file, network) in differing.items()
         ]
     )
-    return "\n".join([*lines, _advice(missing, unexpected, differing, shared)])
+    return "\n".join(lines)
 
 
 def _shortened(lines: list[str]) -> list[str]:
@@ -196,8 +204,7 @@ def load_into(
             module is then as it was.
         TypeError: integers stand where a float is expected; likewise.
     """
-    variables = _variables(module)
-    expected = {name: _torch_shape(name, each) for name, each in variables.items()}
+    variables, expected = _variables(module), torch_shapes(module)
     matched = match_weights(
         arrays,
         expected,
@@ -219,6 +226,21 @@ def load_into(
     }
     for name, value in values.items():
         variables[name].set_value(value)
+
+
+def torch_shapes(module: nnx.Module) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of a module's parameters and statistics, in PyTorch's layout.
+
+    Args:
+        module: The module; it may be abstract (`nnx.eval_shape`).
+
+    Example:
+        >>> from jaxtune.models import Linear
+        >>> torch_shapes(Linear(2, 3, rngs=nnx.Rngs(0)))["weight"]
+        (3, 2)
+    """
+    variables = _variables(module)
+    return {name: _torch_shape(name, each) for name, each in variables.items()}
 
 
 def _variables(module: nnx.Module) -> dict[str, nnx.Variable]:

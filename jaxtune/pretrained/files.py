@@ -11,6 +11,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from jaxtune.arguments import check_path
 from jaxtune.pretrained.torch_file import read_torch_file, strip_prefixes
 from jaxtune.pretrained.torch_pickle import UnsafeFileError, WeightsFileError
 
@@ -52,12 +53,15 @@ def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
         Arrays by name, in the file's own layout and dtype; they may be read-only.
 
     Raises:
+        TypeError: it is no path.
         FileNotFoundError: there is no such file.
         UnsafeFileError: the file holds more than arrays.
         WeightsFileError: the file is broken, cut short or empty, or has an ending not
             known here. Both errors are a `ValueError`.
     """
-    path = Path(path)
+    path = Path(check_path(path, "path")).expanduser()
+    if path.is_dir():
+        raise FileNotFoundError(f"{path} is a folder; read_weights reads one file")
     if not path.is_file():
         raise FileNotFoundError(f"no file of weights at {path}")
     ending = path.suffix.lower()

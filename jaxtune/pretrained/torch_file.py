@@ -26,7 +26,10 @@ from jaxtune.pretrained.torch_pickle import (
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL_VERSION = 1001
-WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "network")
+WRAPPERS = (
+    *("state_dict", "model_state_dict", "model", "module", "net", "network"),
+    *("teacher", "student", "encoder", "backbone"),
+)
 PREFIXES = ("module.", "_orig_mod.")
 
 

@@ -10,6 +10,7 @@ import json
 import os
 from pathlib import Path
 
+from jaxtune.arguments import described
 from jaxtune.pretrained.cache import sha256_of
 from jaxtune.pretrained.fetch import find_config, find_weights
 from jaxtune.pretrained.files import ENDINGS, read_weights
@@ -38,6 +39,8 @@ class Weights:
         num_classes: number of logits.
         source: where they came from, in words.
         licence: under which they are published; None if not known.
+        is_known: whether mean, std and size are published with the weights; for a file
+            of unknown origin they are ImageNet's, which is a guess.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Weights:
     num_classes: int
     source: str
     licence: str | None = None
+    is_known: bool = True
 
 
 def resolve_weights(
@@ -66,10 +70,21 @@ def resolve_weights(
             manifest's, for any other ImageNet's and 224 pixels.
 
     Raises:
+        TypeError: `weights` is neither a name nor a path.
         ValueError: the name is not known (those known are listed), or the weights
             belong to another architecture.
         FileNotFoundError: there is no such path, or no source has the file.
     """
+    if weights is not None and not isinstance(weights, str | os.PathLike):
+        raise TypeError(
+            f"weights must be a name such as {_known(architecture)}, or the path of a "
+            f"file ({', '.join(ENDINGS)}); received {described(weights)}."
+        )
+    if weights is not None and not os.fspath(weights):
+        raise ValueError(
+            "weights must be a name or the path of a file; received an empty string. "
+            "Leave it out for the default ones."
+        )
     if weights is None or (isinstance(weights, str) and weights.lower() == "default"):
         return _from_entry(_default(architecture))
     if isinstance(weights, str):
@@ -157,7 +172,8 @@ def _entry_from_hub(repo: str, architecture: str) -> Entry:
             mean=_three(data["mean"]),
             std=_three(data["std"]),
             input_size=int(height),
-            num_classes=int(data.get("num_classes") or config["num_classes"]),
+            # timm's num_classes=0 has no classifier.
+            num_classes=int(data.get("num_classes") or config["num_classes"]) or 1000,
             hub=Hub(repo),
         )
     except (ValueError, KeyError, TypeError) as error:
@@ -193,13 +209,15 @@ def _from_path(architecture: str, path: Path) -> Weights:
         input_size=224,
         num_classes=_classes_of(path),
         source=str(path),
+        is_known=False,
     )
 
 
 def _classes_of(path: Path) -> int:
     """Returns the classifier's length; 1000 where the file has no classifier."""
     arrays = read_weights(path)
-    for name in ("fc.bias", "fc.weight"):
-        if name in arrays and arrays[name].ndim:
-            return int(arrays[name].shape[0])
+    for ending in ("fc.bias", "fc.weight"):
+        for name in sorted(arrays, key=len):
+            if f".{name}".endswith(f".{ending}") and arrays[name].ndim:
+                return int(arrays[name].shape[0])
     return 1000

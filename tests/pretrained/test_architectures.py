@@ -19,7 +19,7 @@ from jaxtune.pretrained import (
     write_weights,
 )
 from jaxtune.train import compile_step, make_predict_step, split_module
-from jaxtune.transfer import evaluating
+from jaxtune.transfer import create_cnn_model, evaluating
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "resnet18_imagenet1k_v1.npz"
 
@@ -122,3 +122,64 @@ def test_a_network_for_four_channels_begins_as_the_published_one(arch, tmp_path)
         evaluating(whole)(jnp.repeat(one, 3, axis=-1)),
         atol=1e-4,
     )
+
+
+@pytest.fixture(scope="module")
+def headless(tmp_path_factory):
+    """Writes a file of a ResNet-18's arrays under other names; returns its path."""
+    from networks import torch_shapes
+
+    net = nnx.eval_shape(lambda: resnet18(num_classes=3))
+    rng = np.random.default_rng(0)
+    arrays = {
+        name: rng.normal(size=shape).astype(np.float16)
+        for name, shape in torch_shapes(net).items()
+        if not name.startswith("fc.")
+    }
+    folder = tmp_path_factory.mktemp("weights")
+
+    def write(name, prefix="", **beside):
+        path = folder / f"{name}.safetensors"
+        file = {prefix + key: each for key, each in arrays.items()}
+        beside = {k.replace("__", "."): np.zeros(v, "f2") for k, v in beside.items()}
+        write_weights(path, file | beside)
+        return path
+
+    return write, arrays["layer3.1.conv2.weight"].transpose(2, 3, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "beside"),
+    [
+        ("", {}),
+        ("", {"fc__weight": (128, 512), "fc__bias": (128,)}),
+        ("module.encoder_q.", {"module__encoder_q__fc__0__weight": (4, 512)}),
+        ("backbone.", {"projection_head__weight": (2, 2), "queue": (4, 5)}),
+    ],
+)
+def test_weights_need_no_classifier_for_transfer(headless, prefix, beside):
+    write, kernel = headless
+    net = create_cnn_model(resnet18, 3, weights=write("any", prefix, **beside))
+    np.testing.assert_array_equal(net[0].layer3[1].conv2.weight[...], kernel)
+
+
+def test_the_classifier_itself_must_be_there_or_be_left_out(headless):
+    path = headless[0]("plain")
+    with pytest.raises(WeightsMismatchError, match="write resnet18.*read_classifier"):
+        resnet18(weights=path)
+    fresh = resnet18(weights=path, read_classifier=False, num_classes=5)
+    assert fresh.fc.weight.shape == (512, 5) and bool(fresh.fc.weight[...].any())
+    with pytest.raises(ValueError, match="cut='fc' keeps the old classifier"):
+        create_cnn_model(resnet18, 3, weights=path, cut="fc")
+    with pytest.raises(WeightsMismatchError, match="holds the weights of resnet18"):
+        create_cnn_model(resnet34, 3, weights=path)
+
+
+def test_what_would_not_be_used_is_refused():
+    for options, what in (
+        ({"channel_init": "repeat", "in_channels": 4}, "channel_init says how"),
+        ({"read_classifier": False}, "read_classifier says how published weights"),
+        ({"stride_in_1x1": True}, "stride_in_1x1 is for networks of bottlenecks"),
+    ):
+        with pytest.raises(ValueError, match=what):
+            resnet18(**options)

@@ -37,7 +37,9 @@ def test_statistics_follow_the_weights():
 
 
 def test_what_is_unknown_is_refused():
-    with pytest.raises(ValueError, match='channel_init is "zero" or "repeat"'):
+    with pytest.raises(ValueError, match="must be 'zero' or 'repeat'; received"):
         adapt_channels(WEIGHT, 4, channel_init="mean")
-    with pytest.raises(ValueError, match="in_channels must be at least 1"):
+    with pytest.raises(
+        ValueError, match="in_channels must be a whole number of at least 1"
+    ):
         adapt_channels(WEIGHT, 0)
