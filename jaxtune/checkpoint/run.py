@@ -22,6 +22,7 @@ from typing import Any
 
 from flax import nnx
 
+from jaxtune.arguments import check_choice, check_path
 from jaxtune.checkpoint.errors import CheckpointDamagedError
 from jaxtune.checkpoint.loading import load_meta
 from jaxtune.checkpoint.recipe import check_recipe, write_json
@@ -280,12 +281,18 @@ def find_checkpoint(path: str | os.PathLike, which: str = "latest") -> Path:
 
     Raises:
         FileNotFoundError: If the run has no such checkpoint yet.
-        ValueError: If `which` is neither.
+        TypeError: If the path is none, or `which` no string.
+        ValueError: If `which` is neither, or "best" of what is no run.
     """
-    if which not in ("latest", "best"):
-        raise ValueError(f'which is "latest" or "best"; got {which!r}.')
+    check_path(path, "path")
+    check_choice(which, "which", ("latest", "best"))
     root = Path(path).expanduser().resolve()
     if not is_run(root):
+        if which == "best" and root.is_dir():
+            raise ValueError(
+                f"which='best' chooses among a run's checkpoints, and {root} is no "
+                "run: leave which out."
+            )
         return root
     losses = {n: _loss(root / _CHECKPOINTS / str(n)) for n in checkpoint_numbers(root)}
     number = _best(losses) if which == "best" else max(losses, default=None)

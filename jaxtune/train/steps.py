@@ -202,8 +202,8 @@ def make_eval_step(
         `epoch_figures` makes an epoch's figures of all batches' answers.
 
     Raises:
-        TypeError: If an argument is something else; when the step is traced, if the loss or a metric returns no array of
-            numbers; it is named.
+        TypeError: If an argument is something else; when the step is traced, if the
+            loss or a metric returns no array of numbers; it is named.
         ValueError: Likewise, if it returns anything but one value for each row.
     """
     _check_graphdef(graphdef)

@@ -4,13 +4,16 @@ from jaxtune.transfer.classes import class_rows as class_rows
 from jaxtune.transfer.classes import extend_outputs as extend_outputs
 from jaxtune.transfer.classes import output_axes as output_axes
 from jaxtune.transfer.classes import take_rows as take_rows
+from jaxtune.transfer.cnn import check_arch as check_arch
 from jaxtune.transfer.cnn import create_cnn_model as create_cnn_model
 from jaxtune.transfer.cuts import Cut as Cut
+from jaxtune.transfer.cuts import check_cut as check_cut
 from jaxtune.transfer.cuts import create_body as create_body
 from jaxtune.transfer.cuts import inspect_cuts as inspect_cuts
 from jaxtune.transfer.cuts import num_features as num_features
 from jaxtune.transfer.groups import Groups as Groups
 from jaxtune.transfer.groups import L as L
+from jaxtune.transfer.groups import check_groups as check_groups
 from jaxtune.transfer.groups import default_groups as default_groups
 from jaxtune.transfer.groups import dotted as dotted
 from jaxtune.transfer.groups import group_labels as group_labels

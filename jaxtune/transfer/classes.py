@@ -15,6 +15,14 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Num
 
+from jaxtune.arguments import (
+    check_flag,
+    check_function,
+    check_integer,
+    check_module,
+    described,
+)
+from jaxtune.data import as_size
 from jaxtune.models import BatchNorm, call_module, kaiming_normal
 from jaxtune.models import Sequence as ModuleSequence
 from jaxtune.transfer.groups import dotted
@@ -65,6 +73,12 @@ def class_rows(
         >>> class_rows(["ant", "bee"], ["ant", "bat", "bee"])
         (0, None, 1)
     """
+    extend, reorder = check_flag(extend, "extend"), check_flag(reorder, "reorder")
+    for name, classes in (("old_classes", old_classes), ("new_classes", new_classes)):
+        if isinstance(classes, str) or not hasattr(classes, "__iter__"):
+            raise TypeError(
+                f"{name} must be a list of names; received {described(classes)}."
+            )
     old, new = list(map(str, old_classes)), list(map(str, new_classes))
     for names in (old, new):
         if len(set(names)) < len(names):
@@ -196,9 +210,13 @@ def extend_outputs(
         shared with the one given.
 
     Raises:
+        TypeError: If an argument is of another type.
         ValueError: If a known class is missing or in another place without `reorder`,
             or it can't be told which arrays have a row for each class.
     """
+    check_module(network, "network")
+    in_channels = check_integer(in_channels, "in_channels", least=1)
+    check_function(init, "init", "a function (key, shape) -> array")
     rows = class_rows(old_classes, new_classes, reorder=reorder)
     graphdef, state = nnx.split(network)
     # Other variables, which hold the same arrays.
@@ -322,7 +340,7 @@ def _arrays(part: nnx.Module) -> list[tuple[tuple, Any]]:
 
 
 def _images(size: int | tuple[int, int], in_channels: int) -> jax.ShapeDtypeStruct:
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = as_size(size)
     return jax.ShapeDtypeStruct((1, height, width, in_channels), jnp.float32)
 
 

@@ -7,10 +7,12 @@ one cut fits, the choice is the user's.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from flax import nnx
 
+from jaxtune.arguments import Integer, check_integer, check_module, described
 from jaxtune.models import Sequence
 from jaxtune.transfer.calls import last_calls, record_calls
 from jaxtune.transfer.running import children_of, output_shape
@@ -53,7 +55,7 @@ class Cut:
 
 
 def inspect_cuts(
-    module: nnx.Module, *, in_channels: int = 3, size: int = 64
+    module: nnx.Module, *, in_channels: Integer = 3, size: Integer = 64
 ) -> list[Cut]:
     """Lists where a network can be cut, with the output's shape at each place.
 
@@ -76,6 +78,9 @@ def inspect_cuts(
         >>> [(cut.index, cut.shape) for cut in inspect_cuts(resnet18())[-3:-1]]
         [(8, (1, 2, 2, 512)), (9, (1, 512))]
     """
+    check_module(module, "module")
+    in_channels = check_integer(in_channels, "in_channels", least=1)
+    size = check_integer(size, "size", least=1)
     calls = record_calls(module, in_channels, size)
     places = last_calls(calls)
     if not places:
@@ -96,9 +101,9 @@ def inspect_cuts(
 
 def create_body(
     module: nnx.Module,
-    cut: int | str | Callable | None = None,
+    cut: Integer | str | Callable | None = None,
     *,
-    in_channels: int = 3,
+    in_channels: Integer = 3,
 ) -> nnx.Module:
     """Returns a network without its classifier; parameters are shared, not copied.
 
@@ -130,23 +135,15 @@ def create_body(
         fastai 2.8.12, vision/learner.py `create_body`; unlike there, `cut` is honoured
         and an unknown network is never cut by the name of a class.
     """
+    check_module(module, "module")
+    cut = check_cut(cut)
+    in_channels = check_integer(in_channels, "in_channels", least=1)
     if callable(cut):
-        body = cut(module)
-        if not isinstance(body, nnx.Module):
-            raise TypeError(
-                f"cut(network) must return an NNX module; received a "
-                f"{type(body).__name__}."
-            )
-        return body
+        return check_module(cut(module), "what cut(network) returns")
     if cut is None:
         cut = getattr(module, "default_cut", None)
     if cut is None:
         cut = _find_cut(module, in_channels)
-    if isinstance(cut, bool) or not isinstance(cut, int | str):
-        raise TypeError(
-            "cut must be an int, the name of a child, a function of the network or "
-            f"None; received {cut!r}."
-        )
     if isinstance(module, Sequence):
         body = module[: _position(cut, list(module.names), module)]
         groups = getattr(module, "default_groups", None)
@@ -162,16 +159,37 @@ def create_body(
     return truncated(module, calls, list(places.values())[count - 1])
 
 
-def num_features(body: nnx.Module, *, in_channels: int = 3) -> int:
+def check_cut(cut: Any) -> Any:
+    """Returns where a network is to be cut: an int, a name, a function or None.
+
+    Raises:
+        TypeError: If it is something else.
+    """
+    is_function = callable(cut) and not isinstance(cut, nnx.Module)
+    if cut is None or isinstance(cut, str) or is_function:
+        return cut
+    try:
+        return check_integer(cut, "cut")
+    except TypeError:
+        raise TypeError(
+            "cut must be an int, the name of a child, a function of the network or "
+            f"None; received {described(cut)}."
+        ) from None
+
+
+def num_features(body: nnx.Module, *, in_channels: Integer = 3) -> int:
     """Returns the number of channels of a body's feature map, found from shapes alone.
 
     Raises:
         ValueError: If the body runs on no square image from 32 to 512 px, or its output
             isn't (b, h, w, c).
+        TypeError: If it is no NNX module, or its output no array.
 
     References:
         fastai 2.8.12, vision/learner.py `num_features_model` (which runs the body).
     """
+    check_module(body, "body")
+    in_channels = check_integer(in_channels, "in_channels", least=1)
     shape = output_shape(body, in_channels=in_channels)
     if len(shape) != 4:
         raise ValueError(

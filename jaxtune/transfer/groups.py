@@ -7,9 +7,12 @@ parameter is in exactly one group, or the error names it.
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
 
 import jax
 from flax import nnx
+
+from jaxtune.arguments import check_function, check_module, described
 
 #: Group names to what is in them: a pattern (a regular expression which matches at the
 #: start of a dotted path) or the dotted paths themselves.
@@ -34,6 +37,7 @@ def params(module: nnx.Module) -> list[nnx.Param]:
 
     Made for splitters such as `L(m[0][:6], m[0][6:], m[1:]).map(params)`.
     """
+    check_module(module, "module")
     return [leaf for _, leaf in nnx.to_flat_state(nnx.state(module, nnx.Param))]
 
 
@@ -55,8 +59,9 @@ def group_labels(tree: nnx.State, groups: Groups) -> nnx.State:
             to the last.
 
     Raises:
+        TypeError: If the groups are no dict of names and members.
         ValueError: If a parameter is in no group or in several, or a group is empty;
-            the parameters are named.
+            the parameters are named. If a pattern is no regular expression.
 
     Example:
         >>> import jax.numpy as jnp
@@ -66,7 +71,14 @@ def group_labels(tree: nnx.State, groups: Groups) -> nnx.State:
         >>> group_labels(tree, {"first": "body", "last": "head"})["head"]["w"]
         'last'
     """
-    matches = {name: _matcher(members) for name, members in groups.items()}
+    if isinstance(tree, nnx.Module):
+        raise TypeError(
+            "tree must be parameters, split_module(module)[1]; received the module, a "
+            f"{type(tree).__name__}."
+        )
+    matches = {
+        name: _matcher(name, each) for name, each in check_groups(groups).items()
+    }
     found = {
         dotted(path): [name for name, match in matches.items() if match(dotted(path))]
         for path, _ in jax.tree_util.tree_leaves_with_path(tree)
@@ -96,10 +108,41 @@ def group_labels(tree: nnx.State, groups: Groups) -> nnx.State:
     )
 
 
-def _matcher(members: str | Collection[str]) -> Callable[[str], object]:
-    if isinstance(members, str):
+def check_groups(groups: Any) -> Groups:
+    """Returns layer groups as they are.
+
+    Raises:
+        TypeError: If they are no dict of names and members.
+        ValueError: If there is none.
+    """
+    wanted = (
+        "groups must be a dict from names to a pattern or to dotted paths, first to "
+        'last, such as {"body": r"body\\.", "head": r"head\\."}; received '
+    )
+    if not isinstance(groups, Mapping):
+        raise TypeError(f"{wanted}{described(groups)}.")
+    if not groups:
+        raise ValueError(f"{wanted}an empty one.")
+    for name, members in groups.items():
+        listed = isinstance(members, Collection) and not isinstance(members, Mapping)
+        if not isinstance(name, str) or not listed:
+            raise TypeError(f"{wanted}{described({name: members})}.")
+        if not isinstance(members, str) and not all(
+            isinstance(member, str) for member in members
+        ):
+            raise TypeError(f"{wanted}{described({name: members})}.")
+    return groups
+
+
+def _matcher(name: str, members: str | Collection[str]) -> Callable[[str], object]:
+    if not isinstance(members, str):
+        return frozenset(members).__contains__
+    try:
         return re.compile(members).match
-    return frozenset(members).__contains__
+    except re.error as error:
+        raise ValueError(
+            f"groups[{name!r}] is no regular expression: {members!r}, {error}."
+        ) from None
 
 
 def default_groups(module: nnx.Module) -> dict[str, str]:
@@ -107,8 +150,19 @@ def default_groups(module: nnx.Module) -> dict[str, str]:
 
     A body which names its own groups (ResNets: early, late; fastai's split) is taken at
     its word; any other is one group. The head is the last group.
+
+    Raises:
+        TypeError: If the network is not body and head.
     """
-    inside = getattr(module[0], "default_groups", None)
+    check_module(module, "module")
+    body = getattr(module, "body", None)
+    if body is None or getattr(module, "head", None) is None:
+        raise TypeError(
+            "layer groups are found by themselves where a network is body and head, "
+            f"such as create_cnn_model makes; this module is a {type(module).__name__}."
+            " Give groups= or split_on=, or let vision_learner cut it."
+        )
+    inside = getattr(body, "default_groups", None)
     if not inside:
         return {"body": r"body\.", "head": r"head\."}
     groups = {name: rf"body\.({pattern})" for name, pattern in inside}
@@ -133,6 +187,8 @@ def split_groups(module: nnx.Module, split_on: Callable) -> dict[str, frozenset[
     References:
         fastai 2.8.12, vision/learner.py `_resnet_split`; fastai 1.0.64, `split_on`.
     """
+    check_module(module, "module")
+    check_function(split_on, "split_on", "a function of the network, or None")
     answer = split_on(module)
     parts = list(answer) if isinstance(answer, list | tuple) else [answer]
     members = [_variables(part) for part in parts]

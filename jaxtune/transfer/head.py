@@ -10,7 +10,17 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxtune.arguments import check_numbers
+from jaxtune.arguments import (
+    Integer,
+    Number,
+    check_flag,
+    check_function,
+    check_instance,
+    check_integer,
+    check_number,
+    check_numbers,
+    described,
+)
 from jaxtune.models import (
     BatchNorm,
     GlobalAvgPool,
@@ -83,16 +93,16 @@ def denormalizing(network: nnx.Module) -> Denormalize | None:
 
 
 def create_head(
-    num_features: int,
-    num_classes: int,
+    num_features: Integer,
+    num_classes: Integer,
     *,
-    hidden: tuple[int, ...] | list[int] | None = None,
-    dropout: float | list[float] | tuple[float, ...] = 0.5,
+    hidden: Integer | Sequence[Integer] | None = None,
+    dropout: Number | Sequence[Number] = 0.5,
     concat_pool: bool = True,
     first_bn: bool = True,
     bn_final: bool = False,
     lin_first: bool = False,
-    y_range: tuple[float, float] | None = None,
+    y_range: Sequence[Number] | None = None,
     target_stats: Sequence[Sequence[float]] | None = None,
     init: Callable = kaiming_normal,
     rngs: nnx.Rngs,
@@ -106,11 +116,12 @@ def create_head(
     Args:
         num_features: Channels of the body's feature map, F.
         num_classes: Number of logits.
-        hidden: Sizes of the hidden layers; (512,) if None, () for one linear layer.
+        hidden: Sizes of the hidden layers, or the size of one; (512,) if None, () for
+            one linear layer.
         dropout: Rate before the last linear layer, half of it before the others; or one
             rate for each linear layer. 0 leaves the layer out.
         concat_pool: Maximum and average pooling side by side; else average only.
-        first_bn: Whether a batch norm stands before the first linear layer.
+        first_bn: Whether a batch norm stands at the first linear layer.
         bn_final: Whether a batch norm (momentum .01) ends the head.
         lin_first: Linear and ReLU before batch norm and dropout, in each layer.
         y_range: Ends of the interval for regression, reached by a sigmoid.
@@ -121,9 +132,11 @@ def create_head(
         rngs: Stream `params` draws the weights.
 
     Raises:
-        ValueError: If the number of rates isn't that of the linear layers, or a rate is
-            not in [0, 1); if `y_range` and `target_stats` are both given, or the
-            statistics are not those of so many outputs.
+        TypeError: If an argument is of another type.
+        ValueError: If the number of rates isn't that of the linear layers, a rate is
+            not in [0, 1), a size is less than 1, or `y_range` doesn't rise; if
+            `y_range` and `target_stats` are both given, or the statistics are not those
+            of so many outputs.
 
     Example:
         >>> from flax import nnx
@@ -134,8 +147,25 @@ def create_head(
     References:
         fastai 2.8.12, vision/learner.py `create_head`, layers.py `LinBnDrop`.
     """
+    num_features = check_integer(num_features, "num_features", least=1)
+    num_classes = check_integer(num_classes, "num_classes", least=1)
+    hidden = (512,) if hidden is None else _sizes(hidden)
+    concat_pool = check_flag(concat_pool, "concat_pool")
+    first_bn = check_flag(first_bn, "first_bn")
+    bn_final = check_flag(bn_final, "bn_final")
+    lin_first = check_flag(lin_first, "lin_first")
+    check_function(init, "init", "a function (key, shape) -> array")
+    check_instance(rngs, "rngs", nnx.Rngs, "flax.nnx.Rngs, such as nnx.Rngs(0)")
+    if y_range is not None:
+        y_range = check_numbers(
+            y_range, "y_range", count=2, what="numbers, low and high"
+        )
+        if y_range[0] >= y_range[1]:
+            raise ValueError(
+                f"y_range must be two numbers, the lower one first; received {y_range}."
+            )
     pooled = ConcatPool.features(num_features) if concat_pool else num_features
-    sizes = [pooled, *((512,) if hidden is None else hidden), num_classes]
+    sizes = [pooled, *hidden, num_classes]
     count = len(sizes) - 1
     rates = _rates(dropout, count)
     layers: dict[str, nnx.Module] = {
@@ -146,7 +176,9 @@ def create_head(
         rates.append(0.0)
     for i, (size, out, rate) in enumerate(zip(sizes, sizes[1:], rates, strict=False)):
         last = i == count - 1
-        has_bn = (not last or bn_final) if lin_first else (i > 0 or first_bn)
+        has_bn = i > 0 or first_bn
+        if lin_first:
+            has_bn = bn_final if last else has_bn
         # fastai's bias of a fresh batch norm is 1e-3, PyTorch's 0.
         before = {f"bn{i + 1}": BatchNorm(out if lin_first else size, bias=1e-3)}
         if not has_bn:
@@ -176,13 +208,27 @@ def create_head(
 
 
 def _rates(dropout, count: int) -> list[float]:
-    if isinstance(dropout, int | float):
-        rates = [dropout / 2] * (count - 1) + [dropout]
-    else:
-        rates = list(dropout)
-    if len(rates) != count or not all(0 <= rate < 1 for rate in rates):
-        raise ValueError(
-            f"dropout must be a rate in [0, 1), or {count} of them, one for each "
-            f"linear layer; received {dropout!r}."
-        )
-    return rates
+    wanted = (
+        f"dropout must be a rate in [0, 1), or {count} of them, one for each linear "
+        f"layer; received {described(dropout)}."
+    )
+    try:
+        if isinstance(dropout, list | tuple) or getattr(dropout, "ndim", 0) == 1:
+            limits = {"least": 0, "below": 1}
+            return [*check_numbers(dropout, "dropout", count=count, **limits)]
+        rate = check_number(dropout, "dropout", least=0, below=1)
+    except (TypeError, ValueError) as error:
+        raise type(error)(wanted) from None
+    return [rate / 2] * (count - 1) + [rate]
+
+
+def _sizes(hidden) -> tuple[int, ...]:
+    listed = isinstance(hidden, list | tuple | range) or getattr(hidden, "ndim", 0) == 1
+    sizes = tuple(hidden) if listed else (hidden,)
+    try:
+        return tuple(check_integer(size, "hidden", least=1) for size in sizes)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            "hidden must be the size of a hidden layer, a whole number of at least 1, "
+            f"or a list of them; received {described(hidden)}."
+        ) from None

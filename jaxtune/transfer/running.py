@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxtune.arguments import check_module
 from jaxtune.models import Sequence, call_module
 
 
@@ -19,7 +20,11 @@ def evaluating(module: nnx.Module) -> nnx.Module:
 
     Running statistics instead of the batch's, dropout off. The view shares its
     variables with the module.
+
+    Raises:
+        TypeError: If it is no NNX module.
     """
+    check_module(module, "module")
     return nnx.view(
         module, deterministic=True, use_running_average=True, raise_if_not_found=False
     )
@@ -32,16 +37,28 @@ def output_shape(module: nnx.Module, *, in_channels: int = 3) -> tuple[int, ...]
 
     Raises:
         ValueError: If none runs; the last error is the cause.
+        TypeError: If the output is no array, such as a tuple of two.
     """
     for size in (64, 32, 128, 224, 256, 512):
         try:
-            return tuple(_shape_at(module, in_channels, size))
+            output = _output_at(module, in_channels, size)
+            break
         except (TypeError, ValueError, ZeroDivisionError) as error:
             cause = error
-    raise ValueError(
-        f"{type(module).__name__} runs on no image (1, s, s, {in_channels}) with s "
-        f"from 32 to 512: {cause}"
-    ) from cause
+    else:
+        raise ValueError(
+            f"{type(module).__name__} runs on no image (1, s, s, {in_channels}) with s "
+            f"from 32 to 512: {cause}"
+        ) from cause
+    if not isinstance(output, jax.ShapeDtypeStruct):
+        shapes = ", ".join(str(x.shape) for x in jax.tree.leaves(output))
+        kind = type(output).__name__
+        raise TypeError(
+            f"{type(module).__name__} must return one array; it returns a {kind}, of "
+            f"arrays of shape {shapes or '(none)'}. Return the one that is wanted, or "
+            "wrap the network in a module that does."
+        )
+    return tuple(output.shape)
 
 
 def check_runs(
@@ -58,22 +75,20 @@ def check_runs(
         ValueError: If it doesn't; the network's own error is the cause.
     """
     try:
-        _shape_at(module, in_channels, size)
+        _output_at(module, in_channels, size)
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise ValueError(
             f"the network does not run on images of {size[0]} x {size[1]} px: {error}"
         ) from error
 
 
-def _shape_at(
-    module: nnx.Module, in_channels: int, size: int | tuple[int, int]
-) -> tuple[int, ...]:
+def _output_at(module, in_channels: int, size: int | tuple[int, int]):
     graphdef, state = nnx.split(evaluating(module))
     height, width = (size, size) if isinstance(size, int) else size
     images = jax.ShapeDtypeStruct((1, height, width, in_channels), jnp.float32)
     return jax.eval_shape(
         lambda state, x: call_module(nnx.merge(graphdef, state), x), state, images
-    ).shape
+    )
 
 
 def children_of(module: nnx.Module) -> list[tuple[str, Callable]]:

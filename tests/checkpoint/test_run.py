@@ -183,9 +183,11 @@ def test_which_checkpoint(path, tmp_path):
         save(folder, 1)
     with pytest.raises(FileNotFoundError, match="no epoch is finished"):
         find_checkpoint(path, "best")
-    with pytest.raises(ValueError, match='which is "latest" or "best"'):
+    with pytest.raises(ValueError, match="which must be 'latest' or 'best'"):
         find_checkpoint(path, "newest")
     plain = save_checkpoint(
         tmp_path / "plain", params=tree(0), model_state=nnx.State({}), meta={}
     )
     assert find_checkpoint(plain) == plain
+    with pytest.raises(ValueError, match="is no run: leave which out"):
+        find_checkpoint(plain, "best")

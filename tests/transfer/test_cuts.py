@@ -169,7 +169,11 @@ def test_a_network_without_feature_maps_is_an_error():
         (11, ValueError, "cut=11 leaves 11 of 10"),
         (-10, ValueError, "cut=-10 leaves 0 of 10"),
         (True, TypeError, "cut must be an int"),
-        (lambda net: 3, TypeError, "must return an NNX module"),
+        (
+            lambda net: 3,
+            TypeError,
+            "returns must be a flax.nnx module",
+        ),
     ],
 )
 def test_a_wrong_cut_says_what_there_is(resnet, cut, error, match):
