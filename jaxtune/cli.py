@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jaxtune.arguments import check_choice
+from jaxtune.arguments import check_choice, check_number, like
 from jaxtune.checkpoint import check_run_folder, write_json
 from jaxtune.data import ImageDataLoaders, list_photos
 from jaxtune.data.photos import find_bad
@@ -85,16 +85,18 @@ def fine_tune(
         ),
     ] = None,
     save_every: Annotated[
-        float, typer.Option(help="Seconds between two checkpoints in --out.")
-    ] = 60.0,
+        float | None,
+        typer.Option(help="Seconds between two checkpoints in --out; 60."),
+    ] = None,
 ) -> None:
     """Fine-tunes a pretrained network on a folder of photos."""
     if demo == (folder is not None):
         raise _Failure("give a folder of photos, or --demo, and not both.")
     if arch not in ARCHITECTURES:
-        raise _Failure(
-            f"no architecture {arch!r}; there are {', '.join(ARCHITECTURES)}."
-        )
+        raise _Failure(f"no architecture {arch!r}. {like(arch, ARCHITECTURES)}")
+    if save_every is not None and out is None:
+        raise _Failure("--save-every is for a run that is kept: give --out FOLDER too.")
+    check_number(base_lr, "--base-lr", above=0)
     check_epochs(epochs, "--epochs")
     check_epochs(freeze_epochs, "--freeze-epochs", least=0)
     if out is not None:
@@ -103,7 +105,7 @@ def fine_tune(
     data = ImageDataLoaders.from_folder(
         demo_photos() if folder is None else folder,
         **_splits(folder),
-        size=size or (_DEMO_SIZE if demo else 224),
+        size=(_DEMO_SIZE if demo else 224) if size is None else size,
         batch_size=batch_size,
         seed=seed,
         on_error=on_error,

@@ -107,6 +107,7 @@ def test_every_question_is_answered_by_its_listing(tmp_path, monkeypatch, capsys
     (photos / "labels.csv").write_text(text, encoding="cp1252")
     images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3))
     names |= {"images": images.astype(np.uint8), "one_hot": np.eye(3)[[0, 1, 2] * 4]}
+    names["my_body"] = jaxtune.create_body(OwnNetwork(rngs=nnx.Rngs(0)), "blocks")
     # Only of its own architectures does a checkpoint say how to build the network.
     as_it_was = create_cnn_model(tiny_resnet, 3, rngs=nnx.Rngs(0))
     names["continue_from"] = functools.partial(jaxtune.continue_from, module=as_it_was)

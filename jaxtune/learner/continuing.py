@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from flax import nnx
 
+from jaxtune.arguments import check_flag, check_function, check_module, check_path
 from jaxtune.checkpoint import find_checkpoint, load_meta, with_kept_thresholds
 from jaxtune.data import CutMix, Mixing, MixUp
 from jaxtune.learner.extending import (
@@ -20,11 +21,22 @@ from jaxtune.learner.extending import (
 )
 from jaxtune.learner.float32 import in_float32
 from jaxtune.learner.learner import Learner
+from jaxtune.learner.options import check_data as check_whole_data
+from jaxtune.learner.options import check_known, check_options
 from jaxtune.learner.predictor import load_network
 from jaxtune.learner.recipe import function_named
 from jaxtune.models import kaiming_normal
 from jaxtune.train import Metric, with_class_names
 from jaxtune.transfer import class_rows, extend_outputs, output_shape
+
+#: Options of `Learner` that there are.
+_OPTIONS = (
+    *("groups", "split_on", "norms", "optimizer", "lr", "wd", "moms", "clip_norm"),
+    *("gradient_accumulation_steps", "precision", "ema_decay", "mixing"),
+    *("validate_also", "seed", "verbose"),
+)
+#: Arguments of `continue_from` itself, which a mistyped one may be like.
+_OWN = ("which", "extend", "reorder", "module", "at", "init", "metrics", "loss")
 
 #: Options of `Learner` that a checkpoint says as they are.
 _KEPT = (
@@ -47,8 +59,8 @@ def continue_from(
     reorder: bool = False,
     module: nnx.Module | None = None,
     at: str | Sequence[str] | None = None,
-    init: Callable = kaiming_normal,
-    metrics: Metric | Iterable[Metric] | None = None,
+    init: Callable | None = None,
+    metrics: Metric | str | Iterable[Metric | str] | None = None,
     loss: Callable | None = None,
     **options,
 ) -> Learner:
@@ -77,8 +89,10 @@ def continue_from(
             by name then.
         module: The network, body and head, as it was; built from the description if
             None, which works for jaxtune's own architectures and heads.
-        at: Path of the layer with the outputs ("head.fc"), where it can't be found.
-        init: Draws the new rows' weights, see `extend_outputs`.
+        at: Path of the layer with the outputs ("head.fc"), where it can't be found; for
+            classes that are others, so with `extend` or `reorder` only.
+        init: Draws the new rows' weights, see `extend_outputs`; `kaiming_normal` if
+            None. With `extend` only.
         metrics: Instead of the run's.
         loss: Instead of the run's.
         **options: Of `Learner`: groups, split_on, norms, optimizer, lr, wd, moms,
@@ -88,10 +102,12 @@ def continue_from(
     Raises:
         FileNotFoundError: If there is no checkpoint at the path.
         jaxtune.CheckpointMismatchError: If `module` is not the run's network.
-        ValueError: If the classes are not the run's and that wasn't asked for, labels
-            or channels are of another kind, the network can't be built from the
-            description, or the run's loss or optimizer is not jaxtune's own or has a
-            weight for each class; the message says what to write.
+        TypeError: If an argument is of another type, or an option is unknown.
+        ValueError: If an option is out of its range or would have no effect; if the
+            classes are not the run's and that wasn't asked for, labels or channels are
+            of another kind, the network can't be built from the description, or the
+            run's loss or optimizer is not jaxtune's own or has a weight for each class;
+            the message says what to write.
 
     Example:
         ::
@@ -101,6 +117,16 @@ def continue_from(
             )
             model.fine_tune(2, base_lr=5e-4)
     """
+    check_path(path, "path")
+    check_whole_data(data)
+    extend, reorder = check_flag(extend, "extend"), check_flag(reorder, "reorder")
+    if module is not None:
+        check_module(module, "module")
+    _check_rows(at, init, extend=extend, reorder=reorder)
+    check_known(options, (*_OWN, *_OPTIONS), "continue_from")
+    options = check_options(options)
+    if loss is not None:
+        loss = check_options({"loss": loss})["loss"]
     checkpoint = find_checkpoint(path, which)
     meta = with_kept_thresholds(load_meta(checkpoint), path)
     classes = tuple(meta["classes"])
@@ -140,7 +166,7 @@ def continue_from(
             size=data.size,
             in_channels=data.in_channels,
             at=at,
-            init=init,
+            init=kaiming_normal if init is None else init,
             rngs=nnx.Rngs(data.seed if seed is None else seed),
         )
     learner = Learner(
@@ -163,6 +189,18 @@ def continue_from(
     if learner.verbose:
         print(_said(path, classes, learner, place, own_groups), flush=True)
     return learner
+
+
+def _check_rows(at: Any, init: Any, *, extend: bool, reorder: bool) -> None:
+    """Refuses what says how rows are made where none are."""
+    given = {"at": (at, extend or reorder), "init": (init, extend)}
+    for name, (value, is_used) in given.items():
+        if value is not None and not is_used:
+            raise ValueError(
+                f"{name} is for the rows of new classes, and there are none without "
+                f"extend=True: write it, or leave {name} out."
+            )
+    check_function(init, "init", "a function (key, shape) -> array", or_none=True)
 
 
 def _check_outputs(module: nnx.Module, meta: Mapping[str, Any]) -> None:

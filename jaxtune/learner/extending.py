@@ -10,9 +10,12 @@ from typing import Any
 
 from flax import nnx
 
+from jaxtune.arguments import check_flag, check_function
 from jaxtune.learner.float32 import in_float32
 from jaxtune.learner.further import matching_loaders
 from jaxtune.learner.measures import fit_measures, scaled_objective
+from jaxtune.learner.options import check_data as check_whole_data
+from jaxtune.learner.options import check_options
 from jaxtune.learner.trainer import Trainer
 from jaxtune.models import kaiming_normal
 from jaxtune.train import with_class_names
@@ -75,6 +78,11 @@ class Extending:
                 of another kind or images of other channels, or the loss has a weight
                 for each class; the message says what to write.
         """
+        check_whole_data(data)
+        reorder = check_flag(reorder, "reorder")
+        check_function(init, "init", "a function (key, shape) -> array")
+        if loss is not None:
+            loss = check_options({"loss": loss})["loss"]
         trainer, before = self._trainer, self.data
         check_data(data, kind=before.kind, outputs=before.num_outputs,
                    in_channels=before.in_channels)  # fmt: skip

@@ -11,6 +11,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxtune.arguments import (
+    Integer,
+    Number,
+    check_flag,
+    check_integer,
+    check_number,
+)
 from jaxtune.learner.devices import check_one_process
 from jaxtune.learner.history import History
 from jaxtune.learner.loop import NonFiniteLossError
@@ -31,9 +38,9 @@ class Finder:
 
     def lr_find(
         self,
-        start_lr: float = 1e-7,
-        end_lr: float = 10.0,
-        num_it: int = 100,
+        start_lr: Number = 1e-7,
+        end_lr: Number = 10.0,
+        num_it: Integer = 100,
         *,
         stop_div: bool = True,
     ) -> LRFind:
@@ -45,7 +52,7 @@ class Finder:
 
         Args:
             start_lr: Rate of the first step, the same for every layer group.
-            end_lr: Rate after the last step.
+            end_lr: Rate after the last step, larger.
             num_it: Number of updates, at least 8. With gradient accumulation each takes
                 so many batches, and its loss is their mean: the rates are those for the
                 large batch that training makes.
@@ -56,7 +63,8 @@ class Finder:
             Its `plot()` is a figure.
 
         Raises:
-            ValueError: If a number is out of its range.
+            TypeError: If an argument is no number.
+            ValueError: If a number is out of its range, or the rates don't rise.
             NonFiniteLossError: If the very first loss is no finite number.
             OutOfMemoryError: If a step does not fit into the device's memory.
             NotImplementedError: In one of several processes of `jax.distributed`.
@@ -65,8 +73,15 @@ class Finder:
             Smith, https://arxiv.org/abs/1506.01186; fastai 2.8.12,
             callback/schedule.py `lr_find`.
         """
-        if num_it < 8:
-            raise ValueError(f"num_it must be at least 8; received {num_it}.")
+        start_lr = check_number(start_lr, "start_lr", above=0)
+        end_lr = check_number(end_lr, "end_lr", above=0)
+        if start_lr >= end_lr:
+            raise ValueError(
+                "the rates of a search rise from start_lr to end_lr; received "
+                f"start_lr={start_lr:g} and end_lr={end_lr:g}."
+            )
+        num_it = check_integer(num_it, "num_it", least=8)
+        stop_div = check_flag(stop_div, "stop_div")
         check_one_process()
         trainer = self._trainer
         batches_each = trainer.gradient_accumulation_steps

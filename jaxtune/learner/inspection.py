@@ -7,16 +7,24 @@ import os
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+from jaxtune.arguments import Integer, Number, check_integer, described
 from jaxtune.checkpoint import load_checkpoint
 from jaxtune.learner.diff import Diff, Stretch, stretches
 from jaxtune.learner.frozen import check_frozen
 from jaxtune.learner.history import History
 from jaxtune.learner.layers import network_layers
+from jaxtune.learner.options import check_known
 from jaxtune.learner.plan import Plan, plan_phases
 from jaxtune.learner.summary import Summary, summarize
 from jaxtune.learner.trainer import Trainer
-from jaxtune.train import Phase, boundary_index, split_module
+from jaxtune.train import Phase, boundary_index, checked_phases, split_module
 from jaxtune.transfer import group_labels
+
+#: What of `fine_tune` decides its phases, beside epochs and rate.
+_FINE_TUNING = (
+    *("freeze_epochs", "lr_mult", "pct_start", "div", "div_final", "unfreeze_to"),
+    *("wd", "moms"),
+)
 
 
 class Inspection:
@@ -49,8 +57,8 @@ class Inspection:
 
     def plan(
         self,
-        epochs: int = 1,
-        base_lr: float = 2e-3,
+        epochs: Integer | None = None,
+        base_lr: Number | None = None,
         *,
         phases: Sequence[Phase] | None = None,
         **options,
@@ -62,15 +70,31 @@ class Inspection:
         floating-point operations. It prints as a table; nothing is compiled.
 
         Args:
-            epochs: As in `fine_tune`.
-            base_lr: As in `fine_tune`.
+            epochs: As in `fine_tune`; 1 if None.
+            base_lr: As in `fine_tune`; 2e-3 if None.
             phases: Phases of one's own, as for `fit_phases`, instead of fine-tuning.
             **options: freeze_epochs, lr_mult, pct_start, div, div_final, unfreeze_to,
                 wd and moms, as in `fine_tune`.
+
+        Raises:
+            TypeError: If an argument is of another type, or unknown.
+            ValueError: If one is out of its range, or of fine-tuning beside `phases`.
         """
         trainer = self._trainer
+        check_known(options, _FINE_TUNING, "plan")
         if phases is None:
+            epochs = 1 if epochs is None else epochs
+            base_lr = 2e-3 if base_lr is None else base_lr
             phases = self._fine_tuning(epochs, base_lr, **options)
+        else:
+            own = {"epochs": epochs, "base_lr": base_lr, **options}
+            given = [name for name, value in own.items() if value is not None]
+            if given:
+                raise ValueError(
+                    f"phases comes with {' and '.join(given)}, which says how fine_tune"
+                    f" makes phases: leave {' and '.join(given)} out, or phases."
+                )
+            phases = checked_phases(phases, len(trainer.groups))
         return plan_phases(
             trainer.module,
             trainer.groups,
@@ -85,7 +109,7 @@ class Inspection:
             first_phase=trainer.phase + 1,
         )
 
-    def diff(self, *, since: int | str | os.PathLike | None = None) -> Diff:
+    def diff(self, *, since: Integer | str | os.PathLike | None = None) -> Diff:
         """Says how far each layer group and layer has moved.
 
         Measured is the norm of the difference / the norm before, of parameters and of
@@ -101,6 +125,14 @@ class Inspection:
                 network has changed its form since.
             FileNotFoundError: If there is no checkpoint at the path.
         """
+        if since is not None and not isinstance(since, str | os.PathLike):
+            try:
+                since = check_integer(since, "since", least=1)
+            except TypeError:
+                raise TypeError(
+                    'since must be the number of a phase, "start", the folder of a '
+                    f"checkpoint or None; received {described(since)}."
+                ) from None
         labels, now = self._labels_and_values()
         parts = stretches(self._trainer.snapshots, now)
         if since is not None:
@@ -125,6 +157,14 @@ class Inspection:
             ValueError: If there is no such group.
         """
         names = (groups,) if isinstance(groups, str) else groups
+        listed = names is None or (
+            isinstance(names, Collection) and all(isinstance(n, str) for n in names)
+        )
+        if not listed:
+            raise TypeError(
+                "groups must be the name of a layer group, several, or None; received "
+                f"{described(names)}."
+            )
         for name in names or ():
             boundary_index(name, self._trainer.groups)
         labels, now = self._labels_and_values()

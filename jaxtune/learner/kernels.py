@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
+from jaxtune.arguments import check_module
 from jaxtune.plots import new_figure
 from jaxtune.transfer.running import children_of
 
@@ -39,6 +40,7 @@ def first_layer_kernels(module: nnx.Module) -> Float[np.ndarray, "n kh kw 3"]:
         >>> first_layer_kernels(Conv(3, 64, 7, rngs=nnx.Rngs(0))).shape
         (64, 7, 7, 3)
     """
+    check_module(module, "module")
     kernels = first_weight(module)[1]
     return 0.5 + 0.5 * _as_rgb(kernels / _largest(kernels))
 

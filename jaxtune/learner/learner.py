@@ -9,6 +9,7 @@ from typing import Any
 
 from flax import nnx
 
+from jaxtune.arguments import Integer, Number, check_module
 from jaxtune.data import Mixing
 from jaxtune.learner.assigning import Assignable
 from jaxtune.learner.extending import Extending
@@ -17,6 +18,7 @@ from jaxtune.learner.gathering import plain_loader
 from jaxtune.learner.history import History
 from jaxtune.learner.inspection import Inspection
 from jaxtune.learner.measures import fit_measures, scaled_objective
+from jaxtune.learner.options import check_data, check_options, check_statistics
 from jaxtune.learner.predictor import Prediction, Reading, predict_images
 from jaxtune.learner.programs import Programs
 from jaxtune.learner.results import Results
@@ -28,8 +30,10 @@ from jaxtune.train import (
     Metric,
     Norms,
     Optimizer,
+    Rates,
     adam,
     default_activation,
+    resolve_rates,
 )
 from jaxtune.transfer import Groups, default_groups, split_groups
 
@@ -53,25 +57,25 @@ class Learner(Assignable, Training, Finder, Storage, Inspection, Results, Extend
         data,
         model: nnx.Module,
         *,
-        metrics: Metric | Iterable[Metric] | None = None,
-        loss: Callable | None = None,
+        metrics: Metric | str | Iterable[Metric | str] | None = None,
+        loss: Callable | str | None = None,
         groups: Groups | None = None,
         split_on: Callable | None = None,
         norms: Norms = "frozen",
-        optimizer: Optimizer = adam,
-        lr: float = 1e-3,
-        wd: float = 0.01,
-        moms: tuple[float, float, float] = (0.95, 0.85, 0.95),
-        clip_norm: float | None = None,
-        gradient_accumulation_steps: int = 1,
+        optimizer: Optimizer | str = adam,
+        lr: Rates = 1e-3,
+        wd: Number = 0.01,
+        moms: Sequence[Number] = (0.95, 0.85, 0.95),
+        clip_norm: Number | None = None,
+        gradient_accumulation_steps: Integer = 1,
         precision: ComputePrecision = "float32",
-        ema_decay: float | None = None,
+        ema_decay: Number | None = None,
         mixing: Mixing | None = None,
         validate_also: Mapping[str, Any] | None = None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        seed: int | None = None,
-        verbose: bool = True,
+        mean: Number | Sequence[Number] | None = None,
+        std: Number | Sequence[Number] | None = None,
+        seed: Integer | None = None,
+        verbose: bool | int = True,
         network: dict | None = None,
     ):
         """Takes the network and how it is to be trained; nothing is computed yet.
@@ -89,8 +93,9 @@ class Learner(Assignable, Training, Finder, Storage, Inspection, Results, Extend
             norms: What the norm layers of frozen groups do: "frozen" (nothing moves; it
                 measures best), "stats" (batch statistics) or "train" (their parameters
                 train too, as in fastai).
-            optimizer: Makes each group's optimizer.
-            lr: Peak learning rate where a fit is given none.
+            optimizer: Makes each group's optimizer: `adam`, `sgd`, or your own, see
+                `Optimizer`.
+            lr: Peak learning rate where a fit is given none; as `fit` takes it.
             wd: Weight decay, not applied to norms and biases.
             moms: Momentum at a cycle's start, at its peak and at its end.
             clip_norm: Largest global norm of the gradients of what trains.
@@ -125,13 +130,36 @@ class Learner(Assignable, Training, Finder, Storage, Inspection, Results, Extend
                 unknown; or if the loss or a metric is for labels of another kind, or
                 returns anything but one value for each row.
         """
-        if groups is not None and split_on is not None:
-            raise ValueError("give groups or split_on, not both.")
-        if (mean is None) != (std is None):
-            raise ValueError("give both mean and std, or neither.")
+        check_data(data)
+        check_module(model, "model")
+        given = check_options(
+            {
+                "loss": loss,
+                "metrics": metrics,
+                "groups": groups,
+                "split_on": split_on,
+                "norms": norms,
+                "optimizer": optimizer,
+                "wd": wd,
+                "moms": moms,
+                "clip_norm": clip_norm,
+                "gradient_accumulation_steps": gradient_accumulation_steps,
+                "precision": precision,
+                "ema_decay": ema_decay,
+                "mixing": mixing,
+                "validate_also": validate_also,
+                "seed": seed,
+                "verbose": verbose,
+            }
+        )
+        loss, seed, verbose = given["loss"], given["seed"], given["verbose"]
+        gradient_accumulation_steps = given["gradient_accumulation_steps"]
+        mean, std = check_statistics(mean, std, data.in_channels)
         if split_on is not None:
             groups = split_groups(model, split_on)
-        loss, metrics = fit_measures(loss, metrics, data, model)
+        loss, metrics = fit_measures(loss, given["metrics"], data, model)
+        groups = groups or default_groups(model)
+        resolve_rates(lr, len(groups), name="lr")
         self._data, self._history, self._network = data, History(), network
         programs = Programs(
             size=data.size,
@@ -148,13 +176,13 @@ class Learner(Assignable, Training, Finder, Storage, Inspection, Results, Extend
         self._last_run = None
         self._trainer = Trainer(
             model,
-            groups or default_groups(model),
+            groups,
             norms=norms,
-            optimizer=optimizer,
-            clip_norm=clip_norm,
+            optimizer=given["optimizer"],
+            clip_norm=given["clip_norm"],
             gradient_accumulation_steps=gradient_accumulation_steps,
             precision=precision,
-            ema_decay=ema_decay,
+            ema_decay=given["ema_decay"],
             programs=programs,
             batch_sizes=(data.train_loader.batch_size, data.valid_loader.batch_size),
         )
@@ -195,7 +223,7 @@ class Learner(Assignable, Training, Finder, Storage, Inspection, Results, Extend
         """Makes every layer group train. Changes no value."""
         self.freeze_to(0)
 
-    def freeze_to(self, boundary: int | str) -> None:
+    def freeze_to(self, boundary: Integer | str) -> None:
         """Freezes the layer groups before one, and makes that and all later ones train.
 
         Changes no parameter and no statistic; the optimizer starts anew in the next

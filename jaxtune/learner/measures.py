@@ -7,7 +7,7 @@ before anything is computed.
 
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -41,7 +41,7 @@ _ROWS = 8
 
 def fit_measures(
     loss: Callable | None,
-    metrics: Metric | Iterable[Metric] | Mapping[str, Metric] | None,
+    metrics: Any,
     data: Any,
     network: nnx.Module,
 ) -> tuple[Callable, dict[str, Metric]]:

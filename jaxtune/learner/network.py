@@ -18,6 +18,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from jaxtune.arguments import Integer
 from jaxtune.checkpoint import fingerprint, load_opt_state
 from jaxtune.learner.devices import data_sharding, place_batch
 from jaxtune.learner.float32 import in_float32, to_float32
@@ -206,7 +207,7 @@ class PhasedNetwork:
         """Whether a phase is under way."""
         return self._running is not None
 
-    def freeze_to(self, boundary: int | str) -> None:
+    def freeze_to(self, boundary: Integer | str) -> None:
         """Freezes the groups before one; see `Learner.freeze_to`."""
         self.boundary = boundary_index(boundary, self.groups)
         self._opt_state = None

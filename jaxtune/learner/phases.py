@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxtune.arguments import Number, check_number, check_path
 from jaxtune.checkpoint import RunFolder, checkpoint_numbers, environment
 from jaxtune.learner.callbacks import CallbackList, decides
 from jaxtune.learner.devices import check_one_process
@@ -25,8 +26,7 @@ from jaxtune.learner.trainer import Trainer
 from jaxtune.train import (
     Phase,
     boundary_index,
-    check_epochs,
-    resolve_rates,
+    checked_phases,
 )
 
 #: A `Callback`, several or None; anything else is refused in words, see `CallbackList`.
@@ -104,7 +104,7 @@ class PhaseTraining(Thresholded):
         *,
         callbacks: Callbacks = None,
         run: str | os.PathLike | None = None,
-        save_every: float = 60.0,
+        save_every: Number | None = None,
     ) -> History:
         """Trains phases of one's own, one after the other; returns the history.
 
@@ -112,15 +112,16 @@ class PhaseTraining(Thresholded):
             phases: See `Phase`, `fine_tune_phases` and `gradual_phases`.
             callbacks: One or several, see `Callback`.
             run: Folder to keep the run in, see `fine_tune`.
-            save_every: Seconds between checkpoints in it.
+            save_every: Seconds between checkpoints in it, 60 if None.
 
         Raises:
+            TypeError: If there is something else than phases, or a field of one is of
+                another type.
             ValueError: If a phase has not one rate for each layer group, or a boundary
                 that isn't there.
         """
+        phases = checked_phases(phases, len(self.groups))
         for phase in phases:
-            check_epochs(phase.epochs, "epochs")
-            resolve_rates(phase.rates, len(self.groups))
             boundary_index(phase.boundary or 0, self.groups)
         return self._train(phases, run, save_every, callbacks)
 
@@ -128,9 +129,12 @@ class PhaseTraining(Thresholded):
         self,
         phases: Sequence[Phase],
         run: str | os.PathLike | None,
-        save_every: float,
+        save_every: Any,
         callbacks: Callbacks,
     ) -> History:
+        check_path(run, "run", or_none=True)
+        seconds = 60.0 if save_every is None else save_every
+        seconds = check_number(seconds, "save_every", least=0)
         check_one_process()
         events = CallbackList(callbacks, self)
         events.check()
@@ -154,7 +158,7 @@ class PhaseTraining(Thresholded):
             path,
             recipe,
             made_with=environment(),
-            save_every=save_every,
+            save_every=seconds,
             upgrade=_upgraded,
         )
         session = Session(

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import jax
 from flax import nnx
 
+from jaxtune.arguments import check_flag, check_integer, check_module
+from jaxtune.data import as_size
 from jaxtune.learner.grouping import group_finder
 from jaxtune.learner.layers import multiplications
 from jaxtune.learner.tables import (
@@ -30,6 +32,11 @@ from jaxtune.train import (
     Phase,
     accumulated_gradients,
     adam,
+    boundary_index,
+    check_accumulation,
+    check_norms,
+    check_optimizer,
+    checked_phases,
     group_optimizer,
     group_states,
     init_average,
@@ -40,7 +47,7 @@ from jaxtune.train import (
     still_statistics,
     training_view,
 )
-from jaxtune.transfer import Groups, dotted, group_labels
+from jaxtune.transfer import Groups, check_groups, dotted, group_labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,11 +232,19 @@ def plan_phases(
         first_phase: Number of the first of these phases.
 
     Raises:
-        ValueError: If the groups don't fit the network, or it doesn't run on such
-            images.
+        TypeError: If an argument is of another type.
+        ValueError: If one is out of its range, the groups don't fit the network, or it
+            doesn't run on such images.
     """
-    network = _Network(module, groups, norms, tuple(size), in_channels)
-    steps = gradient_accumulation_steps
+    check_module(module, "module")
+    phases = checked_phases(phases, len(check_groups(groups)))
+    boundary = boundary_index(boundary, groups)
+    in_channels = check_integer(in_channels, "in_channels", least=1)
+    first_phase = check_integer(first_phase, "first_phase", least=1)
+    averages = check_flag(averages, "averages")
+    optimizer = check_optimizer(optimizer)
+    network = _Network(module, groups, check_norms(norms), as_size(size), in_channels)
+    steps = check_accumulation(gradient_accumulation_steps)
     make_optimizer = functools.partial(
         group_optimizer, optimizer=optimizer, gradient_accumulation_steps=steps
     )

@@ -19,6 +19,7 @@ from jaxtune.arguments import (
     check_choice,
     check_instance,
     check_integer,
+    check_module,
     check_path,
 )
 from jaxtune.checkpoint import (
@@ -397,15 +398,15 @@ def load_predictor(
             loss.
 
     Raises:
-        FileNotFoundError: If there is no checkpoint at the path.
         TypeError: If an argument is of another type.
-        ValueError: If the network can't be built from the description, or the arrays
-            are not its.
+        FileNotFoundError: If there is no checkpoint at the path.
+        ValueError: If the network can't be built from the description, the arrays are
+            not its, or `which` chooses among the checkpoints of what is no run.
         DeviceError: If JAX has no device, or none of those that `JAX_PLATFORMS` names.
     """
     check_path(path, "path")
     if module is not None:
-        check_instance(module, "module", nnx.Module, "an NNX module")
+        check_module(module, "module")
     check_choice(which, "which", ("latest", "best"))
     local_devices()
     checkpoint = find_checkpoint(path, which)

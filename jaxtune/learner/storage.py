@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxtune.arguments import check_path
+from jaxtune.arguments import check_choice, check_flag, check_path
 from jaxtune.checkpoint import (
     CheckpointMismatchError,
     find_checkpoint,
@@ -72,6 +72,8 @@ class Storage(Thresholded):
         note: Mapping[str, Any] = MappingProxyType({}),
     ) -> Path:
         """As `save`; what is in the note stands in the description, too."""
+        check_path(path, "path")
+        with_opt = check_flag(with_opt, "with_opt")
         trainer = self._trainer
         _, params, model_state = split_module(trainer.module)
         place = trainer.place_in_training()
@@ -114,10 +116,13 @@ class Storage(Thresholded):
             FileNotFoundError: If there is no checkpoint.
             jaxtune.CheckpointMismatchError: If it is of another network, or of other
                 classes, or of these in another order.
-            ValueError: If `phase` is unknown.
+            TypeError: If an argument is of another type.
+            ValueError: If `phase` or `which` is unknown, or `which` chooses among the
+                checkpoints of what is no run.
         """
-        if phase not in ("saved", "keep"):
-            raise ValueError(f'phase is "saved" or "keep"; received {phase!r}.')
+        check_path(path, "path")
+        check_choice(phase, "phase", ("saved", "keep"))
+        with_opt = check_flag(with_opt, "with_opt")
         checkpoint = find_checkpoint(path, which)
         contents = inspect_checkpoint(checkpoint)
         meta = contents.meta if isinstance(contents.meta, dict) else {}

@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterable
 
 from flax import nnx
 
+from jaxtune.arguments import check_integer, check_module
+from jaxtune.data import as_size
 from jaxtune.learner.grouping import group_finder
 from jaxtune.learner.layers import Layer, network_layers
 from jaxtune.learner.tables import (
@@ -166,7 +168,9 @@ def summarize(
     References:
         Keras 3, `Model.summary`; fastai 2.8.12, `Learner.summary`.
     """
-    size = (size, size) if isinstance(size, int) else tuple(size)
+    check_module(module, "module")
+    size = as_size(size)
+    in_channels = check_integer(in_channels, "in_channels", least=1)
     params = split_module(module)[1]
     labels = group_labels(params, groups or {"": ""})
     trains = optimizer_labels(

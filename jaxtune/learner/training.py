@@ -6,14 +6,18 @@ is handed them, and nothing is decided on the way.
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
+from jaxtune.arguments import Integer, Number, check_instance, check_number
 from jaxtune.learner.history import History
 from jaxtune.learner.phases import Callbacks, PhaseTraining
 from jaxtune.train import (
     Phase,
+    Rates,
     Schedule,
     boundary_index,
     check_epochs,
+    check_momentums,
     constant,
     fine_tune_phases,
     flat_cosine,
@@ -21,8 +25,6 @@ from jaxtune.train import (
     one_cycle,
     resolve_rates,
 )
-
-Rates = float | slice | Sequence[float]
 
 
 class Training(PhaseTraining):
@@ -40,11 +42,13 @@ class Training(PhaseTraining):
 
     def fit(
         self,
-        epochs: int,
+        epochs: Integer,
         lr: Rates | None = None,
         *,
-        wd: float | None = None,
-        **options,
+        wd: Number | None = None,
+        callbacks: Callbacks = None,
+        run: str | os.PathLike | None = None,
+        save_every: Number | None = None,
     ) -> History:
         """Trains at constant rates and momentum 0.9; returns these epochs' history.
 
@@ -53,24 +57,30 @@ class Training(PhaseTraining):
             lr: Learning rate: a number, one for each group, or a slice; see
                 `resolve_rates`.
             wd: Weight decay, the learner's if None.
-            **options: callbacks, run and save_every, see `fine_tune`.
+            callbacks: One or several, see `Callback`.
+            run: Folder to keep the run in, see `fine_tune`.
+            save_every: Seconds between two checkpoints in it.
         """
         schedule = constant(self._total_steps(epochs))
         phase = self._phase(epochs, lr, schedule, wd=wd)
-        return self.fit_phases([phase], **options)
+        return self.fit_phases(
+            [phase], callbacks=callbacks, run=run, save_every=save_every
+        )
 
     def fit_one_cycle(
         self,
-        epochs: int,
+        epochs: Integer,
         lr_max: Rates | None = None,
         *,
-        div: float = 25.0,
-        div_final: float = 1e5,
-        pct_start: float = 0.25,
-        wd: float | None = None,
-        moms: tuple[float, float, float] | None = None,
+        div: Number = 25.0,
+        div_final: Number = 1e5,
+        pct_start: Number = 0.25,
+        wd: Number | None = None,
+        moms: Sequence[Number] | None = None,
         name: str | None = None,
-        **options,
+        callbacks: Callbacks = None,
+        run: str | os.PathLike | None = None,
+        save_every: Number | None = None,
     ) -> History:
         """Trains with the one-cycle schedule; returns these epochs' history.
 
@@ -83,31 +93,39 @@ class Training(PhaseTraining):
             wd: Weight decay, the learner's if None.
             moms: Momentum at start, peak and end, the learner's if None.
             name: What the start line calls the phase; its number if None.
-            **options: callbacks, run and save_every, see `fine_tune`.
+            callbacks: One or several, see `Callback`.
+            run: Folder to keep the run in, see `fine_tune`.
+            save_every: Seconds between two checkpoints in it.
 
         References:
             Smith and Topin, https://arxiv.org/abs/1708.07120.
             fastai 2.8.12, callback/schedule.py `fit_one_cycle`.
         """
+        if name is not None:
+            check_instance(name, "name", str, "a str or None")
         schedule = one_cycle(
             self._total_steps(epochs),
             pct_start=pct_start,
             div=div,
             div_final=div_final,
-            momentums=moms or self.moms,
+            momentums=self._momentums_of(moms),
         )
-        phase = self._phase(epochs, lr_max, schedule, wd=wd, name=name)
-        return self.fit_phases([phase], **options)
+        phase = self._phase(epochs, lr_max, schedule, wd=wd, name=name, what="lr_max")
+        return self.fit_phases(
+            [phase], callbacks=callbacks, run=run, save_every=save_every
+        )
 
     def fit_flat_cos(
         self,
-        epochs: int,
+        epochs: Integer,
         lr: Rates | None = None,
         *,
-        div_final: float = 1e5,
-        pct_start: float = 0.75,
-        wd: float | None = None,
-        **options,
+        div_final: Number = 1e5,
+        pct_start: Number = 0.75,
+        wd: Number | None = None,
+        callbacks: Callbacks = None,
+        run: str | os.PathLike | None = None,
+        save_every: Number | None = None,
     ) -> History:
         """Trains flat at the peak rate, then down along a cosine.
 
@@ -117,7 +135,9 @@ class Training(PhaseTraining):
             div_final: The run ends at lr / div_final.
             pct_start: Fraction of the run before the fall.
             wd: Weight decay, the learner's if None.
-            **options: callbacks, run and save_every, see `fine_tune`.
+            callbacks: One or several, see `Callback`.
+            run: Folder to keep the run in, see `fine_tune`.
+            save_every: Seconds between two checkpoints in it.
 
         References:
             fastai 2.8.12, callback/schedule.py `fit_flat_cos`.
@@ -125,24 +145,27 @@ class Training(PhaseTraining):
         schedule = flat_cosine(
             self._total_steps(epochs), pct_start=pct_start, div_final=div_final
         )
-        return self.fit_phases([self._phase(epochs, lr, schedule, wd=wd)], **options)
+        phase = self._phase(epochs, lr, schedule, wd=wd)
+        return self.fit_phases(
+            [phase], callbacks=callbacks, run=run, save_every=save_every
+        )
 
     def fine_tune(
         self,
-        epochs: int,
-        base_lr: float = 2e-3,
+        epochs: Integer,
+        base_lr: Number = 2e-3,
         *,
-        freeze_epochs: int = 1,
-        lr_mult: float = 100.0,
-        pct_start: float = 0.3,
-        div: float = 5.0,
-        div_final: float = 1e5,
-        unfreeze_to: int | str = 0,
-        wd: float | None = None,
-        moms: tuple[float, float, float] | None = None,
+        freeze_epochs: Integer = 1,
+        lr_mult: Number = 100.0,
+        pct_start: Number = 0.3,
+        div: Number = 5.0,
+        div_final: Number = 1e5,
+        unfreeze_to: Integer | str = 0,
+        wd: Number | None = None,
+        moms: Sequence[Number] | None = None,
         callbacks: Callbacks = None,
         run: str | os.PathLike | None = None,
-        save_every: float = 60.0,
+        save_every: Number | None = None,
     ) -> History:
         """Trains the head with the body frozen, then everything; returns the history.
 
@@ -170,8 +193,9 @@ class Training(PhaseTraining):
             callbacks: One or several, see `Callback`.
             run: Folder to keep the run in; made if it isn't there. Nothing is kept if
                 None.
-            save_every: Seconds between two checkpoints in it; 0 writes one after the
-                other. Each epoch's end has one too. The latest and the best stay.
+            save_every: Seconds between two checkpoints in it, 60 if None; 0 writes one
+                after the other. Each epoch's end has one too. The latest and the best
+                stay.
 
         Raises:
             ValueError: If an argument is out of range, or (`RunMismatchError`) the
@@ -200,13 +224,15 @@ class Training(PhaseTraining):
 
     def gradual_unfreeze(
         self,
-        epochs: int,
-        base_lr: float = 2e-3,
+        epochs: Integer,
+        base_lr: Number = 2e-3,
         *,
-        epochs_each: int = 1,
-        decay: float = 2.6,
-        wd: float | None = None,
-        **options,
+        epochs_each: Integer = 1,
+        decay: Number = 2.6,
+        wd: Number | None = None,
+        callbacks: Callbacks = None,
+        run: str | os.PathLike | None = None,
+        save_every: Number | None = None,
     ) -> History:
         """Trains the last group, then one group more in each phase; see ULMFiT.
 
@@ -216,7 +242,9 @@ class Training(PhaseTraining):
             epochs_each: Epochs of each phase before.
             decay: Each group's rate is that of the next one divided by this.
             wd: Weight decay, the learner's if None.
-            **options: callbacks, run and save_every, see `fine_tune`.
+            callbacks: One or several, see `Callback`.
+            run: Folder to keep the run in, see `fine_tune`.
+            save_every: Seconds between two checkpoints in it.
 
         References:
             Howard and Ruder, https://arxiv.org/abs/1801.06146, section 3.3.
@@ -228,18 +256,20 @@ class Training(PhaseTraining):
             base_lr,
             epochs_each=epochs_each,
             decay=decay,
-            weight_decay=self.wd if wd is None else wd,
+            weight_decay=self._decay_of(wd),
         )
-        return self.fit_phases(phases, **options)
+        return self.fit_phases(
+            phases, callbacks=callbacks, run=run, save_every=save_every
+        )
 
     def _fine_tuning(
         self,
-        epochs: int,
+        epochs: Integer,
         base_lr: float,
         *,
-        unfreeze_to: int | str = 0,
-        wd: float | None = None,
-        moms: tuple[float, float, float] | None = None,
+        unfreeze_to: Integer | str = 0,
+        wd: Number | None = None,
+        moms: Sequence[Number] | None = None,
         **options,
     ) -> tuple[Phase, ...]:
         return fine_tune_phases(
@@ -247,30 +277,37 @@ class Training(PhaseTraining):
             len(self.data.train_loader),
             epochs,
             base_lr,
-            weight_decay=self.wd if wd is None else wd,
-            momentums=moms or self.moms,
-            unfreeze_to=boundary_index(unfreeze_to, self.groups),
+            weight_decay=self._decay_of(wd),
+            momentums=self._momentums_of(moms),
+            unfreeze_to=boundary_index(unfreeze_to, self.groups, name="unfreeze_to"),
             **options,
         )
 
-    def _total_steps(self, epochs: int) -> int:
-        check_epochs(epochs, "epochs")
-        return epochs * len(self.data.train_loader)
+    def _total_steps(self, epochs: Any) -> int:
+        return check_epochs(epochs, "epochs") * len(self.data.train_loader)
+
+    def _decay_of(self, wd: Any) -> float:
+        return check_number(self.wd if wd is None else wd, "wd", least=0)
+
+    def _momentums_of(self, moms: Any) -> tuple:
+        return check_momentums(self.moms if moms is None else moms, "moms")
 
     def _phase(
         self,
-        epochs: int,
-        rates: Rates | None,
+        epochs: Any,
+        rates: Any,
         schedule: Schedule,
         *,
-        wd: float | None,
+        wd: Any,
         name: str | None = None,
+        what: str = "lr",
     ) -> Phase:
+        rates = self.lr if rates is None else rates
         return Phase(
             name=name,
             boundary=None,
-            epochs=epochs,
-            rates=resolve_rates(self.lr if rates is None else rates, len(self.groups)),
+            epochs=check_epochs(epochs, "epochs"),
+            rates=resolve_rates(rates, len(self.groups), name=what),
             schedule=schedule,
-            weight_decay=self.wd if wd is None else wd,
+            weight_decay=self._decay_of(wd),
         )

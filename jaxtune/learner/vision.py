@@ -1,13 +1,23 @@
 """`vision_learner`: data and an architecture in, a learner ready to fine-tune out."""
 
+import inspect
 import os
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from flax import nnx
 
+from jaxtune.arguments import Integer, Number, check_choice, check_flag
 from jaxtune.data import target_stats
 from jaxtune.learner.float32 import in_float32
 from jaxtune.learner.learner import Learner
+from jaxtune.learner.options import (
+    check_data,
+    check_known,
+    check_options,
+    check_statistics,
+)
 from jaxtune.pretrained import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -15,7 +25,17 @@ from jaxtune.pretrained import (
     adapt_statistics,
 )
 from jaxtune.train import Metric, enable_compilation_cache, local_devices
-from jaxtune.transfer import Groups, create_cnn_model, output_shape
+from jaxtune.transfer import (
+    Groups,
+    check_arch,
+    check_cut,
+    create_cnn_model,
+    create_head,
+)
+
+#: Arguments of `vision_learner` itself, which a mistyped one may be like.
+_OWN = ("metrics", "pretrained", "weights", "cut", "groups", "split_on", "body", "head",
+        "normalize", "mean", "std", "channel_init")  # fmt: skip
 
 #: Arguments of `Learner` that `vision_learner` hands on.
 _LEARNER_OPTIONS = (
@@ -39,17 +59,19 @@ _LEARNER_OPTIONS = (
 @in_float32
 def vision_learner(
     data,
-    arch: Callable | nnx.Module | None = None,
+    arch: str | Callable | nnx.Module | None = None,
     *,
-    metrics: Metric | Iterable[Metric] | None = None,
+    metrics: Metric | str | Iterable[Metric | str] | None = None,
     pretrained: bool = True,
     weights: str | os.PathLike | None = None,
-    cut: int | str | Callable | None = None,
+    cut: Integer | str | Callable | None = None,
     groups: Groups | None = None,
     split_on: Callable | None = None,
     body: nnx.Module | None = None,
     head: nnx.Module | None = None,
     normalize: bool = True,
+    mean: Number | Sequence[Number] | None = None,
+    std: Number | Sequence[Number] | None = None,
     channel_init: str = "zero",
     **options,
 ) -> Learner:
@@ -57,13 +79,14 @@ def vision_learner(
 
     Args:
         data: `ImageDataLoaders`.
-        arch: An architecture (`resnet34`), a function that returns an NNX module, or a
-            module; classifier included, `cut` says where it begins.
+        arch: An architecture (`resnet34`) or its name, a function that returns an NNX
+            module, or a module; classifier included, `cut` says where it begins.
         metrics: One or several functions (logits, label) -> a value for each row, or
             figures of the whole epoch, see `EpochMetric`.
         pretrained: Whether the body starts from published weights, or has values of its
             own that are worth keeping; if so it is frozen.
-        weights: Which ones, see `Architecture`.
+        weights: Which ones, see `Architecture`. They need not have a classifier, which
+            is dropped anyway.
         cut: Where the old classifier begins, see `create_body`.
         groups: Layer groups, name to pattern; fastai's three for a ResNet, else body
             and head.
@@ -73,7 +96,11 @@ def vision_learner(
         head: The head, an NNX module from feature maps to logits; `create_head` makes
             one if None.
         normalize: Whether images are normalised with the mean and deviation that the
-            weights were trained with (ImageNet's where nothing is known).
+            weights were trained with (ImageNet's where nothing is known, which a
+            warning says if the body has values of its own).
+        mean: Of each channel, for images in 0..1, instead of these; one number is that
+            of all channels.
+        std: Of each channel, likewise.
         channel_init: How published weights of three channels become those of the data's
             number: "zero" (what is beyond the third begins at nothing, as in fastai) or
             "repeat" (as in timm).
@@ -87,13 +114,33 @@ def vision_learner(
 
     Raises:
         ValueError: If the cut, the groups or the weights don't fit the network, or the
-            head's outputs the classes.
-        TypeError: If an option is unknown, or `arch` and `body` are both given.
+            head's outputs the classes; if an argument is out of its range.
+        TypeError: If an argument is of another type, an option is unknown, `arch` and
+            `body` are both given, or an argument would have no effect beside another.
         DeviceError: If JAX has no device, or none of those that `JAX_PLATFORMS` names.
 
     References:
         fastai 2.8.12, vision/learner.py `vision_learner`.
     """
+    check_data(data)
+    head_options = tuple(inspect.signature(create_head).parameters)[2:-1]
+    check_known(options, (*_OWN, *_LEARNER_OPTIONS, *head_options), "vision_learner")
+    options = check_options(options)
+    own = {"metrics": metrics, "groups": groups, "split_on": split_on}
+    metrics = check_options(own)["metrics"]
+    arch = None if arch is None else check_arch(arch)
+    cut = check_cut(cut)
+    check_choice(channel_init, "channel_init", ("zero", "repeat"))
+    if not check_flag(normalize, "normalize") and not (mean is None and std is None):
+        raise ValueError(
+            "normalize=False comes with mean and std: leave out the one or the others."
+        )
+    mean, std = check_statistics(mean, std, data.in_channels)
+    if options.get("y_range") is not None and data.kind != "regression":
+        raise ValueError(
+            "y_range is the interval of numbers to be predicted, and the data has "
+            "classes: leave it out."
+        )
     local_devices()
     enable_compilation_cache()
     learner_options = {k: options.pop(k) for k in _LEARNER_OPTIONS if k in options}
@@ -113,21 +160,9 @@ def vision_learner(
         rngs=nnx.Rngs(data.seed if seed is None else seed),
         **options,
     )
-    if head is not None:
-        shape = output_shape(model, in_channels=data.in_channels)
-        if shape[-1:] != (data.num_classes,) or len(shape) != 2:
-            raise ValueError(
-                f"the head must return logits (b, {data.num_classes}), one for each of "
-                f"the classes {', '.join(data.classes)}; it returns shape {shape}."
-            )
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
-    if isinstance(arch, Architecture) and (pretrained or weights is not None):
-        found = arch.resolve(weights)
-        mean, std = found.mean, found.std
-    if len(mean) != data.in_channels:
-        mean, std = (
-            adapt_statistics(values, data.in_channels, channel_init=channel_init)
-            for values in (mean, std)
+    if normalize and mean is None:
+        mean, std = _statistics(
+            arch, pretrained, weights, data.in_channels, channel_init
         )
     learner = Learner(
         data,
@@ -135,14 +170,45 @@ def vision_learner(
         metrics=metrics,
         groups=groups,
         split_on=split_on,
-        mean=mean if normalize else None,
-        std=std if normalize else None,
+        mean=mean,
+        std=std,
         network=_recipe(arch, cut, head, data.in_channels, options),
         **learner_options,
     )
     if pretrained:
         learner.freeze()
     return learner
+
+
+def _statistics(
+    arch: Any, pretrained: bool, weights: Any, in_channels: int, channel_init: str
+) -> tuple[tuple[float, ...], ...]:
+    """Mean and deviation that the body's values were made with, or ImageNet's."""
+    mean, std, guessed = IMAGENET_MEAN, IMAGENET_STD, False
+    if isinstance(arch, Architecture):
+        if pretrained:
+            found = arch.resolve(weights)
+            mean, std, guessed = found.mean, found.std, not found.is_known
+    elif arch is None or isinstance(arch, nnx.Module):
+        guessed = pretrained
+    else:
+        # A function without such an argument gives fresh values, for any statistics.
+        taken = inspect.signature(arch).parameters
+        guessed = pretrained and bool({"pretrained", "weights"} & set(taken))
+    if guessed:
+        warnings.warn(
+            "nothing says which mean and standard deviation the body's values were "
+            "trained with, so images are normalised with ImageNet's. Give mean= and "
+            "std= to vision_learner (mean=IMAGENET_MEAN, std=IMAGENET_STD if these are "
+            "right), or normalize=False if it was trained on images in 0..1.",
+            stacklevel=4,
+        )
+    if len(mean) != in_channels:
+        mean, std = (
+            adapt_statistics(values, in_channels, channel_init=channel_init)
+            for values in (mean, std)
+        )
+    return mean, std
 
 
 def _recipe(arch, cut, head, in_channels: int, options: dict) -> dict | None:
@@ -154,8 +220,12 @@ def _recipe(arch, cut, head, in_channels: int, options: dict) -> dict | None:
         "arch": arch.name,
         "cut": cut,
         "in_channels": in_channels,
-        "head": {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in options.items()
-        },
+        "head": {name: _plain(value) for name, value in options.items()},
     }
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it: scalars and arrays as numbers and lists."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value

@@ -61,6 +61,7 @@ from jaxtune.train.measures import with_class_numbers as with_class_numbers
 from jaxtune.train.metrics import Metric as Metric
 from jaxtune.train.metrics import accuracy as accuracy
 from jaxtune.train.metrics import accuracy_multi as accuracy_multi
+from jaxtune.train.metrics import check_metrics as check_metrics
 from jaxtune.train.metrics import computed as computed
 from jaxtune.train.metrics import epoch_figures as epoch_figures
 from jaxtune.train.metrics import error_rate as error_rate

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
-from jaxtune.arguments import Number, described
+from jaxtune.arguments import Number, described, like
 from jaxtune.data import one_or_class_values
 from jaxtune.train.epoch_metrics import EpochMetric, column_name
 from jaxtune.train.losses import PerClass, l1, mse
@@ -227,6 +227,49 @@ def finish_metrics(
         name: plain_attribute(metrics.get(name), "finish", float)(mean)
         for name, mean in means.items()
     }
+
+
+#: jaxtune's own metrics that are functions, by name, as `metrics=` takes them.
+METRICS: dict[str, Callable] = {
+    function.__name__: function
+    for function in (accuracy, error_rate, top_5_accuracy, accuracy_multi, mae, rmse)
+}
+
+
+def check_metrics(metrics: Any) -> list[Metric]:
+    """Returns metrics as a list, those of jaxtune's own that are given by name found.
+
+    Args:
+        metrics: One or several, functions or the names of some of `METRICS`, or None.
+
+    Raises:
+        TypeError: If one of them can't be called, and is no `EpochMetric`.
+        ValueError: If two have one name, or there is none of a name.
+
+    Example:
+        >>> check_metrics(["accuracy", mae]) == [accuracy, mae]
+        True
+    """
+    if metrics is None:
+        listed: list = []
+    elif callable(metrics) or isinstance(metrics, EpochMetric | str):
+        listed = [metrics]
+    elif isinstance(metrics, Iterable):
+        listed = list(metrics)
+    else:
+        raise TypeError(
+            "metrics must be one or several functions (logits, label) -> one value for "
+            f"each row, or their names; received {described(metrics)}."
+        )
+    for i, metric in enumerate(listed):
+        if isinstance(metric, str):
+            if metric not in METRICS:
+                raise ValueError(
+                    f"metrics: none is called {metric!r}. {like(metric, METRICS)}"
+                )
+            listed[i] = METRICS[metric]
+    named_metrics(listed)
+    return listed
 
 
 def named_metrics(metrics: Metric | Iterable[Metric] | None) -> dict[str, Metric]:

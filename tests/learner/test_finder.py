@@ -69,7 +69,7 @@ def test_it_stops_where_the_loss_explodes(root):
     found = model.lr_find(1.0, 1e6, num_it=60)
     assert len(found.losses) < 60
     assert found.losses[-1] > 4 * found.losses.min()
-    with pytest.raises(ValueError, match="num_it must be at least 8"):
+    with pytest.raises(ValueError, match="num_it must be a whole number of at least 8"):
         model.lr_find(num_it=3)
 
 

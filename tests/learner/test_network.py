@@ -163,7 +163,7 @@ def test_too_few_batches_for_an_update_are_refused(root):
     with pytest.raises(ValueError, match="no update of a phase's 24 batches"):
         model.fit(2)
     assert runs.bits(model) == before and model.num_programs == 0
-    with pytest.raises(ValueError, match="whole number from 1 on; received 0"):
+    with pytest.raises(ValueError, match="whole number of at least 1; received 0"):
         runs.make_learner(root, gradient_accumulation_steps=0)
 
 

@@ -48,7 +48,7 @@ def test_loading_says_whether_it_froze_anything(root, tmp_path):
     line = other.load(tmp_path / "a", with_opt=False)
     assert "phase 2, all layer groups train, as saved · the optimizer begins" in line
     assert other.frozen_groups == ()
-    with pytest.raises(ValueError, match='phase is "saved" or "keep"'):
+    with pytest.raises(ValueError, match="phase must be 'saved' or 'keep'"):
         other.load(tmp_path / "a", phase="frozen")
 
 

@@ -49,7 +49,7 @@ def test_phase_rates_are_fastais(data, monkeypatch):
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda m: m.fine_tune(0), "epochs must be a whole number from 1"),
+        (lambda m: m.fine_tune(0), "epochs must be a whole number of at least 1"),
         (lambda m: m.fine_tune(1, freeze_epochs=-1), "freeze_epochs must be"),
         (lambda m: m.fit_one_cycle(1, [1e-3]), "1 learning rates for 3 layer groups"),
         (lambda m: m.freeze_to("layer9"), "no layer group 'layer9'"),

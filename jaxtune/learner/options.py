@@ -1,0 +1,174 @@
+"""The options of a learner, checked where they are given.
+
+Values by name in, plain values out. The one rule of the file: an option is looked at by
+itself, before a network is built or a file is read.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxtune.arguments import (
+    check_flag,
+    check_function,
+    check_instance,
+    check_integer,
+    check_number,
+    check_numbers,
+    described,
+    like,
+)
+from jaxtune.data import check_mixing
+from jaxtune.train import (
+    check_accumulation,
+    check_clip_norm,
+    check_decay,
+    check_loss,
+    check_metrics,
+    check_momentums,
+    check_norms,
+    check_optimizer,
+    check_precision,
+    resolve_rates,
+)
+from jaxtune.transfer import check_groups
+
+
+def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns options of `Learner`, numbers as Python's own, names as functions.
+
+    Args:
+        options: Some of the options of `Learner`; the others (`mean`, `std`)
+            are looked at where the data is known, and whether `lr` has one rate for
+            each layer group where these are.
+
+    Raises:
+        TypeError: If one is of another type, or two that exclude each other are given.
+        ValueError: If one is out of its range.
+    """
+    if options.get("groups") is not None and options.get("split_on") is not None:
+        raise ValueError("give groups or split_on, not both.")
+    checked = dict(options)
+    for name, check in _CHECKS.items():
+        if name in checked:
+            checked[name] = check(checked[name])
+    return checked
+
+
+def check_known(options: Mapping[str, Any], known: tuple[str, ...], call: str) -> None:
+    """Raises a TypeError that names the options which a call doesn't know.
+
+    Args:
+        options: As they were given.
+        known: Names of those that there are.
+        call: What was called.
+    """
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        near = like(unknown[0], known)
+        raise TypeError(f"{call} has no option {', '.join(unknown)}. {near}")
+
+
+def check_data(data: Any) -> Any:
+    """Returns `ImageDataLoaders`, or what has its attributes, as it is.
+
+    Raises:
+        TypeError: If it is something else.
+    """
+    needed = ("train_loader", "valid_loader", "kind", "size", "in_channels")
+    if isinstance(data, type) or not all(hasattr(data, name) for name in needed):
+        raise TypeError(
+            "data must be ImageDataLoaders, such as ImageDataLoaders.from_folder"
+            f'("photos") makes; received {described(data)}.'
+        )
+    return data
+
+
+def check_statistics(
+    mean: Any, std: Any, in_channels: int
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Returns each channel's mean and standard deviation, or None twice.
+
+    Args:
+        mean: Of images in 0..1; one number for all channels will do.
+        std: Likewise.
+        in_channels: Channels of the images.
+
+    Raises:
+        TypeError: If they are no numbers.
+        ValueError: If there is one without the other, not one for each channel, or one
+            out of the range that images in 0..1 can have.
+    """
+    if (mean is None) != (std is None):
+        raise ValueError("give both mean and std, or neither.")
+    if mean is None:
+        return None, None
+    return (
+        _of_channels(mean, "mean", in_channels, least=-1),
+        _of_channels(std, "std", in_channels, above=0),
+    )
+
+
+def _of_channels(values: Any, name: str, in_channels: int, **limits) -> tuple:
+    several = "number" if in_channels == 1 else "numbers"
+    what = f"{several}, one for each channel"
+    if np.ndim(values) == 0 and not isinstance(values, str | Mapping | None):
+        values = [check_number(values, name, **limits)] * in_channels
+    found = check_numbers(values, name, count=in_channels, what=what, **limits)
+    if max(found) > 1:
+        raise ValueError(
+            f"{name} is of images in 0..1; received {described(values)}. Divide it by "
+            "255 if it is of images in 0..255."
+        )
+    return found
+
+
+def _lr(rates: Any) -> Any:
+    listed = isinstance(rates, list | tuple) or getattr(rates, "ndim", 0) == 1
+    resolve_rates(rates, max(len(rates), 1) if listed else 1, name="lr")
+    return rates
+
+
+def _seed(seed: Any) -> int | None:
+    return None if seed is None else check_integer(seed, "seed")
+
+
+def _verbose(verbose: Any) -> bool:
+    # Keras has 0 and 1 for it.
+    is_number = type(verbose) is int and verbose in (0, 1)
+    return check_flag(bool(verbose) if is_number else verbose, "verbose")
+
+
+def _validate_also(sources: Any) -> Any:
+    wanted = 'a dict from names to data, such as {"old": old_data}, or None'
+    kinds = (Mapping, type(None))
+    return check_instance(sources, "validate_also", kinds, wanted)
+
+
+def _mixing(mixing: Any) -> Any:
+    check_mixing(mixing)
+    return mixing
+
+
+_CHECKS = {
+    "metrics": check_metrics,
+    "loss": lambda value: None if value is None else check_loss(value),
+    "groups": lambda value: None if value is None else check_groups(value),
+    "split_on": lambda value: check_function(
+        value, "split_on", "a function of the network", or_none=True
+    ),
+    "lr": _lr,
+    "norms": check_norms,
+    "optimizer": check_optimizer,
+    "wd": lambda value: check_number(value, "wd", least=0),
+    "moms": lambda value: check_momentums(value, "moms"),
+    "clip_norm": check_clip_norm,
+    "gradient_accumulation_steps": check_accumulation,
+    "precision": check_precision,
+    "ema_decay": check_decay,
+    "mixing": _mixing,
+    "validate_also": _validate_also,
+    "seed": _seed,
+    "verbose": _verbose,
+}
