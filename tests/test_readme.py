@@ -116,7 +116,7 @@ def test_every_question_is_answered_by_its_listing(tmp_path, monkeypatch, capsys
     for question, code in questions():
         exec(compile(code, f"README.md, {question}", "exec"), names)
         printed[question] = capsys.readouterr().out
-    assert len(printed) == 26
+    assert len(printed) == 27
     said = {
         "Which layers": "('early', 'late')\n",
         "Does a fit": "phase 1: 1 epoch, 6 steps; early, late frozen",
