@@ -130,8 +130,8 @@ def class_positions(
             known = f"{listing(names, most=50)}, or {numbers}"
         unknown = unknown or list(keys)
         raise ValueError(
-            f"{wanted}; these are classes that there are not: {listing(unknown)}. The"
-            f" classes are {known}."
+            f"{wanted}; received unknown classes: {listing(unknown)}. The classes are"
+            f" {known}."
         )
     if len(set(places)) < len(places):
         raise ValueError(f"{wanted}; got one twice: {listing([*keys], most=50)}.")
@@ -153,7 +153,7 @@ def _in_order(
         left_out = (
             missing if isinstance(classes, int) else [classes[i] for i in missing]
         )
-        raise ValueError(f"{wanted}; there is none for {listing(left_out)}.")
+        raise ValueError(f"{wanted}; it is missing for {listing(left_out)}.")
     return [found.get(place, default) for place in range(count)]
 
 

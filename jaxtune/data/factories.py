@@ -18,6 +18,7 @@ import numpy as np
 from jaxtune.arguments import (
     Integer,
     Number,
+    check_flag,
     check_function,
     check_instance,
     check_path,
@@ -38,9 +39,9 @@ from jaxtune.data.options import (
     SplitOptions,
     check_options,
     label_options,
+    refuse_split,
     split_by_options,
     weighted,
-    without_split,
 )
 from jaxtune.data.sources import source_items
 from jaxtune.data.splits import split_folders
@@ -90,9 +91,21 @@ class Factories:
             FileNotFoundError: If a folder is missing; the message says what to type.
             ValueError: If there are no photos, photos outside class folders, or
                 classes in validation that training does not have.
+            TypeError: If an argument would not be used beside another.
             jaxtune.data.ImageError: If photos cannot be read.
         """
         options = check_options(options)
+        if valid_pct is None and check_flag(stratify, "stratify") is False:
+            raise TypeError(
+                "stratify=False is about a random split: give valid_pct too, or leave"
+                " it out."
+            )
+        if valid_pct is not None and (train, valid) != ("train", "valid"):
+            raise TypeError(
+                f"valid_pct={valid_pct} splits the folders of classes in root, so the"
+                f" names train={train!r} and valid={valid!r} would not be used: leave"
+                " out valid_pct or the names."
+            )
         train_items, valid_items = split_folders(
             root,
             train,
@@ -389,10 +402,11 @@ class Factories:
         if valid is None:
             items = source_items(train, **named)
             return cls(*split_by_options(items, options, None), **options)
+        refuse_split(options, "valid")
         train_items = source_items(train, name="train", **named)
         named = {"classes": train_items.classes or None, "kind": train_items.kind}
         valid_items = source_items(valid, name="valid", **named)
-        return cls(train_items, valid_items, **without_split(options))
+        return cls(train_items, valid_items, **options)
 
     @classmethod
     def _from_table(
@@ -409,6 +423,8 @@ class Factories:
         check_instance(
             folder, "folder", (str, os.PathLike, type(None)), "a path, or None"
         )
+        if valid_col is not None:
+            refuse_split(options, "valid_col")
         chosen = None if valid_col is None else valid_rows(table, valid_col)
         items = table_items(
             table, root / (folder or ""), **columns, **label_options(options)
@@ -418,7 +434,7 @@ class Factories:
         items = weighted(items, options)
         sides = items.take(np.flatnonzero(~chosen)), items.take(np.flatnonzero(chosen))
         check_trained_classes(*sides)
-        return cls(*sides, **without_split(options))
+        return cls(*sides, **options)
 
 
 def _absolute(paths: Any, root: Path) -> list[Path]:

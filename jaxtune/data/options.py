@@ -148,10 +148,18 @@ def split_by_options(
     )
 
 
-def without_split(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options without those of a random split."""
-    taken = ("valid_pct", "stratify")
-    return {name: value for name, value in options.items() if name not in taken}
+def refuse_split(options: Mapping[str, Any], because: str) -> None:
+    """Raises an error if options say how to split photos that are split already.
+
+    Raises:
+        TypeError: If one of them is given.
+    """
+    given = [name for name in ("valid_pct", "stratify") if name in options]
+    if given:
+        raise TypeError(
+            f"{because} says which photos validate, so {' and '.join(given)} would not"
+            f" be used: leave {'them' if given[1:] else 'it'} out, or {because}."
+        )
 
 
 def weighted(items: Items, options: dict[str, Any]) -> Items:

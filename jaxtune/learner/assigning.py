@@ -8,29 +8,19 @@ import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxtune.arguments import (
-    check_flag,
-    check_integer,
-    check_number,
-    check_numbers,
-    described,
-    either,
-)
-from jaxtune.data import Mixing, check_mixing
-from jaxtune.learner.extending import check_data
+from jaxtune.arguments import either
+from jaxtune.data import Mixing
+from jaxtune.learner.extending import check_data as check_same_labels
 from jaxtune.learner.further import matching_loaders
 from jaxtune.learner.history import History
 from jaxtune.learner.measures import fit_measures, scaled_objective
+from jaxtune.learner.options import check_data, check_options
 from jaxtune.learner.trainer import Trainer
 from jaxtune.train import (
     ComputePrecision,
     Metric,
     Norms,
     Optimizer,
-    check_accumulation,
-    check_decay,
-    check_norms,
-    check_precision,
     resolve_rates,
 )
 from jaxtune.transfer import check_runs
@@ -100,6 +90,8 @@ class Assignable:
         # A subclass of the user's may have what it likes beside.
         theirs = not _is_ours(owners[0] if owners else type(self))
         if name.startswith("_") or can or theirs:
+            if can and not theirs:
+                value = check_options({name: value})[name]
             object.__setattr__(self, name, value)
         elif name in _INSTEAD:
             raise AttributeError(f"{name} can't be assigned. {_INSTEAD[name]}")
@@ -130,7 +122,7 @@ class Assignable:
 
     @lr.setter
     def lr(self, lr: Any) -> None:
-        resolve_rates(lr, len(self._trainer.groups))
+        resolve_rates(lr, len(self._trainer.groups), name="lr")
         self._lr = lr
 
     @property
@@ -140,7 +132,7 @@ class Assignable:
 
     @wd.setter
     def wd(self, wd: Any) -> None:
-        self._wd = check_number(wd, "wd", least=0)
+        self._wd = wd
 
     @property
     def moms(self) -> tuple[float, float, float]:
@@ -149,8 +141,7 @@ class Assignable:
 
     @moms.setter
     def moms(self, moms: Any) -> None:
-        what = "numbers, the momentum at start, peak and end"
-        self._moms = check_numbers(moms, "moms", count=3, what=what, least=0, below=1)
+        self._moms = moms
 
     @property
     def seed(self) -> int:
@@ -159,7 +150,7 @@ class Assignable:
 
     @seed.setter
     def seed(self, seed: Any) -> None:
-        self._seed = check_integer(seed, "seed", least=0, most=2**32 - 1)
+        self._seed = self._data.seed if seed is None else seed
 
     @property
     def verbose(self) -> bool:
@@ -168,7 +159,7 @@ class Assignable:
 
     @verbose.setter
     def verbose(self, verbose: Any) -> None:
-        self._verbose = check_flag(verbose, "verbose")
+        self._verbose = verbose
 
     # What the network's graph or the optimizer's state follows from, in every fit anew.
 
@@ -179,7 +170,6 @@ class Assignable:
 
     @norms.setter
     def norms(self, norms: Any) -> None:
-        check_norms(norms)
         self._between_fits("norms").norms = norms
 
     @property
@@ -189,7 +179,6 @@ class Assignable:
 
     @precision.setter
     def precision(self, precision: Any) -> None:
-        check_precision(precision)
         self._between_fits("precision").precision = precision
 
     @property
@@ -199,7 +188,6 @@ class Assignable:
 
     @ema_decay.setter
     def ema_decay(self, ema_decay: Any) -> None:
-        check_decay(ema_decay)
         self._between_fits("ema_decay").ema_decay = ema_decay
 
     # What is part of compiled programs, which are made anew.
@@ -220,8 +208,6 @@ class Assignable:
 
     @clip_norm.setter
     def clip_norm(self, clip_norm: Any) -> None:
-        if clip_norm is not None:
-            clip_norm = check_number(clip_norm, "clip_norm", above=0)
         self._between_fits("clip_norm").take_optimizer(clip_norm=clip_norm)
 
     @property
@@ -231,9 +217,8 @@ class Assignable:
 
     @gradient_accumulation_steps.setter
     def gradient_accumulation_steps(self, steps: Any) -> None:
-        check_accumulation(steps)
         trainer = self._between_fits("gradient_accumulation_steps")
-        trainer.take_optimizer(gradient_accumulation_steps=int(steps))
+        trainer.take_optimizer(gradient_accumulation_steps=steps)
 
     @property
     def mixing(self) -> Mixing | None:
@@ -242,7 +227,6 @@ class Assignable:
 
     @mixing.setter
     def mixing(self, mixing: Any) -> None:
-        check_mixing(mixing)
         trainer = self._between_fits("mixing")
         trainer.programs = trainer.programs.changed("train", mixing=mixing)
 
@@ -299,12 +283,9 @@ class Assignable:
     @data.setter
     def data(self, data: Any) -> None:
         trainer, before = self._between_fits("data"), self._data
-        if not hasattr(data, "train_loader") or not hasattr(data, "valid_loader"):
-            raise TypeError(
-                f"data must be ImageDataLoaders; received {described(data)}."
-            )
-        check_data(data, kind=before.kind, outputs=before.num_outputs,
-                   in_channels=before.in_channels)  # fmt: skip
+        check_data(data)
+        check_same_labels(data, kind=before.kind, outputs=before.num_outputs,
+                          in_channels=before.in_channels)  # fmt: skip
         if tuple(data.classes) != tuple(before.classes):
             raise ValueError(
                 f"the network knows the classes {', '.join(before.classes)}, and the "

@@ -5,12 +5,34 @@ one rule of the file: what is gone back to was never given to a step.
 """
 
 import math
+import warnings
 from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Sharding
 
 from jaxtune.train import TrainState, averaged
+
+#: What to do with a network whose values are not finite any more.
+SPOILED = (
+    "its values were spoiled, by too high a learning rate for instance. Load a "
+    "checkpoint, or make a new learner"
+)
+
+
+def warn_not_finite(bad: int, count: int) -> None:
+    """Warns if a network's answers are NaN or infinite.
+
+    Args:
+        bad: Number of photos with such an answer.
+        count: Number of all photos.
+    """
+    if bad:
+        warnings.warn(
+            f"what the network says of {bad} of {count} photos is not finite (NaN or "
+            f"infinite); {SPOILED}.",
+            stacklevel=4,
+        )
 
 
 class GoodValues(NamedTuple):

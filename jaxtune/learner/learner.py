@@ -188,7 +188,7 @@ class Learner(Assignable, Training, Finder, Storage, Inspection, Results, Extend
         )
         self.validate_also = validate_also
         self.lr, self.wd, self.moms = lr, wd, moms
-        self.seed = data.seed if seed is None else seed
+        self.seed = seed
         self.verbose = verbose
 
     # What is there.

@@ -168,9 +168,13 @@ def _shapes(jaxpr: Any) -> Iterator[tuple[int, ...]]:
     """Shapes of everything that is computed, inside of functions too."""
     for equation in jaxpr.eqns:
         yield from (var.aval.shape for var in equation.outvars)
-        for value in jax.tree.leaves(equation.params, is_leaf=_inner):
+        for value in jax.tree.leaves(equation.params, is_leaf=_is_program):
             if (inner := _inner(value)) is not None:
                 yield from _shapes(inner)
+
+
+def _is_program(value: Any) -> bool:
+    return _inner(value) is not None
 
 
 def _inner(value: Any) -> Any:

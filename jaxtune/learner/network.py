@@ -22,6 +22,7 @@ from jaxtune.arguments import Integer
 from jaxtune.checkpoint import fingerprint, load_opt_state
 from jaxtune.learner.devices import data_sharding, place_batch
 from jaxtune.learner.float32 import in_float32, to_float32
+from jaxtune.learner.good_values import SPOILED
 from jaxtune.learner.loop import Running, evaluate
 from jaxtune.learner.programs import Programs
 from jaxtune.learner.recipe import describe_groups, name_of
@@ -55,12 +56,6 @@ from jaxtune.train import (
     with_rates,
 )
 from jaxtune.transfer import Groups, evaluating, group_labels
-
-#: What to do with a network whose values are none any more.
-SPOILED = (
-    "its values were spoiled, by too high a learning rate for instance. Load a "
-    "checkpoint, or make a new learner"
-)
 
 
 class PhasedNetwork:
@@ -316,7 +311,7 @@ class PhasedNetwork:
                 if self.outputs_are_finite(values, loader):
                     why = "the network's outputs are finite; look at loss and labels"
                 else:
-                    why = f"the network's outputs are no finite numbers; {SPOILED}"
+                    why = f"the network's outputs are not finite; {SPOILED}"
                 warnings.warn(
                     f"the validation loss is {figures['loss']}: {why}.", stacklevel=3
                 )

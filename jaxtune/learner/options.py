@@ -34,6 +34,9 @@ from jaxtune.train import (
 )
 from jaxtune.transfer import check_groups
 
+# What `jax.random.key` takes without float64 and its kin.
+_LARGEST_SEED = 2**32 - 1
+
 
 def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns options of `Learner`, numbers as Python's own, names as functions.
@@ -131,7 +134,11 @@ def _lr(rates: Any) -> Any:
 
 
 def _seed(seed: Any) -> int | None:
-    return None if seed is None else check_integer(seed, "seed")
+    return (
+        None
+        if seed is None
+        else check_integer(seed, "seed", least=0, most=_LARGEST_SEED)
+    )
 
 
 def _verbose(verbose: Any) -> bool:

@@ -31,6 +31,7 @@ from jaxtune.checkpoint import (
 from jaxtune.data import ImageError, Photos, list_photos, prepare_image
 from jaxtune.data.photos import bad_photos, check_photo_type, find_bad
 from jaxtune.learner.float32 import in_float32, to_float32
+from jaxtune.learner.good_values import warn_not_finite
 from jaxtune.learner.programs import Programs
 from jaxtune.learner.thresholds import (
     DEFAULT_THRESHOLD,
@@ -175,12 +176,15 @@ def predict_images(
     photos = list_photos(source, name, channels=reading.in_channels)
     readable = _Readable(photos, reading, on_error == "skip", name)
     answers: dict[int, Prediction] = {}
+    spoiled = 0
     for numbers, images in readable.batches(batch_size):
         rows = batch_size if readable.count > 1 else 1
         padding = [np.zeros_like(images[0])] * (rows - len(images))
         outputs = np.asarray(predict_step(np.stack(images + padding)))
         answers.update(zip(numbers, map(reading.answer, outputs), strict=False))
+        spoiled += int((~np.isfinite(outputs[: len(images)])).any(axis=1).sum())
     readable.warn()
+    warn_not_finite(spoiled, len(answers))
     if photos.alone:
         return answers.get(0)
     return [answers.get(i) for i in range(readable.count)]

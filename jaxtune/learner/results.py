@@ -24,6 +24,7 @@ from jaxtune.learner.gathering import (
     plain_loader,
     require_items,
 )
+from jaxtune.learner.good_values import warn_not_finite
 from jaxtune.learner.interpretation import (
     ClassificationInterpretation,
     Interpretation,
@@ -256,6 +257,8 @@ class Results(Explanation):
         self, rows: dict[str, np.ndarray], loader: Any, with_decoded: bool, thresh: Any
     ) -> Predictions:
         said = rows["probabilities"]
+        bad = (~np.isfinite(said)).any(axis=1)
+        warn_not_finite(int(bad.sum()), len(said))
         return Predictions(
             probabilities=said,
             targets=rows["label"] if is_labelled(loader) else None,

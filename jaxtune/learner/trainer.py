@@ -19,6 +19,7 @@ from flax import nnx
 from jaxtune.learner.callbacks import CallbackList, StopPhase, StopTraining
 from jaxtune.learner.further import describe_further
 from jaxtune.learner.good_values import (
+    SPOILED,
     GoodValues,
     copy_of_values,
     has_diverged,
@@ -27,7 +28,7 @@ from jaxtune.learner.good_values import (
 from jaxtune.learner.history import Row
 from jaxtune.learner.loop import NonFiniteLossError, Running, run_epochs
 from jaxtune.learner.monitoring import table_columns
-from jaxtune.learner.network import SPOILED, PhasedNetwork
+from jaxtune.learner.network import PhasedNetwork
 from jaxtune.learner.position import Position
 from jaxtune.learner.progress import Reporter, describe_phase
 from jaxtune.learner.session import Session

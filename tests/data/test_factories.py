@@ -311,7 +311,7 @@ def test_classes_drawn_as_often(root):
         paths, labels, weights=[n == 5 for n in range(20)], **options | {"seed": 1}
     )
     assert {only.train_items.paths[n].name for n in only.train.order(0)} == {"05.png"}
-    with pytest.raises(ValueError, match="classes that there are not: ape. .*common"):
+    with pytest.raises(ValueError, match="unknown classes: ape. .*common"):
         ImageDataLoaders.from_lists(paths, labels, weights={"ape": 2}, **options)
 
 
@@ -323,3 +323,16 @@ def test_a_million_images_take_no_object_each():
     )
     assert data.train_items.counts() == {"0": 333334, "1": 333333, "2": 333333}
     assert not isinstance(data.train_items.paths, tuple)
+
+
+def test_how_to_split_what_is_split_already_is_refused(root):
+    images = np.zeros((4, 8, 8, 3), np.uint8), list("abab")
+    with pytest.raises(TypeError, match="valid says .* so valid_pct would not be used"):
+        ImageDataLoaders.from_arrays(images, images, valid_pct=0.5)
+    table = {"fn": ["a.png"], "y": ["a"], "v": [True]}
+    with pytest.raises(TypeError, match="valid_col says .* stratify would not be used"):
+        ImageDataLoaders.from_df(table, root, valid_col="v", stratify=False)
+    with pytest.raises(TypeError, match="give valid_pct too"):
+        ImageDataLoaders.from_folder(root, stratify=False)
+    with pytest.raises(TypeError, match="names train='a' and valid='valid' would not"):
+        ImageDataLoaders.from_folder(root, "a", valid_pct=0.2)

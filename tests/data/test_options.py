@@ -11,9 +11,9 @@ from jaxtune.data.options import (
     SplitOptions,
     check_options,
     label_options,
+    refuse_split,
     split_by_options,
     weighted,
-    without_split,
 )
 
 
@@ -65,7 +65,8 @@ def test_what_is_not(options, error, message):
 def test_options_go_where_they_belong():
     options = {"classes": ("a", "b"), "seed": 3, "valid_pct": 0.3, "stratify": False}
     assert label_options(options) == {"classes": ("a", "b"), "kind": None}
-    assert without_split(options) == {"seed": 3}
+    with pytest.raises(TypeError, match="valid_pct and stratify would not be used"):
+        refuse_split(options, "valid_col")
     train, valid = split_by_options(items(), options, None)
     assert (len(train), len(valid)) == (14, 6) and options == {"seed": 3}
     assert set(options) <= set(LoaderOptions.__annotations__)

@@ -55,7 +55,7 @@ def test_the_largest_of_several_labels_counts():
     ("weights", "message"),
     [
         ("fair", "weights is 'balanced', a dict.*got 'fair'"),
-        ({"d": 1, "e": 2, "a": 1}, "classes that there are not: d, e. .* a, b, c"),
+        ({"d": 1, "e": 2, "a": 1}, "unknown classes: d, e. .* a, b, c"),
         ([1, 2], r"one number for each of 10 photos; got shape \(2,\)"),
         ([-1] * 10, "finite, 0 or more, and not all 0; got -1.0 to -1.0"),
         ({"a": float("nan")}, "finite"),

@@ -283,7 +283,7 @@ class NullScalar:
     "missing",
     [None, float("nan"), np.float32("nan"), np.datetime64("NaT", "D"), np.ma.masked,
      NAType(), NullScalar(), decimal.Decimal("nan"), "", "  ", b""],
-    ids=lambda value: type(value).__name__ if "object at" in repr(value) else repr(value),
+    ids=lambda each: type(each).__name__ if " at 0x" in repr(each) else repr(each),
 )  # fmt: skip
 def test_every_form_of_missing_in_every_column(missing):
     rows = [True, missing, False, missing]

@@ -16,6 +16,7 @@ from jaxtune import (
     adam,
     cross_entropy,
     error_rate,
+    mse,
     sgd,
 )
 from jaxtune.learner import programs
@@ -43,17 +44,23 @@ VALUES = {
     "wd": ([0.1, np.float32(0)], [(-1, ValueError), ("x", TypeError)]),
     "moms": ([(0.9, 0.8, 0.9)], [((0.9,), ValueError), (0.9, TypeError)]),
     "seed": ([3, np.int64(3)], [(-1, ValueError), (1.5, TypeError)]),
-    "verbose": ([False], [("no", TypeError)]),
+    "verbose": ([False, 1], [("no", TypeError), (2, TypeError)]),
     "norms": (["train", "stats", "frozen"], [("half", ValueError)]),
     "precision": (["bfloat16", "float32"], [("float16", ValueError)]),
     "ema_decay": ([0.9, None], [(2, ValueError)]),
-    "optimizer": ([sgd, adam], []),
+    "optimizer": (["sgd", sgd, adam], [("sdg", ValueError), (0.1, TypeError)]),
     "clip_norm": ([1.0, None], [(-1, ValueError), ("x", TypeError)]),
     "gradient_accumulation_steps": ([2, 1], [(0, ValueError)]),
     "mixing": ([MixUp(), None], [("mixup", TypeError)]),
-    "loss": ([functools.partial(cross_entropy, label_smoothing=0.1), None], []),
-    "metrics": ([accuracy, [accuracy, error_rate], None], [("accuracy", TypeError)]),
-    "validate_also": ([{}], []),
+    "loss": (
+        [functools.partial(cross_entropy, label_smoothing=0.1), "focal", None],
+        [("cros_entropy", ValueError), (0.1, TypeError), (mse, ValueError)],
+    ),
+    "metrics": (
+        [accuracy, "accuracy", [accuracy, error_rate], None],
+        [("acuracy", ValueError), (0.1, TypeError), ([1], TypeError)],
+    ),
+    "validate_also": ([{}, None], [("old", TypeError), (3, TypeError)]),
     "data": ([], [(3, TypeError), (None, TypeError)]),
 }
 

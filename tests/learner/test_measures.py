@@ -117,7 +117,7 @@ def test_weights_are_by_number_or_name(datas, networks):
             weighted_cross_entropy(given), None, datas["single"], networks["single"]
         )
         assert loss.keywords == {"class_weights": (1, 2, 3)}
-    with pytest.raises(ValueError, match="there is none for cat"):
+    with pytest.raises(ValueError, match="it is missing for cat"):
         learner(datas["single"], loss=weighted_cross_entropy({"ant": 1, "bee": 2}))
     thresh = functools.partial(accuracy_multi, thresh={"0": 0.1, "2": 0.3, "1": 0.2})
     model = learner(
@@ -180,3 +180,11 @@ def test_what_is_minimised_is_in_standard_deviations(datas):
         learner(datas["regression"], y_range=(0, 1))._trainer.programs.objective is None
     )
     assert learner(datas["single"])._trainer.programs.objective is None
+
+
+def test_one_class_has_a_loss_that_fits():
+    """Its outputs are a column too, and need no warning of pairs."""
+    with pytest.warns(UserWarning, match="have the same label, 'ant'"):
+        data = photos(np.array(["ant"] * 12))
+    network = create_cnn_model(runs.smallest_network, 1, cut=2, pretrained=False)
+    assert fit_measures(None, None, data, network)[0] is cross_entropy

@@ -96,8 +96,16 @@ def test_a_network_without_numbers_says_so_everywhere(root):
     model = learner(root)
     kernel = model.model[0].conv1.weight
     kernel.set_value(kernel[...] * jnp.nan)
-    with pytest.warns(UserWarning, match="no finite numbers; its values were spoiled"):
+    with pytest.warns(UserWarning, match="not finite; its values were spoiled"):
         assert np.isnan(model.validate()["loss"])
+    for answer in (
+        model.get_preds,
+        lambda: model.predict(model.data.valid.items.paths[0]),
+    ):
+        with pytest.warns(
+            UserWarning, match=r"\(NaN or infinite\); its values were sp"
+        ):
+            answer()
     with pytest.raises(NonFiniteLossError, match="either: its values were spoiled"):
         model.fit(1)
     with pytest.raises(NonFiniteLossError, match="before any rate was tried"):
