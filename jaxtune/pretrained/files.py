@@ -15,7 +15,8 @@ from jaxtune.arguments import check_path
 from jaxtune.pretrained.torch_file import read_torch_file, strip_prefixes
 from jaxtune.pretrained.torch_pickle import UnsafeFileError, WeightsFileError
 
-TORCH_ENDINGS = (".pth", ".pt", ".bin", ".pkl")
+# .tar is MoCo's and many others' .pth.tar, which is no archive; .ckpt is Lightning's.
+TORCH_ENDINGS = (".pth", ".pt", ".bin", ".pkl", ".tar", ".ckpt", ".th")
 ENDINGS = (".safetensors", *TORCH_ENDINGS, ".npz")
 MAX_INFLATION = 100  # a .npz may be compressed; weights hardly shrink at all
 
@@ -42,8 +43,8 @@ _SAFETENSORS_DTYPES = {
 def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Reads the arrays of a file of weights, whatever its format.
 
-    The ending decides: .safetensors; .pth, .pt, .bin and .pkl for PyTorch's formats
-    (see `read_torch_file`); .npz. A prefix such as `module.` that every name carries
+    The ending decides: .safetensors; .pth, .pt, .bin, .pkl, .pth.tar, .ckpt and .th
+    for PyTorch's formats (see `read_torch_file`); .npz. A prefix such as `module.` that every name carries
     is removed (see `strip_prefixes`).
 
     Args:

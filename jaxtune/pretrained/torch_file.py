@@ -26,7 +26,9 @@ from jaxtune.pretrained.torch_pickle import (
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL_VERSION = 1001
+# The averaged weights first, as timm takes them.
 WRAPPERS = (
+    *("state_dict_ema", "model_ema"),
     *("state_dict", "model_state_dict", "model", "module", "net", "network"),
     *("teacher", "student", "encoder", "backbone"),
 )

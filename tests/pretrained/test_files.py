@@ -76,9 +76,10 @@ def test_npz_plain_and_compressed(tmp_path):
 def test_torch_files_go_to_their_reader(name, tmp_path):
     found = read_weights(FILES / name)
     assert found["conv.weight"].shape == (2, 3, 2, 2)
-    renamed = tmp_path / "pytorch_model.bin"
-    renamed.write_bytes((FILES / name).read_bytes())
-    assert read_weights(renamed).keys() == found.keys()
+    for other in ("pytorch_model.bin", "moco_v2.pth.tar", "last.ckpt", "best.TH"):
+        renamed = tmp_path / other
+        renamed.write_bytes((FILES / name).read_bytes())
+        assert read_weights(renamed).keys() == found.keys()
 
 
 def test_prefix_is_removed_in_every_format(tmp_path):
