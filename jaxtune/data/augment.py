@@ -150,7 +150,7 @@ def draw(
         shape: Width / height of the result, for crops of that shape (`ratio` None).
     """
     # All the numbers at once: every further key costs XLA a third of a second.
-    numbers = jax.random.uniform(key, (2 * _ATTEMPTS + 3,))
+    numbers = jax.random.uniform(key, (2 * _ATTEMPTS + 3,), jnp.float32)
     area, ratio, place = jnp.split(numbers[:-1], [_ATTEMPTS, 2 * _ATTEMPTS])
     flip = augmentation.flip & (numbers[-1] < 0.5)
     smallest, largest = augmentation.min_scale, augmentation.max_scale
@@ -195,8 +195,10 @@ def _taps(
     reach = jnp.maximum(scale, 1.0)
     centre = start + (position + 0.5) * scale
     first = jnp.floor(centre - reach + 0.5).astype(jnp.int32)
-    pixel = first + jnp.arange(taps)[:, None]
-    weight = jnp.maximum(1 - jnp.abs(pixel + 0.5 - centre) / reach, 0)
+    pixel = first + jnp.arange(taps, dtype=jnp.int32)[:, None]
+    weight = jnp.maximum(
+        1 - jnp.abs(pixel.astype(jnp.float32) + 0.5 - centre) / reach, 0
+    )
     weight = weight * ((pixel >= 0) & (pixel < size_in))
     return jnp.clip(pixel, 0, size_in - 1), weight / weight.sum(axis=0)
 
@@ -226,7 +228,7 @@ def _resample_by_products(
 
     def matrix(taps, length):
         pixel, weight = taps
-        is_tapped = pixel[..., None] == jnp.arange(length)
+        is_tapped = pixel[..., None] == jnp.arange(length, dtype=jnp.int32)
         return (is_tapped * weight[..., None]).sum(axis=0)
 
     multiply = functools.partial(jnp.einsum, precision="high")

@@ -31,7 +31,7 @@ def draw_lighting(
     References:
         fastai 2.8.12, vision/augment.py `Brightness`, `Contrast`.
     """
-    bright, contrast, *chances = 2 * jax.random.uniform(key, (4,)) - 1
+    bright, contrast, *chances = 2 * jax.random.uniform(key, (4,), jnp.float32) - 1
     some = [(chance + 1) / 2 < p_lighting for chance in chances]
     bright = jnp.where(some[0], 0.5 * (1 + max_lighting * bright), 0.5)
     contrast = jnp.exp(contrast * -jnp.log1p(-jnp.float32(max_lighting)))

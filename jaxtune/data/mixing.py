@@ -108,7 +108,8 @@ def mix(
     partner = _partners(order_key, jnp.ones(rows, bool) if mask is None else mask)
     others = images[partner]
     if isinstance(mixing, MixUp):
-        share = jax.random.beta(keys[0], mixing.alpha, mixing.alpha, (rows,))
+        alpha = jnp.float32(mixing.alpha)
+        share = jax.random.beta(keys[0], alpha, alpha, (rows,), jnp.float32)
         weight = jnp.maximum(share, 1 - share)
         spread = weight[:, None, None, None].astype(images.dtype)
         images = others + spread * (images - others)
@@ -150,12 +151,13 @@ def _partners(key, real):
 
 def _box(keys, alpha, size):
     """Whether each pixel is in the box, and the share of pixels that are not."""
-    share = jax.random.beta(keys[0], alpha, alpha)
+    alpha = jnp.float32(alpha)
+    share = jax.random.beta(keys[0], alpha, alpha, (), jnp.float32)
     inside = []
     for side, key in zip(size, keys[1:], strict=True):
         half = jnp.round(side * jnp.sqrt(1 - share)).astype(jnp.int32) // 2
-        middle = jax.random.randint(key, (), 0, side)
-        place = jnp.arange(side)
+        middle = jax.random.randint(key, (), 0, side, jnp.int32)
+        place = jnp.arange(side, dtype=jnp.int32)
         # Cut off at the edges, for there are no pixels beyond them.
         inside.append((place >= middle - half) & (place < middle + half))
     inside = inside[0][:, None] & inside[1]

@@ -27,8 +27,8 @@ def symmetry(index: Int[Array, ""] | int) -> Float[Array, "3 3"]:
         fastai 2.8.12, vision/augment.py `dihedral_mat`, in its order.
     """
     index = jnp.asarray(index)
-    x = jnp.asarray([1.0, -1, 1, -1, -1, 1, 1, -1])[index]
-    y = jnp.asarray([1.0, 1, -1, 1, -1, -1, 1, -1])[index]
+    x = jnp.asarray([1, -1, 1, -1, -1, 1, 1, -1], jnp.float32)[index]
+    y = jnp.asarray([1, 1, -1, 1, -1, -1, 1, -1], jnp.float32)[index]
     upright = jnp.asarray([True, True, True, False, True, False, False, False])[index]
     return _matrix(
         [
@@ -58,7 +58,7 @@ def zoom(
         column: Where the point is from left to right, in 0..1.
         row: Where it is from top to bottom, in 0..1.
     """
-    share = 1 / jnp.asarray(magnification)
+    share = 1 / jnp.asarray(magnification, jnp.float32)
     across, down = ((1 - share) * (2 * place - 1) for place in (column, row))
     return _matrix([[share, 0, across], [0, share, down], [0, 0, 1]])
 
@@ -134,7 +134,7 @@ def draw_matrix(
     References:
         fastai 2.8.12, vision/augment.py `aug_transforms`, in its order.
     """
-    number = iter(jax.random.uniform(key, (11,)))
+    number = iter(jax.random.uniform(key, (11,), jnp.float32))
     bound, chance = augmentation, augmentation.p_affine
 
     def some(low, high, neutral):
@@ -189,7 +189,7 @@ def resample(
     # XLA rounds a product and a sum once or twice, as it fuses loops, and that depends
     # on the number of devices too. So weights are one product, made a whole number by a
     # power of two, and all sums are of less than 24 bits, which nothing has to round.
-    steps = jnp.ldexp(2.0**15, -jnp.frexp((reach[0] * reach[1]) ** 2)[1])
+    steps = jnp.ldexp(jnp.float32(2**15), -jnp.frexp((reach[0] * reach[1]) ** 2)[1])
     total, whole = 0.0, 0.0
     for row, row_weight in rows:
         for column, column_weight in columns:
@@ -206,7 +206,8 @@ def _places(matrix, size_in, size_out, pad_mode):
 
     Places are in pixels from the photo's left and upper edge.
     """
-    y, x = ((jnp.arange(side) + 0.5) * (2 / side) - 1 for side in size_out)
+    lines = (jnp.arange(side, dtype=jnp.float32) for side in size_out)
+    y, x = ((line + 0.5) * (2 / len(line)) - 1 for line in lines)
     x, y = x[None, :], y[:, None]
     across, down, depth = (row[0] * x + row[1] * y + row[2] for row in matrix)
     depth = jnp.maximum(depth, _LEAST_DEPTH)
@@ -236,7 +237,9 @@ def _weighted(centre, reach, side, taps):
     found = []
     for tap in range(taps):
         pixel = first + tap
-        weight = jnp.maximum(reach - jnp.abs(pixel + 0.5 - centre), 0)
+        weight = jnp.maximum(
+            reach - jnp.abs(pixel.astype(jnp.float32) + 0.5 - centre), 0
+        )
         weight = weight * ((pixel >= 0) & (pixel < side))
         found.append((jnp.clip(pixel, 0, side - 1), weight))
     return found

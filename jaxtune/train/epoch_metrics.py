@@ -129,7 +129,7 @@ class _ByClass(EpochMetric):
                 f"average='binary' is for two classes, and there are {count}: write "
                 f"{type(self).__name__}(average='macro'), or 'micro' or 'weighted'"
             )
-        numbers = jnp.arange(count)
+        numbers = jnp.arange(count, dtype=jnp.int32)
         return _counts(
             (label[:, None] == numbers) & mask[:, None],
             (logits.argmax(-1)[:, None] == numbers) & mask[:, None],
