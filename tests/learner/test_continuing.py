@@ -172,9 +172,9 @@ def test_several_labels_go_by_name_and_numbers_by_count(root, tmp_path):
         colours(root, {"blue": 1.0, "red": 2.0}, kind="regression"), metrics=rmse
     )
     numbers.save(tmp_path / "number")
-    same = colours(root, {"green": 3.0}, kind="regression", seed=4)
+    same = colours(root, {"green": 3.0, "red": 4.0}, kind="regression", seed=4)
     model = continue_from(tmp_path / "number", same, module=network(1), verbose=False)
     assert runs.bits(model) == runs.bits(numbers)
-    pairs = colours(root, {"red": [1.0, 2.0]}, kind="regression")
+    pairs = colours(root, {"red": [1.0, 2.0], "blue": [2.0, 1.0]}, kind="regression")
     with pytest.raises(ValueError, match="1 numbers a photo, and the data has 2"):
         continue_from(tmp_path / "number", pairs, extend=True, module=network(1))
