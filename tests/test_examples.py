@@ -27,6 +27,9 @@ from jaxtune import (
 
 FOLDER = Path(__file__).parents[1] / "examples"
 
+# The small network stands in for one of which everything is known.
+pytestmark = pytest.mark.filterwarnings("ignore:nothing says which mean")
+
 
 def example(name):
     spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")

@@ -7,6 +7,7 @@ them is needed to read them.
 
 import contextlib
 import dataclasses
+import gc
 import json
 import logging
 import sys
@@ -224,14 +225,16 @@ def _quiet() -> Iterator[None]:
     It logs an item that it can't read, and gives up at the first array that fails: the
     reads still under way then report, each with a traceback, to a loop that is closed.
     """
-    log = logging.getLogger("absl")
-    log.addFilter(_is_news)
+    logs = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    for log in logs:
+        log.addFilter(_is_news)
     hook = _Hook(sys.excepthook)
     try:
         with hook:
             yield
     finally:
-        log.removeFilter(_is_news)
+        for log in logs:
+            log.removeFilter(_is_news)
 
 
 class _Hook:
@@ -257,12 +260,16 @@ class _Hook:
             self._last = began = time.monotonic()
             while time.monotonic() < min(self._last + 0.2, began + 2.0):
                 time.sleep(0.02)
+            # A read whose error nobody asked for says so when it is collected.
+            gc.collect()
         if sys.excepthook is self:
             sys.excepthook = self._before
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith("Failed to get metadata for")
+    return not record.getMessage().startswith(
+        ("Failed to get metadata for", "Task exception was never retrieved")
+    )
 
 
 def _blank(leaf: Any) -> np.ndarray:

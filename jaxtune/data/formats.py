@@ -21,8 +21,8 @@ _NEEDS = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}
 #: Files that lie beside photos and are no photos: nobody misses them.
 _BESIDE = frozenset(
     ".aae .cfg .conf .csv .db .doc .docx .htm .html .ini .ipynb .json .jsonl .lock"
-    " .log .lst .md .md5 .parquet .py .rst .sh .sha256 .sqlite .srt .toml .tsv .txt"
-    " .url .xls .xlsx .xml .xmp .yaml .yml".split()
+    " .h5 .hdf5 .log .lst .mat .md .md5 .npy .npz .parquet .pkl .py .rst .sh .sha256"
+    " .sqlite .srt .toml .tsv .txt .url .xls .xlsx .xml .xmp .yaml .yml".split()
 )
 
 #: Whatever these hold, it isn't a photo of its own: half of one, a copy, a thumbnail.

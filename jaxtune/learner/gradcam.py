@@ -128,7 +128,7 @@ def plot_grad_cams(
         TypeError: If they are something else.
         ValueError: If there are none, or `columns` is below 1.
     """
-    check_instance(cams, "cams", list | tuple, "a list of GradCam")
+    check_instance(cams, "cams", (list, tuple), "a list of GradCam")
     if not cams:
         raise ValueError("cams is empty; give at least one GradCam.")
     for i, cam in enumerate(cams):

@@ -24,6 +24,7 @@ from jaxtune.arguments import (
 )
 from jaxtune.checkpoint import (
     find_checkpoint,
+    inspect_checkpoint,
     load_checkpoint,
     load_meta,
     with_kept_thresholds,
@@ -39,6 +40,7 @@ from jaxtune.learner.thresholds import (
     check_several,
     decode,
 )
+from jaxtune.models import Sequence as ModuleSequence
 from jaxtune.pretrained import ARCHITECTURES
 from jaxtune.train import (
     cross_entropy,
@@ -46,7 +48,12 @@ from jaxtune.train import (
     local_devices,
     split_module,
 )
-from jaxtune.transfer import create_cnn_model, evaluating
+from jaxtune.transfer import (
+    Denormalize,
+    create_cnn_model,
+    denormalizing,
+    evaluating,
+)
 
 
 class Prediction(NamedTuple):
@@ -438,11 +445,33 @@ def load_network(
     """
     if module is not None:
         to_float32(module)
+        module = _with_scale(module, path, meta)
     graphdef, params, model_state = split_module(
         _build(meta) if module is None else module
     )
     values = load_checkpoint(path, params=params, model_state=model_state)
     return nnx.merge(graphdef, *values)
+
+
+def _with_scale(
+    module: nnx.Module, path: str | os.PathLike, meta: Mapping[str, Any]
+) -> nnx.Module:
+    """A network for numbers which ends in their scale, if the saved one did.
+
+    Whoever builds the network for its checkpoint need not know the targets' scale.
+    """
+    if meta.get("kind") != "regression" or denormalizing(module) is not None:
+        return module
+    whole = isinstance(module, ModuleSequence) and len(module) == 2
+    if not whole or not isinstance(module[1], ModuleSequence):
+        return module
+    if not any("denormalize" in name for name in inspect_checkpoint(path).leaves):
+        return module
+    outputs = meta["num_outputs"]
+    scale = Denormalize([0.0] * outputs, [1.0] * outputs)
+    layers = {name: module[1][name] for name in module[1].names}
+    head = ModuleSequence({**layers, "denormalize": scale})
+    return ModuleSequence(dict(zip(module.names, (module[0], head), strict=True)))
 
 
 def _build(meta: Mapping[str, Any]) -> nnx.Module:

@@ -122,6 +122,7 @@ def vision_learner(
     References:
         fastai 2.8.12, vision/learner.py `vision_learner`.
     """
+    local_devices()
     check_data(data)
     head_options = tuple(inspect.signature(create_head).parameters)[2:-1]
     check_known(options, (*_OWN, *_LEARNER_OPTIONS, *head_options), "vision_learner")
@@ -141,7 +142,6 @@ def vision_learner(
             "y_range is the interval of numbers to be predicted, and the data has "
             "classes: leave it out."
         )
-    local_devices()
     enable_compilation_cache()
     learner_options = {k: options.pop(k) for k in _LEARNER_OPTIONS if k in options}
     seed = learner_options.get("seed")

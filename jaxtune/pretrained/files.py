@@ -44,8 +44,8 @@ def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Reads the arrays of a file of weights, whatever its format.
 
     The ending decides: .safetensors; .pth, .pt, .bin, .pkl, .pth.tar, .ckpt and .th
-    for PyTorch's formats (see `read_torch_file`); .npz. A prefix such as `module.` that every name carries
-    is removed (see `strip_prefixes`).
+    for PyTorch's formats (see `read_torch_file`); .npz. A prefix such as `module.` that
+    every name carries is removed (see `strip_prefixes`).
 
     Args:
         path: the file.

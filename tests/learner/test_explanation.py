@@ -123,5 +123,5 @@ def test_kernels_before_a_phase_of_a_network_and_of_a_checkpoint(model, tmp_path
     assert titles(smallest_network())[2] == first[2] == titles(untrained)[2]
     assert titles(model.save(tmp_path / "kept"))[2] == "no change"
     assert titles(None) == [""]
-    with pytest.raises(ValueError, match=r"no phase 7; phases so far: 1\."):
+    with pytest.raises(ValueError, match=r"no phase 7 before this; phases so far: 1\."):
         model.plot_kernels(7)

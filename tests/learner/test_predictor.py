@@ -204,7 +204,12 @@ def test_a_predictor_goes_to_other_processes_and_threads(model):
 def test_own_networks_cut_in_their_own_code_are_pickled_too(model):
     data = model.data
     body = vision_learner(
-        data, FunctionalResNet(nnx.Rngs(0)), cut="layer1.0", hidden=(8,), verbose=False
+        data,
+        FunctionalResNet(nnx.Rngs(0)),
+        cut="layer1.0",
+        pretrained=False,
+        hidden=(8,),
+        verbose=False,
     )
     photo, predictor = data.valid_items.paths[0], body.to_predictor()
     again = pickle.loads(pickle.dumps(predictor))
