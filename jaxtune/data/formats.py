@@ -21,7 +21,7 @@ _NEEDS = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}
 #: Files that lie beside photos and are no photos: nobody misses them.
 _BESIDE = frozenset(
     ".aae .cfg .conf .csv .db .doc .docx .htm .html .ini .ipynb .json .jsonl .lock"
-    " .h5 .hdf5 .log .lst .mat .md .md5 .npy .npz .parquet .pkl .py .rst .sh .sha256"
+    " .log .lst .mat .md .md5 .npy .npz .parquet .pkl .py .rst .sh .sha256"
     " .sqlite .srt .toml .tsv .txt .url .xls .xlsx .xml .xmp .yaml .yml".split()
 )
 
