@@ -22,8 +22,9 @@ ended by a signal loses nothing but its item. Each item says at once what came o
 - `tests`: pytest passes on tests/train, tests/models and tests/transfer, which multiply
   float32 as float32, with that flag: some compare two runs bit for bit.
 
-`twice` and `resumed` are asked of the first network only. Ends with status 1 if
-something is not as it should be. One line of JSON for each item, then a table.
+`twice` and `resumed` are asked of the first network only. As many runs share the device
+as the processor has cores for (`--jobs`). Ends with status 1 if something is not as it
+should be. One line of JSON for each item, then a table.
 On a CPU, small: `python -m benchmarks.everywhere --arch resnet18 --size 64 --batch 8
 --no-pretrained --no-tests`.
 """
@@ -41,7 +42,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -55,6 +58,9 @@ DISTANCE = {"float32": (0.02, 0.1), "bfloat16": (0.1, 0.2)}
 
 #: Kernels of one fixed order of additions only; slower. Flags of XLA's GPU compiler.
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+
+#: Several processes share the device: none may take its memory beforehand.
+SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 #: Unfrozen steps after which a run that is to be resumed is killed.
 KILLED_AFTER = 2
@@ -255,6 +261,28 @@ def distances(found: Mapping, cpu: Mapping) -> tuple[float, float]:
     return float((np.abs(losses - wanted) / wanted).max()), float(errors.max())
 
 
+class Item(NamedTuple):
+    """One question: its name, network and precision, and the function that asks it."""
+
+    name: str
+    arch: str
+    precision: str
+    ask: Callable[[str, str], dict]
+
+    def row(self) -> dict:
+        """Asks it; returns what came out, with `right` and `took_s`."""
+        row = {"item": self.name, "arch": self.arch, "precision": self.precision}
+        began = time.perf_counter()
+        try:
+            row |= {"right": True, **self.ask(self.arch, self.precision)}
+        except Exception as error:  # Whatever it is, the others are asked too.
+            why = str(error) if isinstance(error, ItemError) else repr(error)
+            row |= {"right": False, "why": why}
+        row["took_s"] = round(time.perf_counter() - began, 1)
+        say(row)
+        return row
+
+
 class Machine:
     """Asks the items of this machine; what one finds is kept for those that follow."""
 
@@ -267,7 +295,7 @@ class Machine:
             make_photos(self.photos, size=options.size * 3 // 2, **counts)
         else:
             few_photos(_found(options.data), self.photos, **counts)
-        self.environment = {
+        self.environment = SHARED | {
             "JAX_COMPILATION_CACHE_DIR": os.fspath(folder / "programs"),
             "PYTHONPATH": os.pathsep.join(
                 filter(None, [os.fspath(ROOT), os.environ.get("PYTHONPATH")])
@@ -276,6 +304,7 @@ class Machine:
         # They run beside the accelerator's.
         cpu = {"JAX_PLATFORMS": "cpu", "JAXTUNE_ONEDNN": "0"}
         self.on_cpu = {a: self.start(a, "float32", **cpu) for a in options.arch}
+        self.lock = threading.Lock()
         self.found: dict[tuple, dict] = {}
         self.flags: dict[str, str] = {}
 
@@ -298,23 +327,21 @@ class Machine:
 
     def by_cpu(self, arch: str) -> dict:
         """Returns the result that others are compared with."""
-        if ("cpu", arch) not in self.found:
-            self.found["cpu", arch] = self.on_cpu[arch].result(self.options.limit)
-        return self.found["cpu", arch]
+        with self.lock:
+            if ("cpu", arch) not in self.found:
+                self.found["cpu", arch] = self.on_cpu[arch].result(self.options.limit)
+            return self.found["cpu", arch]
 
-    def items(self) -> Iterator[tuple[str, str, str, Callable[[], dict]]]:
-        """Yields each item's name, network and precision, and what asks it."""
+    def items(self) -> Iterator[list[Item]]:
+        """Yields lists of items; those of one list need what the ones before found."""
         for arch in self.options.arch:
             for precision in self.options.precision:
-                about = (arch, precision)
-                yield "fine_tune", *about, lambda about=about: self.fine_tune(*about)
-                yield "frozen", *about, lambda about=about: self.frozen(*about)
-        for precision in self.options.precision:
-            about = (self.options.arch[0], precision)
-            yield "twice", *about, lambda about=about: self.twice(*about)
-            yield "resumed", *about, lambda about=about: self.resumed(*about)
+                asked = [self.fine_tune, self.frozen]
+                if arch == self.options.arch[0]:
+                    asked += [self.twice, self.resumed]
+                yield [Item(ask.__name__, arch, precision, ask) for ask in asked]
         if self.options.tests:
-            yield "tests", "", "", self.tests
+            yield [Item("tests", "", "", lambda *_: self.tests())]
 
     def fine_tune(self, arch: str, precision: str) -> dict:
         """Trains, and compares with the CPU."""
@@ -385,12 +412,11 @@ class Machine:
     def tests(self) -> dict:
         """Runs the tests of what computes."""
         flags = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
-        # Several processes share the device: none may take its memory beforehand.
-        share = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_FLAGS": flags}
+        workers = min(max(2, (os.cpu_count() or 1) // 2), 8)
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", *TESTS],
+            [sys.executable, "-m", "pytest", "-q", "-n", f"{workers}", *TESTS],
             cwd=ROOT,
-            env=os.environ | share,
+            env=os.environ | SHARED | {"XLA_FLAGS": flags},
             capture_output=True,
             text=True,
         )
@@ -435,26 +461,22 @@ def main(argv=None) -> list[dict]:
     parser.add_argument("--steps", type=int, default=4, help="in each phase")
     parser.add_argument("--valid", type=int, default=24, help="photos to validate on")
     parser.add_argument("--limit", type=float, default=300, help="seconds of a run")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=max(1, (os.cpu_count() or 1) // 3),
+        help="so many runs share the device at a time",
+    )
     parser.add_argument("--no-pretrained", dest="pretrained", action="store_false")
     parser.add_argument("--no-tests", dest="tests", action="store_false")
     options = parser.parse_args(argv)
     if options.steps <= KILLED_AFTER:
         parser.error(f"--steps must be more than {KILLED_AFTER}: a run is killed there")
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         machine = Machine(options, Path(folder))
-        with contextlib.closing(machine):
-            for name, arch, precision, ask in machine.items():
-                row = {"item": name, "arch": arch, "precision": precision}
-                began = time.perf_counter()
-                try:
-                    row |= {"right": True, **ask()}
-                except Exception as error:  # Whatever it is, the others are asked too.
-                    said = str(error) if isinstance(error, ItemError) else repr(error)
-                    row |= {"right": False, "why": said}
-                row["took_s"] = round(time.perf_counter() - began, 1)
-                rows.append(row)
-                say(row)
+        with contextlib.closing(machine), ThreadPoolExecutor(options.jobs) as pool:
+            lists = pool.map(lambda items: [i.row() for i in items], machine.items())
+            rows = [row for rows in lists for row in rows]
     columns = ["item", "network", "precision", "", "what came out", "seconds"]
     print(table(columns, [_shown(row) for row in rows]))
     return rows
