@@ -60,8 +60,13 @@ def ours(options, case: str) -> dict:
     step, state = build(options.arch, case, options.precision)
     batch = jax.device_put(arrays(options.batch, options.size))
     key = jax.random.key(0)
-    compiled = compile_step(step, donate=True).lower(state, batch, key).compile()
-    costs = compiled.cost_analysis()
+    lowered = compile_step(step, donate=True).lower(state, batch, key)
+    compiled = lowered.compile()
+    # In what is compiled for a GPU, convolutions are calls, which count as nothing.
+    costs = {
+        "flops": lowered.cost_analysis()["flops"],
+        "bytes": compiled.cost_analysis()["bytes accessed"],
+    }
     state, metrics = compiled(state, batch, key)
     speeds = []
     for _ in range(options.rounds):
@@ -71,9 +76,7 @@ def ours(options, case: str) -> dict:
             state, metrics = compiled(state, batch, key)
         float(metrics["loss"])
         speeds.append(options.steps / (time.perf_counter() - began))
-    return {"steps_per_second": speeds, "flops": costs["flops"]} | {
-        "bytes": costs["bytes accessed"]
-    }
+    return costs | {"steps_per_second": speeds}
 
 
 def ours_with_input(options, case: str) -> dict:

@@ -2,6 +2,8 @@
 
     python -m benchmarks.step --arch resnet18 resnet34 resnet50 --size 128 224
 
+On a CPU; benchmarks.gpu is for accelerators.
+
 Batches of 32, float32, both networks with fastai's head, on arrays that lie in memory
 already. The peer is PyTorch in the same process: torchvision's network, channels last,
 eager, AdamW, the same number of threads. The two take turns, and each round gives a
@@ -215,6 +217,8 @@ def main(argv=None) -> list[dict]:
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--python", action="store_true")
     options = parser.parse_args(argv)
+    if jax.default_backend() != "cpu":
+        parser.error("PyTorch's part runs on the CPU: set JAX_PLATFORMS=cpu")
     rows, about = [], machine(*(() if options.python else ("torch",)))
     for arch in options.arch:
         if options.python:

@@ -224,51 +224,62 @@ def _quiet() -> Iterator[None]:
 
     It logs an item that it can't read, and gives up at the first array that fails: the
     reads still under way then report, each with a traceback, to a loop that is closed.
+    Most of them are waited for, as they are reported even where the interpreter ends.
+    When the last one comes nobody knows, so after an error such reports, and no others,
+    stay off for the rest of the process.
     """
     logs = [logging.getLogger(name) for name in ("absl", "asyncio")]
     for log in logs:
         log.addFilter(_is_news)
-    hook = _Hook(sys.excepthook)
+    hooks = {name: getattr(sys, name) for name in ("excepthook", "unraisablehook")}
+    for name, before in hooks.items():
+        if not isinstance(before, _Hook):
+            setattr(sys, name, _Hook(before))
     try:
-        with hook:
-            yield
-    finally:
-        for log in logs:
-            log.removeFilter(_is_news)
+        yield
+    except BaseException:
+        _Hook.wait()
+        raise
+    for log in logs:
+        log.removeFilter(_is_news)
+    for name, before in hooks.items():
+        setattr(sys, name, before)
 
 
 class _Hook:
     """Reports exceptions as the hook before did, but for those of closed loops."""
 
+    last = 0.0
+
     def __init__(self, before: Callable):
         """Takes the hook that there is."""
         self._before = before
-        self._last = 0.0
 
-    def __call__(self, kind, error, trace) -> None:
+    def __call__(self, *report) -> None:
+        # An unraisable exception comes as one argument, any other as three.
+        kind, error = report[:2] if len(report) > 1 else report[0][:2]
         if kind is RuntimeError and str(error) == "Event loop is closed":
-            self._last = time.monotonic()
+            _Hook.last = time.monotonic()
         else:
-            self._before(kind, error, trace)
+            self._before(*report)
 
-    def __enter__(self) -> None:
-        sys.excepthook = self
-
-    def __exit__(self, kind, *_) -> None:
-        if kind is not None:
-            # Those reads that were under way come to their end, too.
-            self._last = began = time.monotonic()
-            while time.monotonic() < min(self._last + 0.2, began + 2.0):
-                time.sleep(0.02)
-            # A read whose error nobody asked for says so when it is collected.
-            gc.collect()
-        if sys.excepthook is self:
-            sys.excepthook = self._before
+    @classmethod
+    def wait(cls) -> None:
+        """Returns when no report has come for 0.2 s, or after 2 s."""
+        cls.last = began = time.monotonic()
+        while time.monotonic() < min(cls.last + 0.2, began + 2.0):
+            time.sleep(0.02)
+        # A read whose error nobody asked for says so when it is collected.
+        gc.collect()
 
 
 def _is_news(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith(
-        ("Failed to get metadata for", "Task exception was never retrieved")
+        (
+            "Failed to get metadata for",
+            "Task exception was never retrieved",
+            "Future exception was never retrieved",
+        )
     )
 
 

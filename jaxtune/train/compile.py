@@ -4,6 +4,7 @@ The one rule of the file: an option a jaxlib does not know is left out, never an
 """
 
 import functools
+import os
 from collections.abc import Callable
 
 import jax
@@ -18,6 +19,12 @@ _CPU_OPTIONS = {
         "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
     )
 }
+
+#: Flags of XLA's GPU compiler that leave out kernels which add up in any order.
+_DETERMINISTIC = (
+    "--xla_gpu_deterministic_ops=true",
+    "--xla_gpu_exclude_nondeterministic_ops=true",
+)
 
 #: JAX's own `jax_persistent_cache_min_compile_time_secs`, in seconds.
 _JAX_KEEPS_FROM = 1.0
@@ -72,8 +79,15 @@ def enable_compilation_cache() -> None:
     Sets JAX's `jax_compilation_cache_dir`, if nothing set it before, to a folder in
     jaxtune's cache (see `cache_dir`). Programs that compile in less than a second are
     kept too, unless the user chose from when on: a job has a hundred of them.
+
+    Where XLA_FLAGS asks for kernels of one fixed order of additions, the folder is
+    another one: XLA keeps beside the programs which kernels were the fastest, and takes
+    them from there without asking whether they still may be used.
     """
     if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "programs"))
+        flags = os.environ.get("XLA_FLAGS", "")
+        fixed = any(flag in flags for flag in _DETERMINISTIC)
+        folder = cache_dir() / ("programs-deterministic" if fixed else "programs")
+        jax.config.update("jax_compilation_cache_dir", str(folder))
     if jax.config.jax_persistent_cache_min_compile_time_secs == _JAX_KEEPS_FROM:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -49,6 +51,27 @@ def test_the_users_compilation_cache_is_kept(monkeypatch):
     before = jax.config.jax_compilation_cache_dir
     module.enable_compilation_cache()
     assert jax.config.jax_compilation_cache_dir == before is not None
+
+
+@pytest.mark.parametrize(
+    ("flags", "folder"),
+    [
+        ("", "programs"),
+        ("--xla_gpu_deterministic_ops=false", "programs"),
+        ("--xla_gpu_deterministic_ops=true", "programs-deterministic"),
+    ],
+)
+def test_kernels_kept_as_the_fastest_are_not_taken_for_deterministic_ones(
+    monkeypatch, flags, folder
+):
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        monkeypatch.setenv("XLA_FLAGS", flags)
+        module.enable_compilation_cache()
+        assert Path(jax.config.jax_compilation_cache_dir).name == folder
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 def test_small_programs_are_kept_too_unless_the_user_chose():

@@ -74,13 +74,14 @@ def test_statistics_of_a_frozen_body(net, norms, moves):
     view = training_view(net, labels_of(net), ("body",), norms=norms)
     view(jnp.arange(12.0).reshape(4, 3) ** 2, rngs=nnx.Rngs(dropout=0))
     after = split_module(net)[2]
-    for where in (("norm", "running_mean"), ("plain", "norm", "mean")):
+    # Means of what another norm gave are 0 to rounding, and exactly 0 on some chips.
+    for where in (("norm", "running_var"), ("plain", "norm", "var")):
         one, two = before["body"], after["body"]
         for key in where:
             one, two = one[key], two[key]
         assert (not np.array_equal(one, two)) == moves
-    head = before["head"]["norm"]["running_mean"]
-    assert not np.array_equal(head, after["head"]["norm"]["running_mean"])
+    head = before["head"]["norm"]["running_var"]
+    assert not np.array_equal(head, after["head"]["norm"]["running_var"])
 
 
 def test_the_modules_own_mode_is_left_alone(net):
