@@ -167,9 +167,9 @@ def python_share(arch: str, case: str) -> float:
     metrics that computes nothing, so what is left is what Python does.
     """
     import jaxtune
-    from jaxtune.learner.loop import Running, train_epoch
-    from jaxtune.learner.position import Position
-    from jaxtune.learner.progress import Reporter
+    from jaxtune.loop.epoch_table import Reporter
+    from jaxtune.loop.loop import Running, train_epoch
+    from jaxtune.loop.run_state import Position
 
     net = jaxtune.create_cnn_model(getattr(jaxtune, arch), CLASSES, pretrained=False)
     labels = jaxtune.group_labels(

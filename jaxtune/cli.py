@@ -27,8 +27,8 @@ from jaxtune.learner import (
     load_predictor,
     vision_learner,
 )
-from jaxtune.learner.tables import one_line
 from jaxtune.pretrained import ARCHITECTURES, demo_photos
+from jaxtune.text_tables import one_line
 from jaxtune.train import DeviceError, check_epochs, error_rate, local_devices
 
 app = typer.Typer(

@@ -11,11 +11,11 @@ from typing import Any
 from jaxtune.arguments import either
 from jaxtune.data import Mixing
 from jaxtune.learner.extending import check_data as check_same_labels
-from jaxtune.learner.further import matching_loaders
-from jaxtune.learner.history import History
-from jaxtune.learner.measures import fit_measures, scaled_objective
+from jaxtune.learner.loss_and_metrics import fit_measures, scaled_objective
 from jaxtune.learner.options import check_data, check_options
-from jaxtune.learner.trainer import Trainer
+from jaxtune.loop.extra_validation import matching_loaders
+from jaxtune.loop.history import History
+from jaxtune.loop.trainer import Trainer
 from jaxtune.train import (
     ComputePrecision,
     Metric,

@@ -11,12 +11,12 @@ from typing import Any
 from flax import nnx
 
 from jaxtune.arguments import check_flag, check_function
-from jaxtune.learner.float32 import in_float32
-from jaxtune.learner.further import matching_loaders
-from jaxtune.learner.measures import fit_measures, scaled_objective
+from jaxtune.learner.loss_and_metrics import fit_measures, scaled_objective
 from jaxtune.learner.options import check_data as check_whole_data
 from jaxtune.learner.options import check_options
-from jaxtune.learner.trainer import Trainer
+from jaxtune.loop.extra_validation import matching_loaders
+from jaxtune.loop.float32 import in_float32
+from jaxtune.loop.trainer import Trainer
 from jaxtune.models import kaiming_normal
 from jaxtune.train import with_class_names
 from jaxtune.transfer import class_rows, extend_outputs

@@ -18,11 +18,11 @@ from jaxtune.arguments import (
     check_integer,
     check_number,
 )
-from jaxtune.learner.devices import check_one_process
-from jaxtune.learner.history import History
-from jaxtune.learner.loop import NonFiniteLossError
-from jaxtune.learner.progress import describe_phase
-from jaxtune.learner.trainer import Trainer
+from jaxtune.loop.epoch_table import describe_phase
+from jaxtune.loop.history import History
+from jaxtune.loop.loop import NonFiniteLossError
+from jaxtune.loop.sharding import check_one_process
+from jaxtune.loop.trainer import Trainer
 from jaxtune.train import LRFind, Phase, exponential, lr_sweep, suggest_rates
 
 

@@ -9,14 +9,12 @@ from typing import Any
 
 from jaxtune.arguments import Integer, Number, check_integer, described
 from jaxtune.checkpoint import load_checkpoint
-from jaxtune.learner.diff import Diff, Stretch, stretches
-from jaxtune.learner.frozen import check_frozen
-from jaxtune.learner.history import History
-from jaxtune.learner.layers import network_layers
+from jaxtune.inspect.diff import Diff, Stretch, check_frozen, stretches
+from jaxtune.inspect.plan import Plan, plan_phases
+from jaxtune.inspect.summary import Summary, network_layers, summarize
 from jaxtune.learner.options import check_known
-from jaxtune.learner.plan import Plan, plan_phases
-from jaxtune.learner.summary import Summary, summarize
-from jaxtune.learner.trainer import Trainer
+from jaxtune.loop.history import History
+from jaxtune.loop.trainer import Trainer
 from jaxtune.train import Phase, boundary_index, checked_phases, split_module
 from jaxtune.transfer import group_labels
 

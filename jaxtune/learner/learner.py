@@ -14,17 +14,17 @@ from jaxtune.data import Mixing
 from jaxtune.learner.assigning import Assignable
 from jaxtune.learner.extending import Extending
 from jaxtune.learner.finder import Finder
-from jaxtune.learner.gathering import plain_loader
-from jaxtune.learner.history import History
 from jaxtune.learner.inspection import Inspection
-from jaxtune.learner.measures import fit_measures, scaled_objective
+from jaxtune.learner.loss_and_metrics import fit_measures, scaled_objective
 from jaxtune.learner.options import check_data, check_options, check_statistics
-from jaxtune.learner.predictor import Prediction, Reading, predict_images
-from jaxtune.learner.programs import Programs
 from jaxtune.learner.results import Results
 from jaxtune.learner.storage import Storage
-from jaxtune.learner.trainer import Trainer
 from jaxtune.learner.training import Training
+from jaxtune.loop.history import History
+from jaxtune.loop.steps import Programs
+from jaxtune.loop.trainer import Trainer
+from jaxtune.results.predictions import plain_loader
+from jaxtune.results.predictor import Prediction, Reading, predict_images
 from jaxtune.train import (
     ComputePrecision,
     Metric,

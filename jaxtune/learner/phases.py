@@ -15,14 +15,14 @@ import jax
 
 from jaxtune.arguments import Number, check_number, check_path
 from jaxtune.checkpoint import RunFolder, checkpoint_numbers, environment
-from jaxtune.learner.callbacks import CallbackList, decides
-from jaxtune.learner.devices import check_one_process
-from jaxtune.learner.history import History
-from jaxtune.learner.predictor import describe
-from jaxtune.learner.recipe import describe_data
-from jaxtune.learner.session import Session
-from jaxtune.learner.thresholds import Thresholded
-from jaxtune.learner.trainer import Trainer
+from jaxtune.loop.callbacks import CallbackList, decides
+from jaxtune.loop.history import History
+from jaxtune.loop.resume import Session
+from jaxtune.loop.run_description import describe_data
+from jaxtune.loop.sharding import check_one_process
+from jaxtune.loop.trainer import Trainer
+from jaxtune.results.predictor import describe
+from jaxtune.results.thresholds import Thresholded
 from jaxtune.train import (
     Phase,
     boundary_index,

@@ -15,8 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtune.arguments import Integer, Number, check_flag, check_integer, check_number
-from jaxtune.learner.explanation import Explanation
-from jaxtune.learner.gathering import (
+from jaxtune.loop.recovery import warn_not_finite
+from jaxtune.loop.trainer import Trainer
+from jaxtune.plots import image_grid
+from jaxtune.results.explanation import Explanation
+from jaxtune.results.interpretation import (
+    ClassificationInterpretation,
+    Interpretation,
+    RegressionInterpretation,
+)
+from jaxtune.results.predictions import (
     Predictions,
     gather,
     is_labelled,
@@ -24,15 +32,7 @@ from jaxtune.learner.gathering import (
     plain_loader,
     require_items,
 )
-from jaxtune.learner.good_values import warn_not_finite
-from jaxtune.learner.interpretation import (
-    ClassificationInterpretation,
-    Interpretation,
-)
-from jaxtune.learner.regression import RegressionInterpretation
-from jaxtune.learner.thresholds import decode
-from jaxtune.learner.trainer import Trainer
-from jaxtune.plots import image_grid
+from jaxtune.results.thresholds import decode
 
 #: Folded into the seed's key for test-time augmentation: epochs never count so far.
 _TTA = 2**31 - 1

@@ -25,9 +25,9 @@ from jaxtune.checkpoint import (
     with_kept_thresholds,
     write_thresholds,
 )
-from jaxtune.learner.predictor import Predictor
-from jaxtune.learner.thresholds import Thresholded, check_several
-from jaxtune.learner.trainer import Trainer
+from jaxtune.loop.trainer import Trainer
+from jaxtune.results.predictor import Predictor
+from jaxtune.results.thresholds import Thresholded, check_several
 from jaxtune.train import split_module
 from jaxtune.transfer import denormalizing
 

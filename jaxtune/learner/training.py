@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxtune.arguments import Integer, Number, check_instance, check_number
-from jaxtune.learner.history import History
 from jaxtune.learner.phases import Callbacks, PhaseTraining
+from jaxtune.loop.history import History
 from jaxtune.train import (
     Phase,
     Rates,

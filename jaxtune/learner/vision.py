@@ -10,7 +10,6 @@ from flax import nnx
 
 from jaxtune.arguments import Integer, Number, check_choice, check_flag
 from jaxtune.data import target_stats
-from jaxtune.learner.float32 import in_float32
 from jaxtune.learner.learner import Learner
 from jaxtune.learner.options import (
     check_data,
@@ -18,6 +17,7 @@ from jaxtune.learner.options import (
     check_options,
     check_statistics,
 )
+from jaxtune.loop.float32 import in_float32
 from jaxtune.pretrained import (
     IMAGENET_MEAN,
     IMAGENET_STD,

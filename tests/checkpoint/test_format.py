@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 import jaxtune.checkpoint
 from jaxtune import create_cnn_model, group_labels, group_optimizer, resnet18
 from jaxtune.checkpoint import inspect_checkpoint, load_checkpoint, save_checkpoint
-from jaxtune.learner.predictor import describe
+from jaxtune.results.predictor import describe
 from jaxtune.train import (
     TrainState,
     init_average,

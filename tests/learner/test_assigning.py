@@ -19,8 +19,8 @@ from jaxtune import (
     mse,
     sgd,
 )
-from jaxtune.learner import programs
 from jaxtune.learner.assigning import Assignable
+from jaxtune.loop import steps as programs
 
 
 @pytest.fixture(scope="module")

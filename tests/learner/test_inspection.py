@@ -5,7 +5,7 @@ from flax import nnx
 from photos import make_photos
 from runs import make_learner
 
-from jaxtune.learner.frozen import FrozenMovedError
+from jaxtune.inspect.diff import FrozenMovedError
 from jaxtune.train import fine_tune_phases, split_module
 
 

@@ -26,7 +26,7 @@ from jaxtune import (
     vision_learner,
     weighted_cross_entropy,
 )
-from jaxtune.learner.measures import fit_measures, scaled_objective
+from jaxtune.learner.loss_and_metrics import fit_measures, scaled_objective
 
 LABELS = {
     "single": np.array(["ant", "bee", "cat"] * 4),

@@ -6,7 +6,7 @@ from photos import tiny_resnet
 
 from jaxtune import error_rate, vision_learner
 from jaxtune.checkpoint import read_run
-from jaxtune.learner.callbacks import LambdaCallback
+from jaxtune.loop.callbacks import LambdaCallback
 from jaxtune.train import Phase, constant
 
 

@@ -11,8 +11,10 @@ from jaxtune.data import (
     label_items,
     per_image_keys,
 )
-from jaxtune.learner.interpretation import ClassificationInterpretation
-from jaxtune.learner.regression import RegressionInterpretation
+from jaxtune.results.interpretation import (
+    ClassificationInterpretation,
+    RegressionInterpretation,
+)
 from jaxtune.train import binary_cross_entropy, cross_entropy, mse
 
 LOSSES = {"single": cross_entropy, "multi": binary_cross_entropy, "regression": mse}

@@ -7,7 +7,7 @@ import runs
 from photos import make_photos
 
 from jaxtune import NonFiniteLossError, cross_entropy
-from jaxtune.learner.good_values import has_diverged
+from jaxtune.loop.recovery import has_diverged
 
 
 @pytest.fixture(scope="module")

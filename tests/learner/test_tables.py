@@ -1,7 +1,7 @@
 import pytest
 from rich.cells import cell_len
 
-from jaxtune.learner.tables import (
+from jaxtune.text_tables import (
     Column,
     Table,
     Tabular,

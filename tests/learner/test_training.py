@@ -7,8 +7,8 @@ import pytest
 from photos import tiny_resnet
 
 from jaxtune import error_rate, vision_learner
-from jaxtune.learner.loop import NonFiniteLossError
-from jaxtune.learner.trainer import Trainer
+from jaxtune.loop.loop import NonFiniteLossError
+from jaxtune.loop.trainer import Trainer
 from jaxtune.train import FROZEN, cross_entropy, split_module
 
 

@@ -1,0 +1,423 @@
+"""Snapshots: what the values were when a phase began.
+
+The one rule of the file: a snapshot holds the arrays themselves, which nothing changes,
+so taking one costs no time, and keeping one the memory of the values that have moved.
+"""
+
+import dataclasses
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxtune.inspect.layer_groups import group_finder
+from jaxtune.plots import bar_plot
+from jaxtune.text_tables import Column, Table, Tabular
+from jaxtune.transfer import dotted
+
+
+class Snapshot(NamedTuple):
+    """The values at the beginning of a phase.
+
+    Attributes:
+        phase: The phase's number, as in the history.
+        name: What its start line called it.
+        frozen: Names of the groups that were frozen in it.
+        params: Parameters, arrays by path.
+        model_state: Batch-norm statistics, arrays by path.
+    """
+
+    phase: int
+    name: str
+    frozen: tuple[str, ...]
+    params: Any
+    model_state: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Moved:
+    """How far one array moved, or several together.
+
+    Attributes:
+        path: Of the array, the layer or the group.
+        group: Its layer group; "" if it is in none.
+        size: Number of elements.
+        changed: How many of them are not bit for bit what they were.
+        norm: Euclidean norm before.
+        distance: Euclidean norm of the difference.
+    """
+
+    path: str
+    group: str
+    size: int
+    changed: int
+    norm: float
+    distance: float
+
+    @property
+    def relative(self) -> float:
+        """Distance / norm: 0 if nothing moved, inf from a norm of 0."""
+        if not self.changed:
+            return 0.0
+        return self.distance / self.norm if self.norm else math.inf
+
+
+def tree_diff(before: Any, after: Any, labels: Any = None) -> list[Moved]:
+    """Returns how far each array of a tree moved, in the order of the tree.
+
+    Random keys are left out: they move whenever something is drawn.
+
+    Args:
+        before: A tree of arrays: parameters, statistics, or a dict of both.
+        after: Another of the same names and shapes.
+        labels: Group name of each parameter, see `group_labels`; statistics are in the
+            group of the layer around them. No groups if None.
+
+    Raises:
+        ValueError: If names or shapes differ; the differences are listed.
+
+    Example:
+        >>> import numpy as np
+        >>> was, now = {"w": np.array([3.0, 4.0])}, {"w": np.array([3.0, 4.5])}
+        >>> [moved] = tree_diff(was, now)
+        >>> moved.path, moved.changed, moved.relative
+        ('w', 1, 0.1)
+    """
+    old, new = _named(before), _named(after)
+    _check_same(old, new)
+    find = (lambda path: "") if labels is None else group_finder(labels)
+    return [_moved(name, find(name), old[name], new[name]) for name in old]
+
+
+def combine(rows: Iterable[Moved], path: str) -> Moved:
+    """Returns how far several arrays moved as one.
+
+    Args:
+        rows: At least one.
+        path: What to call them together.
+    """
+    rows = list(rows)
+    groups = {row.group for row in rows}
+    return Moved(
+        path=path,
+        group=groups.pop() if len(groups) == 1 else "",
+        size=sum(row.size for row in rows),
+        changed=sum(row.changed for row in rows),
+        norm=math.hypot(*(row.norm for row in rows)),
+        distance=math.hypot(*(row.distance for row in rows)),
+    )
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    named = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = dotted(path)
+        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        if not is_key and "rngs" not in name.split("."):
+            named[name] = leaf
+    return named
+
+
+def _check_same(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    problems = [f"  only before: {name}" for name in old if name not in new]
+    problems += [f"  only after: {name}" for name in new if name not in old]
+    problems += [
+        f"  {name}: {old[name].shape} before, {new[name].shape} after"
+        for name in old
+        if name in new and old[name].shape != new[name].shape
+    ]
+    if problems:
+        more = f"\n  … and {len(problems) - 20} more" if len(problems) > 20 else ""
+        raise ValueError(
+            "only states of the same names and shapes can be compared; these differ:\n"
+            + "\n".join(problems[:20])
+            + more
+        )
+
+
+def _moved(path: str, group: str, old: Any, new: Any) -> Moved:
+    old, new = np.asarray(old), np.asarray(new)
+    was, now = (x.reshape(-1).astype(np.float64) for x in (old, new))
+    changed = _bits(old) != _bits(new)
+    return Moved(
+        path=path,
+        group=group,
+        size=old.size,
+        changed=int(changed.any(axis=-1).sum()),
+        norm=float(np.linalg.norm(was)),
+        distance=float(np.linalg.norm(now - was)),
+    )
+
+
+def _bits(array: np.ndarray) -> np.ndarray:
+    flat = np.ascontiguousarray(array).reshape(-1)
+    return flat.view(np.uint8).reshape(flat.size, array.dtype.itemsize)
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffRow:
+    """How far one layer, or one group, moved in one stretch of training.
+
+    Attributes:
+        phase: Number of the phase in the history; 0 for a stretch of several.
+        group: Its layer group.
+        layer: Its path; "" for the group as a whole.
+        parameters: How far its own parameters moved; None if it has none.
+        statistics: Likewise its running statistics.
+        frozen: Whether the group was frozen.
+    """
+
+    phase: int
+    group: str
+    layer: str
+    parameters: Moved | None
+    statistics: Moved | None
+    frozen: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Stretch:
+    """One stretch of training: the states at its ends.
+
+    Attributes:
+        phase: Number of the phase; 0 for several.
+        name: What to call it.
+        frozen: Names of the groups that were frozen in all of it.
+        before: Parameters and statistics at its beginning.
+        after: At its end.
+    """
+
+    phase: int
+    name: str
+    frozen: tuple[str, ...]
+    before: tuple[Any, Any]
+    after: tuple[Any, Any]
+
+
+def stretches(snapshots: Sequence[Snapshot], now: tuple[Any, Any]) -> list[Stretch]:
+    """Returns each phase's stretch, from its beginning to the next one's, or to now.
+
+    Args:
+        snapshots: Of the beginnings, oldest first. Of several of one phase (a run that
+            was stopped and taken up) the first counts.
+        now: Parameters and statistics.
+    """
+    firsts = [
+        snapshot
+        for i, snapshot in enumerate(snapshots)
+        if not i or snapshot.phase != snapshots[i - 1].phase
+    ]
+    states = [(s.params, s.model_state) for s in firsts] + [now]
+    return [
+        Stretch(s.phase, s.name, s.frozen, before, after)
+        for s, before, after in zip(firsts, states, states[1:], strict=False)
+    ]
+
+
+class Diff(Tabular):
+    """How far each group and layer moved, stretch by stretch; prints as a table.
+
+    Attributes:
+        rows: For each stretch, each group as a whole followed by its layers.
+        names: Of the stretches.
+    """
+
+    def __init__(self, parts: Sequence[Stretch], labels: Any, order: Sequence[str]):
+        """Compares the ends of each stretch.
+
+        Args:
+            parts: The stretches, oldest first.
+            labels: Group name of each parameter.
+            order: Paths of the layers in the order of the network; others come after.
+        """
+        self.names = [part.name for part in parts]
+        self.rows: list[DiffRow] = []
+        self._stretches = [self._compare(part, labels, order) for part in parts]
+        self._frozen = [part.frozen for part in parts]
+        self._phases = [part.phase for part in parts]
+
+    def _compare(
+        self, part: Stretch, labels: Any, order: Sequence[str]
+    ) -> list[DiffRow]:
+        both = [
+            tree_diff(was, now, labels)
+            for was, now in zip(part.before, part.after, strict=True)
+        ]
+        places = {path: i for i, path in enumerate(order)}
+        layers: dict[str, tuple[list, list]] = {}
+        for kind, moved in enumerate(both):
+            for row in moved:
+                layer = row.path.rpartition(".")[0]
+                layers.setdefault(layer, ([], []))[kind].append(row)
+        paths = sorted(layers, key=lambda path: places.get(path, len(places)))
+        by_group: dict[str, list[str]] = {}
+        for path in paths:
+            group = next(row.group for rows in layers[path] for row in rows)
+            by_group.setdefault(group, []).append(path)
+        found = []
+        for group, inside in by_group.items():
+            frozen = group in part.frozen
+            whole = [
+                sum((layers[path][kind] for path in inside), []) for kind in (0, 1)
+            ]
+            found.append(_row(part.phase, group, "", whole, frozen))
+            for path in inside:
+                found.append(_row(part.phase, group, path, layers[path], frozen))
+        self.rows += found
+        return found
+
+    def groups(self) -> list[DiffRow]:
+        """Returns the rows of whole groups."""
+        return [row for row in self.rows if not row.layer]
+
+    def layers(self) -> list[DiffRow]:
+        """Returns the rows of layers."""
+        return [row for row in self.rows if row.layer]
+
+    def table(self) -> Table:
+        """Returns groups and, below each, its layers; for each stretch two columns."""
+        columns = [Column("group / layer", "left", folds=True)]
+        several = len(self.names) > 1
+        for i in range(len(self.names)):
+            number = f" {self._phases[i] or i + 1}" if several else ""
+            columns += [Column(f"params{number}"), Column(f"stats{number}")]
+        lines: list = []
+        for i, same in enumerate(zip(*self._stretches, strict=True)):
+            first = same[0]
+            if i and not first.layer:
+                lines.append(None)
+            cells = [f"  {first.layer}" if first.layer else first.group]
+            for row in same:
+                cells += [_percent(row.parameters), _percent(row.statistics)]
+            lines.append(cells)
+        return Table(columns=columns, rows=lines, notes=self._notes(several))
+
+    def _notes(self, several: bool) -> list[str]:
+        notes = []
+        for i, (name, frozen) in enumerate(zip(self.names, self._frozen, strict=True)):
+            number = f"{self._phases[i] or i + 1}: " if several else ""
+            held = f"; {', '.join(frozen)} frozen" if frozen else ""
+            notes.append(f"{number}{name}{held}")
+        return [
+            *notes,
+            "norm of the difference / norm before; 0: not a bit moved",
+        ]
+
+    def plot(self) -> "matplotlib.figure.Figure":
+        """Returns a figure: a bar for each layer's parameters, a point for statistics.
+
+        The scale rises by factors; what has not moved has no bar and no point.
+
+        Raises:
+            ImportError: If matplotlib is not there.
+        """
+        shown = [[row for row in part if row.layer] for part in self._stretches]
+        titles = [
+            f"{name}\n({', '.join(frozen)} frozen)" if frozen else name
+            for name, frozen in zip(self.names, self._frozen, strict=True)
+        ]
+        titles = [
+            f"{self._phases[i]}: {t}" if titles.count(t) > 1 else t
+            for i, t in enumerate(titles)
+        ]
+        return bar_plot(
+            [row.layer for row in shown[0]],
+            {
+                t: [_value(row.parameters) for row in p]
+                for t, p in zip(titles, shown, strict=True)
+            },
+            groups=[row.group for row in shown[0]],
+            points={
+                t: [_value(row.statistics) for row in p]
+                for t, p in zip(titles, shown, strict=True)
+            },
+            x_label="distance moved, % of the norm before",
+            bar_label="parameters",
+            point_label="statistics",
+            log=True,
+        )
+
+
+def _row(
+    phase: int, group: str, layer: str, both: Sequence[list[Moved]], frozen: bool
+) -> DiffRow:
+    parameters, statistics = (
+        combine(rows, layer or group) if rows else None for rows in both
+    )
+    return DiffRow(phase, group, layer, parameters, statistics, frozen)
+
+
+def _percent(moved: Moved | None) -> str:
+    if moved is None:
+        return ""
+    if not moved.changed:
+        return "0"
+    if not moved.norm:
+        return "from 0"
+    percent = 100 * moved.relative
+    return f"{percent:#.2g}%" if percent < 9.95 else f"{percent:,.0f}%"
+
+
+def _value(moved: Moved | None) -> float:
+    if moved is None or not moved.changed or not moved.norm:
+        return math.nan
+    return 100 * moved.relative
+
+
+class FrozenMovedError(AssertionError):
+    """Something moved that was to stay bit for bit what it was."""
+
+
+def check_frozen(
+    snapshots: Sequence[Snapshot],
+    now: tuple[Any, Any],
+    labels: Any,
+    *,
+    groups: Collection[str] | None = None,
+    norms: str = "frozen",
+) -> None:
+    """Returns quietly if nothing frozen has moved by a bit.
+
+    Args:
+        snapshots: Of the beginnings of phases, oldest first.
+        now: Parameters and statistics.
+        labels: Group name of each parameter.
+        groups: Which groups must be what they were at the first snapshot; if None, in
+            each phase those that were frozen in it.
+        norms: What the norm layers of frozen groups do, for the message.
+
+    Raises:
+        FrozenMovedError: If something moved; it is named.
+    """
+    parts = stretches(snapshots, now)
+    if groups is not None and parts:
+        first = parts[0]
+        parts = [Stretch(0, "all training", tuple(groups), first.before, now)]
+    problems = []
+    for part in parts:
+        moved = [
+            row
+            for was, is_now in zip(part.before, part.after, strict=True)
+            for row in tree_diff(was, is_now, labels)
+            if row.changed and row.group in part.frozen
+        ]
+        for group in part.frozen:
+            names = [row.path for row in moved if row.group == group]
+            if names:
+                listed = ", ".join(names[:5])
+                more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+                problems.append(f"  {group}, in {part.name}: {listed}{more}")
+    if problems:
+        way_out = {
+            "stats": '\nnorms="stats" moves the statistics of frozen groups; '
+            'norms="frozen" moves nothing.',
+            "train": '\nnorms="train" moves statistics, weights and biases of the '
+            'norm layers of frozen groups; norms="frozen" moves nothing.',
+        }
+        raise FrozenMovedError(
+            "these were to stay bit for bit what they were, and moved:\n"
+            + "\n".join(problems)
+            + way_out.get(norms, "")
+        )

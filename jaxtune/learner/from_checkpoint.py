@@ -1,0 +1,242 @@
+"""A training that goes on from what another one left, with more photos or classes.
+
+A run and data in, a learner out. The one rule of the file: what the run was is taken
+over or said to be missing; nothing of it is replaced in silence.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from flax import nnx
+
+from jaxtune.arguments import check_flag, check_function, check_module, check_path
+from jaxtune.checkpoint import find_checkpoint, load_meta, with_kept_thresholds
+from jaxtune.data import CutMix, Mixing, MixUp
+from jaxtune.learner.extending import (
+    check_data,
+    check_loss,
+    said_of_classes,
+    said_of_freezing,
+)
+from jaxtune.learner.learner import Learner
+from jaxtune.learner.options import check_data as check_whole_data
+from jaxtune.learner.options import check_known, check_options
+from jaxtune.loop.float32 import in_float32
+from jaxtune.loop.run_description import function_named
+from jaxtune.models import kaiming_normal
+from jaxtune.results.predictor import load_network
+from jaxtune.train import Metric, with_class_names
+from jaxtune.transfer import class_rows, extend_outputs, output_shape
+
+#: Options of `Learner` that there are.
+_OPTIONS = (
+    *("groups", "split_on", "norms", "optimizer", "lr", "wd", "moms", "clip_norm"),
+    *("gradient_accumulation_steps", "precision", "ema_decay", "mixing"),
+    *("validate_also", "seed", "verbose"),
+)
+#: Arguments of `continue_from` itself, which a mistyped one may be like.
+_OWN = ("which", "extend", "reorder", "module", "at", "init", "metrics", "loss")
+
+#: Options of `Learner` that a checkpoint says as they are.
+_KEPT = (
+    "groups",
+    "norms",
+    "clip_norm",
+    "gradient_accumulation_steps",
+    "precision",
+    "ema_decay",
+)
+
+
+@in_float32
+def continue_from(
+    path: str | os.PathLike,
+    data: Any,
+    *,
+    which: Literal["latest", "best"] = "latest",
+    extend: bool = False,
+    reorder: bool = False,
+    module: nnx.Module | None = None,
+    at: str | Sequence[str] | None = None,
+    init: Callable | None = None,
+    metrics: Metric | str | Iterable[Metric | str] | None = None,
+    loss: Callable | None = None,
+    **options,
+) -> Learner:
+    """Returns a learner that goes on from a run or a checkpoint, with other data.
+
+    The network, its values, classes, normalisation and layer groups are the run's, and
+    what was frozen is; so are loss, metrics, norms, optimizer, clip_norm, mixing,
+    gradient_accumulation_steps, precision and ema_decay where nothing else is asked
+    for. The history, the optimizer's state and the rates begin anew. Where an average
+    was kept, its values are taken.
+
+    With `extend=True` the data may have more classes. Each known one keeps its row of
+    the last layer bit for bit, by its name, and new ones get fresh rows. These know
+    nothing yet, and what was frozen stays so: `fine_tune` trains the head alone first,
+    or call `freeze()`. `validate_also={"old": old_photos}` shows after each epoch what
+    the network still knows.
+
+    Args:
+        path: The folder of a run, or of what `Learner.save` wrote.
+        data: `ImageDataLoaders`. It has all of the run's classes in their order; where
+            it has no photos of one, make it with `classes=`.
+        which: Of a run's checkpoints, the latest or the one with the lowest validation
+            loss.
+        extend: Whether there may be new classes.
+        reorder: Whether the known classes may be in another order; their rows are moved
+            by name then.
+        module: The network, body and head, as it was; built from the description if
+            None, which works for jaxtune's own architectures and heads.
+        at: Path of the layer with the outputs ("head.fc"), where it can't be found; for
+            classes that are others, so with `extend` or `reorder` only.
+        init: Draws the new rows' weights, see `extend_outputs`; `kaiming_normal` if
+            None. With `extend` only.
+        metrics: Instead of the run's.
+        loss: Instead of the run's.
+        **options: Of `Learner`: groups, split_on, norms, optimizer, lr, wd, moms,
+            clip_norm, gradient_accumulation_steps, precision, ema_decay, mixing,
+            validate_also, seed, verbose.
+
+    Raises:
+        FileNotFoundError: If there is no checkpoint at the path.
+        jaxtune.CheckpointMismatchError: If `module` is not the run's network.
+        TypeError: If an argument is of another type, or an option is unknown.
+        ValueError: If an option is out of its range or would have no effect; if the
+            classes are not the run's and that wasn't asked for, labels or channels are
+            of another kind, the network can't be built from the description, or the
+            run's loss or optimizer is not jaxtune's own or has a weight for each class;
+            the message says what to write.
+
+    Example:
+        ::
+
+            model = continue_from(
+                "runs/flowers", photos, extend=True, validate_also={"old": old_photos}
+            )
+            model.fine_tune(2, base_lr=5e-4)
+    """
+    check_path(path, "path")
+    check_whole_data(data)
+    extend, reorder = check_flag(extend, "extend"), check_flag(reorder, "reorder")
+    if module is not None:
+        check_module(module, "module")
+    _check_rows(at, init, extend=extend, reorder=reorder)
+    check_known(options, (*_OWN, *_OPTIONS), "continue_from")
+    options = check_options(options)
+    if loss is not None:
+        loss = check_options({"loss": loss})["loss"]
+    checkpoint = find_checkpoint(path, which)
+    meta = with_kept_thresholds(load_meta(checkpoint), path)
+    classes = tuple(meta["classes"])
+    check_data(
+        data,
+        kind=meta.get("kind", "single"),
+        outputs=meta.get("num_outputs", len(classes)),
+        in_channels=meta.get("in_channels", 3),
+    )
+    rows = class_rows(classes, data.classes, extend=extend, reorder=reorder)
+    same = rows == tuple(range(len(classes)))
+    was = meta.get("training") or {}
+    if loss is None and was:
+        loss = _named(was["loss"], "loss")
+        if not same:
+            check_loss(loss)
+    if metrics is None:
+        named = (_named(name, "metrics") for name in was.get("metrics", ()))
+        metrics = [with_class_names(metric, classes) for metric in named]
+    own_groups = {"groups", "split_on"} & set(options)
+    for name in _KEPT:
+        if name in was and not (name == "groups" and own_groups):
+            options.setdefault(name, was[name])
+    for name, find in (("optimizer", _named), ("mixing", _mixing)):
+        if was.get(name) and name not in options:
+            options[name] = find(was[name], name)
+    if module is not None:
+        _check_outputs(module, meta)
+    module = load_network(checkpoint, meta, module)
+    if not same:
+        seed = options.get("seed")
+        module = extend_outputs(
+            module,
+            classes,
+            data.classes,
+            reorder=reorder,
+            size=data.size,
+            in_channels=data.in_channels,
+            at=at,
+            init=kaiming_normal if init is None else init,
+            rngs=nnx.Rngs(data.seed if seed is None else seed),
+        )
+    learner = Learner(
+        data,
+        module,
+        metrics=metrics,
+        loss=loss,
+        mean=meta["mean"],
+        std=meta["std"],
+        network=meta.get("network"),
+        **options,
+    )
+    thresholds = meta.get("thresholds")
+    if thresholds is not None:
+        # New classes have one half; known ones keep theirs by name.
+        learner.thresholds = dict(zip(classes, thresholds, strict=True))
+    place = meta.get("learner") or {"phase": 0, "frozen": ()}
+    if not own_groups:
+        learner.freeze_to(len(place["frozen"]))
+    if learner.verbose:
+        print(_said(path, classes, learner, place, own_groups), flush=True)
+    return learner
+
+
+def _check_rows(at: Any, init: Any, *, extend: bool, reorder: bool) -> None:
+    """Refuses what says how rows are made where none are."""
+    given = {"at": (at, extend or reorder), "init": (init, extend)}
+    for name, (value, is_used) in given.items():
+        if value is not None and not is_used:
+            raise ValueError(
+                f"{name} is for the rows of new classes, and there are none without "
+                f"extend=True: write it, or leave {name} out."
+            )
+    check_function(init, "init", "a function (key, shape) -> array", or_none=True)
+
+
+def _check_outputs(module: nnx.Module, meta: Mapping[str, Any]) -> None:
+    shape = output_shape(module, in_channels=meta.get("in_channels", 3))
+    outputs = meta.get("num_outputs", len(meta["classes"]))
+    if shape[-1] != outputs:
+        raise ValueError(
+            f"module= gives {shape[-1]} outputs, and the run's network had {outputs}. "
+            "Build it as it was; extend=True gives it the rows of new classes."
+        )
+
+
+def _named(name: str, what: str) -> Callable:
+    function = function_named(name)
+    if function is None:
+        raise ValueError(
+            f"the run's {what} is {name}, which is not one of jaxtune's own, so it "
+            f"can't be found by its name. Hand it over: {what}=."
+        )
+    return function
+
+
+def _mixing(text: str, what: str) -> Mixing:
+    kind, _, alpha = text.removesuffix(")").partition("(alpha=")
+    if kind not in ("MixUp", "CutMix"):
+        raise ValueError(f"the run's {what} is {text}. Hand it over: {what}=.")
+    return (MixUp if kind == "MixUp" else CutMix)(float(alpha))
+
+
+def _said(
+    path, classes: tuple, learner: Learner, place: Mapping[str, Any], own_groups
+) -> str:
+    whose = "the groups are new" if own_groups else f"as in phase {place['phase']}"
+    return (
+        f"continued from {os.fspath(path)} · "
+        f"{said_of_classes(classes, learner.data.classes)} · "
+        f"{said_of_freezing(learner.frozen_groups)}, {whose} · the optimizer and the "
+        "history begin anew"
+    )

@@ -1,0 +1,1 @@
+"""The training loop: phases, steps, callbacks, history, resuming."""

@@ -1,0 +1,487 @@
+"""A network in a phase: what is frozen now, and the steps and states that follow.
+
+The one rule of the file: between two runs the module holds the values; during one the
+running state does.
+"""
+
+import contextlib
+import math
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from threading import Thread
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from jaxtune.arguments import Integer
+from jaxtune.checkpoint import fingerprint, load_opt_state
+from jaxtune.inspect.diff import Snapshot
+from jaxtune.loop.batch_norm_rows import check_enough_rows
+from jaxtune.loop.float32 import in_float32, to_float32
+from jaxtune.loop.loop import Running, evaluate
+from jaxtune.loop.recovery import SPOILED
+from jaxtune.loop.run_description import describe_groups, name_of
+from jaxtune.loop.sharding import data_sharding, place_batch
+from jaxtune.loop.steps import Programs
+from jaxtune.train import (
+    ComputePrecision,
+    Norms,
+    Optimizer,
+    Phase,
+    TrainState,
+    averaged,
+    boundary_index,
+    check_accumulation,
+    check_decay,
+    check_norms,
+    check_precision,
+    constant,
+    enable_compilation_cache,
+    group_optimizer,
+    init_average,
+    no_decay_paths,
+    norm_paths,
+    optimizer_labels,
+    over_updates,
+    restart_schedule,
+    split_module,
+    still_statistics,
+    training_view,
+    with_precision,
+    with_rates,
+)
+from jaxtune.transfer import Groups, evaluating, group_labels
+
+
+class PhasedNetwork:
+    """A network with its layer groups, of which the first few may be frozen.
+
+    Attributes:
+        groups: Layer groups, first to last: name to pattern or paths.
+        norms: What the norm layers of frozen groups do.
+        optimizer: Makes each group's optimizer.
+        clip_norm: Largest global norm of the gradients of what trains, or None.
+        ema_decay: Decay of the values' moving average; None if there is none.
+        gradient_accumulation_steps: Batches for one update.
+        precision: What the network computes in.
+        programs: The compiled steps.
+        boundary: How many of the first groups are frozen.
+        phase: Number of phases so far.
+        snapshots: The values at the beginning of each.
+    """
+
+    def __init__(
+        self,
+        module: nnx.Module,
+        groups: Groups,
+        *,
+        norms: Norms,
+        optimizer: Optimizer,
+        clip_norm: float | None,
+        programs: Programs,
+        batch_sizes: tuple[int, ...],
+        ema_decay: float | None = None,
+        gradient_accumulation_steps: int = 1,
+        precision: ComputePrecision = "float32",
+    ):
+        """Takes the network and checks its groups; nothing is computed yet.
+
+        Args:
+            module: The network.
+            groups: Layer groups, first to last.
+            norms: What the norm layers of frozen groups do.
+            optimizer: Makes each group's optimizer.
+            clip_norm: Largest global norm of the gradients of what trains, or None.
+            programs: Makes and keeps the compiled steps.
+            batch_sizes: Rows of the batches that there will be, to split over devices.
+            ema_decay: Decay of the moving average that is validated and kept; None for
+                no average.
+            gradient_accumulation_steps: Batches for one update.
+            precision: What the network computes in, see `with_precision`.
+
+        Raises:
+            ValueError: If a parameter is in no group or several, `norms` or `precision`
+                is unknown, `ema_decay` is not between 0 and 1, or
+                `gradient_accumulation_steps` is not 1 or more.
+        """
+        check_norms(norms)
+        check_accumulation(gradient_accumulation_steps)
+        check_precision(precision)
+        check_decay(ema_decay)
+        to_float32(module)
+        group_labels(split_module(module)[1], groups)
+        self.groups = dict(groups)
+        self.norms: Norms = norms
+        self.programs = programs
+        self.boundary = 0
+        self.phase = 0
+        self._module = module
+        self.optimizer = optimizer
+        self.clip_norm = clip_norm
+        self.ema_decay = ema_decay
+        self.gradient_accumulation_steps = gradient_accumulation_steps
+        self.precision: ComputePrecision = precision
+        self._running: Running | None = None
+        self._opt_state = None
+        self._step = 0
+        self.snapshots: list[Snapshot] = []
+        self._rows, self._everywhere = data_sharding(*batch_sizes)
+        enable_compilation_cache()
+
+    @property
+    def module(self) -> nnx.Module:
+        """The network with its newest values: the averaged ones, where it has them."""
+        if self._running is not None:
+            self._sync(self._running.state)
+        return self._module
+
+    @property
+    def frozen_groups(self) -> tuple[str, ...]:
+        """Names of the layer groups that do not train now."""
+        return tuple(self.groups)[: self.boundary]
+
+    def take_network(
+        self, module: nnx.Module, *, programs: Programs, batch_sizes: tuple[int, ...]
+    ) -> None:
+        """Goes on with another network of the same groups; the optimizer begins anew.
+
+        Args:
+            module: The network.
+            programs: Makes and keeps its compiled steps.
+            batch_sizes: Rows of the batches that there will be.
+
+        Raises:
+            ValueError: If a parameter of it is in no group or several.
+        """
+        to_float32(module)
+        group_labels(split_module(module)[1], self.groups)
+        self._module, self.programs = module, programs
+        self._opt_state, self.snapshots = None, []
+        self._rows, self._everywhere = data_sharding(*batch_sizes)
+
+    def take_data(self, *, programs: Programs, batch_sizes: tuple[int, ...]) -> None:
+        """Goes on with other batches; the optimizer keeps its moments.
+
+        Args:
+            programs: Makes and keeps the compiled steps for them.
+            batch_sizes: Rows of the batches that there will be.
+        """
+        self.programs = programs
+        self._rows, self._everywhere = data_sharding(*batch_sizes)
+
+    def take_optimizer(self, **options: Any) -> None:
+        """Goes on with another optimizer, which begins anew.
+
+        Args:
+            **options: Which of `optimizer`, `clip_norm` and
+                `gradient_accumulation_steps` is another.
+
+        Raises:
+            TypeError: If no optimizer can be made so.
+            ValueError: If a number is out of its range.
+        """
+        before = {name: getattr(self, name) for name in options}
+        vars(self).update(options)
+        phase = Phase(None, None, 1, (0.0,) * len(self.groups), constant(), 0.0)
+        try:
+            self._optimizer_for(self.labels(()), phase)
+        except Exception:
+            vars(self).update(before)
+            raise
+        self._opt_state = None
+        steps = self.gradient_accumulation_steps
+        self.programs = self.programs.changed("train", accumulation=steps)
+
+    @property
+    def is_training(self) -> bool:
+        """Whether a phase is under way."""
+        return self._running is not None
+
+    def freeze_to(self, boundary: Integer | str) -> None:
+        """Freezes the groups before one; see `Learner.freeze_to`."""
+        self.boundary = boundary_index(boundary, self.groups)
+        self._opt_state = None
+
+    def labels(self, frozen: tuple[str, ...] | None = None) -> nnx.State:
+        """Returns each parameter's group, `FROZEN` for those that don't train.
+
+        Args:
+            frozen: Names of the frozen groups; those that are frozen now if None.
+        """
+        return optimizer_labels(
+            group_labels(split_module(self._module)[1], self.groups),
+            self.frozen_groups if frozen is None else frozen,
+            norms=self.norms,
+            norm_params=norm_paths(self._module),
+        )
+
+    @in_float32
+    def set_rates(self, rates: Mapping[str, float]) -> None:
+        """Changes the peak rates of the phase under way; see `Learner.set_rates`."""
+        if self._running is None:
+            raise RuntimeError(
+                "rates are set while a phase trains, by a callback. Between two fits, "
+                "give them to the next one: fit(1, lr=...)."
+            )
+        state = self._running.state
+        changed = with_rates(state.opt_state, rates)
+        changed = jax.device_put(changed, self._everywhere)
+        self._running.state = state.replace(opt_state=changed)
+
+    @property
+    def mark(self) -> tuple:
+        """Changes whenever something trains or is frozen."""
+        return self.phase, self._step, self.frozen_groups
+
+    @property
+    def opt_state(self) -> Any:
+        """The optimizer's state that the next phase goes on with, or None."""
+        return self._opt_state
+
+    def place_in_training(self) -> dict[str, Any]:
+        """Returns phase and what is frozen, as JSON."""
+        return {
+            "phase": self.phase,
+            "frozen": list(self.frozen_groups),
+            "step": self._step,
+        }
+
+    def take_place(self, place: Mapping[str, Any]) -> None:
+        """Takes up the phase that `place_in_training` said.
+
+        Raises:
+            ValueError: If the groups that were frozen are not the first ones here.
+        """
+        frozen = tuple(place["frozen"])
+        if frozen != tuple(self.groups)[: len(frozen)] or len(frozen) >= len(
+            self.groups
+        ):
+            raise ValueError(
+                f"the layer groups {', '.join(frozen)} were frozen when it was saved; "
+                f"the groups here are {', '.join(self.groups)}. Give the same groups, "
+                'or load with phase="keep".'
+            )
+        self.freeze_to(len(frozen))
+        self.phase, self._step = place["phase"], place["step"]
+
+    def restore_optimizer(self, checkpoint: str | os.PathLike) -> None:
+        """Takes the optimizer's state from a checkpoint of what trains now.
+
+        Raises:
+            jaxtune.CheckpointMismatchError: If other parameters trained, or with
+                another optimizer.
+        """
+        count = len(self.groups)
+        phase = Phase(None, None, 1, (0.0,) * count, constant(), 0.0)
+        self._opt_state = load_opt_state(checkpoint, self.begin(phase)[1].opt_state)
+
+    def fingerprint(self) -> str:
+        """Returns a sha256 of every value that a run would begin with."""
+        values = split_module(self._module)[1:]
+        return fingerprint((values, self._opt_state, self._step))
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what of the training, values aside, decides a run's numbers."""
+        steps = self.gradient_accumulation_steps
+        return {
+            "groups": describe_groups(self.groups),
+            "norms": self.norms,
+            "optimizer": name_of(self.optimizer),
+            "clip_norm": self.clip_norm,
+            **({} if self.ema_decay is None else {"ema_decay": self.ema_decay}),
+            **({} if steps == 1 else {"gradient_accumulation_steps": steps}),
+            **({} if self.precision == "float32" else {"precision": self.precision}),
+            **self.programs.describe(),
+        }
+
+    def validate(self, loader) -> dict[str, float]:
+        """Returns the mean loss and metrics over every photo of a loader.
+
+        Warns if the loss is no finite number, and says whether the network is why.
+        """
+        with self.programs.device_errors():
+            values = self.values()
+            figures = self.evaluate(loader, values)
+            if not math.isfinite(figures["loss"]):
+                if self.outputs_are_finite(values, loader):
+                    why = "the network's outputs are finite; look at loss and labels"
+                else:
+                    why = f"the network's outputs are not finite; {SPOILED}"
+                warnings.warn(
+                    f"the validation loss is {figures['loss']}: {why}.", stacklevel=3
+                )
+        return figures
+
+    def evaluate(self, loader, values: tuple[nnx.State, nnx.State]) -> dict[str, float]:
+        """Returns loss and metrics of some values, placed on every device."""
+        return evaluate(
+            *values,
+            loader.batches(),
+            eval_step=self.programs.eval_step(self.eval_graphdef()),
+            place=self.place,
+            metrics=self.programs.metrics,
+        )
+
+    def outputs_are_finite(self, values: tuple[Any, Any], loader) -> bool:
+        """Returns whether the network gives finite numbers for every photo."""
+        step = self.programs.answer_step(self.eval_graphdef())
+        for batch in loader.batches():
+            outputs, _ = step(*values, self.place(batch)["image"])
+            real = np.asarray(batch.get("mask", np.ones(len(outputs), bool)))
+            if not np.isfinite(np.asarray(outputs)[real]).all():
+                return False
+        return True
+
+    def predict_step(self) -> Callable:
+        """Returns uint8 images (b, h, w, 3) -> probabilities (b, c)."""
+        step = self.programs.predict_step(self.eval_graphdef())
+        values = self.values()
+        return lambda images: step(*values, images)
+
+    def _optimizer_for(self, labels, phase: Phase) -> optax.GradientTransformation:
+        return group_optimizer(
+            labels,
+            dict(zip(self.groups, phase.rates, strict=True)),
+            over_updates(phase.schedule, self.gradient_accumulation_steps),
+            optimizer=self.optimizer,
+            weight_decay=phase.weight_decay,
+            no_decay=no_decay_paths(self._module),
+            clip_norm=self.clip_norm,
+            gradient_accumulation_steps=self.gradient_accumulation_steps,
+        )
+
+    @in_float32
+    def begin(self, phase: Phase) -> tuple[Callable, TrainState]:
+        """Returns the compiled step and the state with which a phase begins.
+
+        Args:
+            phase: Its boundary is not looked at: what is frozen stays so. Its schedule
+                counts batches; that of the state counts updates.
+
+        Returns:
+            The step gives up its state; the one returned is a copy, so the module keeps
+            its arrays.
+        """
+        step, first_state = self._step_and_state(phase, self.frozen_groups)
+        state = first_state()
+        same = jax.tree.structure(self._opt_state) == jax.tree.structure(
+            state.opt_state
+        )
+        if same:
+            kept = restart_schedule(self._opt_state, state.opt_state)
+            state = state.replace(opt_state=kept)
+        state = state.replace(step=jnp.asarray(self._step, jnp.int32))
+        return step, jax.device_put(state, self._everywhere, may_alias=False)
+
+    @in_float32
+    def foresee(self, phase: Phase, batch: Mapping, key: jax.Array) -> Thread:
+        """Compiles the step of a phase to come, while another one trains.
+
+        Args:
+            phase: Its boundary says what will be frozen; None, what is frozen now.
+            batch: On the devices, of the form that the phase will have.
+            key: Of the form that the phase will have.
+
+        Returns:
+            The thread that compiles. It fails in silence: the phase itself will say
+            what is wrong.
+        """
+        frozen = self.frozen_groups
+        if phase.boundary is not None:
+            frozen = tuple(self.groups)[: phase.boundary]
+        step, first_state = self._step_and_state(phase, frozen)
+
+        def form(x, sharding=None):
+            return jax.ShapeDtypeStruct(
+                x.shape,
+                x.dtype,
+                sharding=sharding,
+                weak_type=getattr(x, "weak_type", False),
+            )
+
+        state = jax.tree.map(
+            lambda x: form(x, self._everywhere), jax.eval_shape(first_state)
+        )
+        placed = {name: form(x, x.sharding) for name, x in batch.items()}
+        forms = (state, placed, form(key))
+
+        def compile_it() -> None:
+            with contextlib.suppress(Exception):
+                step.compile(*forms)
+
+        thread = Thread(target=compile_it, name="jaxtune-compile")
+        thread.start()
+        return thread
+
+    def check_rows(self, data: Any, phases: Sequence[Phase]) -> None:
+        """Refuses batches of one row where a batch norm of what trains needs more.
+
+        Args:
+            data: Has `train_loader`, `size` and `in_channels`.
+            phases: Their boundaries say what will be frozen.
+
+        Raises:
+            ValueError: If a layer would see one value for each channel.
+        """
+        rows = data.train_loader.batch_size
+        if rows > 1:
+            return
+        groups = group_labels(split_module(self._module)[1], self.groups)
+        boundary = self.boundary
+        for phase in phases:
+            boundary = boundary if phase.boundary is None else phase.boundary
+            frozen = tuple(self.groups)[:boundary]
+            check_enough_rows(
+                training_view(self._module, groups, frozen, norms=self.norms),
+                rows,
+                size=data.size,
+                in_channels=data.in_channels,
+            )
+
+    def _step_and_state(
+        self, phase: Phase, frozen: tuple[str, ...]
+    ) -> tuple[Callable, Callable[[], TrainState]]:
+        """The compiled step with these groups frozen; what makes its first state."""
+        groups = group_labels(split_module(self._module)[1], self.groups)
+        view = training_view(self._module, groups, frozen, norms=self.norms)
+        view = with_precision(view, self.precision)
+        graphdef, params, model_state = split_module(view)
+        labels = self.labels(frozen)
+        tx = self._optimizer_for(labels, phase)
+
+        def first_state() -> TrainState:
+            ema = None
+            if self.ema_decay is not None:
+                ema = init_average(
+                    params,
+                    model_state,
+                    labels,
+                    decay=self.ema_decay,
+                    still=still_statistics(view),
+                )
+            return TrainState.create(params, model_state, tx, ema=ema)
+
+        return self.programs.train_step(graphdef, tx, labels), first_state
+
+    def eval_graphdef(self) -> nnx.GraphDef:
+        """Returns the graph of the network in eval mode, as validation runs it."""
+        return nnx.graphdef(with_precision(evaluating(self._module), self.precision))
+
+    @in_float32
+    def values(self) -> tuple[nnx.State, nnx.State]:
+        """Returns parameters and model state as they are now, on every device."""
+        _, params, model_state = split_module(self.module)
+        return jax.device_put((params, model_state), self._everywhere)
+
+    @in_float32
+    def place(self, batch) -> dict[str, jax.Array]:
+        """Puts a batch onto the devices: rows split among them where they divide it."""
+        return place_batch(batch, self._rows, self._everywhere)
+
+    def _sync(self, state: TrainState) -> None:
+        nnx.update(self._module, *averaged(state))

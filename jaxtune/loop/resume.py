@@ -1,0 +1,270 @@
+"""Stopping in good order: a signal is heard at once and answered between two steps.
+
+The one rule of the file: a handler only takes a note, so that what is saved is always
+the state between two steps; the handlers that were there come back.
+"""
+
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+
+from jaxtune.checkpoint import (
+    RunFolder,
+    environment,
+    load_checkpoint,
+    load_meta,
+    load_opt_state,
+    load_raw,
+    taking_up,
+)
+from jaxtune.loop.loop import Running
+from jaxtune.loop.run_state import Position
+from jaxtune.train import Phase, TrainState, averaged, raw_values, with_raw_values
+
+
+class RunStopped(SystemExit):
+    """A run was asked to stop, and has saved itself; its exit status is 0."""
+
+
+class StopRequested(Exception):  # noqa: N818 - no error: someone asked
+    """Raised between two steps of a run that was asked to stop.
+
+    Attributes:
+        signal: What asked.
+    """
+
+    def __init__(self, number: signal.Signals):
+        """Takes the signal."""
+        super().__init__(number.name)
+        self.signal = number
+
+
+class StopSignals:
+    """Hears SIGTERM (a notice of preemption) and Ctrl-C while it is entered.
+
+    The second Ctrl-C is no longer patient. In another thread than the main one signals
+    can't be heard, and nothing is changed.
+    """
+
+    def __init__(self) -> None:
+        """Hears nothing yet."""
+        self._heard: signal.Signals | None = None
+        self._before: dict = {}
+
+    def __enter__(self) -> "StopSignals":
+        """Begins to listen."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._take_note)
+        return self
+
+    def __exit__(self, *exception) -> None:
+        """Puts back who listened before."""
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._before = {}
+
+    def check(self) -> None:
+        """Raises `StopRequested` if a signal was heard."""
+        if self._heard is not None:
+            raise StopRequested(self._heard)
+
+    def _take_note(self, number: int, frame: FrameType | None) -> None:
+        again = self._heard is not None
+        self._heard = signal.Signals(number)
+        if again and number == signal.SIGINT:
+            raise KeyboardInterrupt
+
+
+class Session:
+    """Takes a run up where its folder says, keeps it there, and hears stop signals.
+
+    Used as a context manager, which listens to signals meanwhile, and waits at the end
+    for the checkpoint that is being written.
+
+    Attributes:
+        position: Where the run stands when this process takes it up.
+        checkpoint: What it is taken up from; None at the run's beginning.
+        place: The learner's phase and what is frozen in it, as JSON.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        phases: Sequence[Phase],
+        meta: Mapping[str, Any],
+        *,
+        steps_per_epoch: int,
+        name: str,
+    ):
+        """Finds out where the run stands; reads no array yet.
+
+        Args:
+            folder: The run's folder, open.
+            phases: Of the whole run.
+            meta: What every checkpoint says of the network.
+            steps_per_epoch: Batches in an epoch.
+            name: What to call the run in messages: the path as it was given.
+        """
+        self._folder = folder
+        self._phases = tuple(phases)
+        self._meta = dict(meta)
+        self._steps = steps_per_epoch
+        self._name = name
+        self._signals = StopSignals()
+        self.checkpoint: Path | None = folder.latest
+        self.place: dict[str, Any] = {}
+        self._saved: int | None = None
+        self.position = Position()
+        if self.checkpoint is not None:
+            with taking_up(self.checkpoint):
+                meta = load_meta(self.checkpoint)
+            self.position = Position.from_json(meta["run"])
+            self._saved = self.position.progress
+
+    def __enter__(self) -> "Session":
+        """Begins to listen."""
+        self._signals.__enter__()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        """Listens no longer; waits for the last checkpoint."""
+        try:
+            self._folder.close()
+        finally:
+            self._signals.__exit__(*exception)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run was at its end when this process took it up."""
+        return self._is_end(self.position)
+
+    def restore(self, state: TrainState) -> TrainState:
+        """Returns the state to go on from.
+
+        Args:
+            state: Of the phase under way; its arrays say shapes and dtypes only.
+
+        Raises:
+            jaxtune.checkpoint.CheckpointMismatchError: If the network isn't the one
+                that was saved.
+            jaxtune.checkpoint.CheckpointDamagedError: If a file of it is damaged; the
+                message says how to go on from the checkpoint before.
+        """
+        with taking_up(self.checkpoint):
+            params, model_state = load_checkpoint(
+                self.checkpoint, params=state.params, model_state=state.model_state
+            )
+            opt_state = load_opt_state(self.checkpoint, state.opt_state)
+            raw = raw_values(state)
+            raw = None if raw is None else load_raw(self.checkpoint, raw)
+            step = load_meta(self.checkpoint)["run"]["train_step"]
+        restored = state.replace(
+            step=jax.numpy.asarray(step, state.step.dtype),
+            params=params,
+            model_state=model_state,
+            opt_state=opt_state,
+        )
+        return restored if raw is None else with_raw_values(restored, raw)
+
+    def after_step(self, running: Running) -> None:
+        """Saves if it is time to.
+
+        Raises:
+            StopRequested: If a signal was heard.
+        """
+        self._signals.check()
+        if self._folder.is_due:
+            self.save(running)
+
+    def save(self, running: Running, *, wait: bool = False) -> None:
+        """Begins to write a checkpoint of a run, unless it has not moved since.
+
+        Args:
+            running: Its state may be given up afterwards.
+            wait: Whether to return only when the checkpoint is whole.
+        """
+        position = running.position
+        if position.progress != self._saved:
+            fresh = position.step == 0 and position.rows
+            # The validation loss is that of the averaged network.
+            params, model_state = averaged(running.state)
+            self._folder.save(
+                position.progress,
+                params=params,
+                model_state=model_state,
+                opt_state=running.state.opt_state,
+                raw=raw_values(running.state),
+                meta={
+                    **self._meta,
+                    "learner": {**self.place, "step": int(running.state.step)},
+                    "run": {
+                        **position.as_json(seconds=running.seconds),
+                        "train_step": int(running.state.step),
+                        "finished": self._is_end(position),
+                    },
+                },
+                valid_loss=position.rows[-1].valid_loss if fresh else None,
+                wait=wait,
+            )
+            self._saved = position.progress
+        elif wait:
+            self._folder.wait()
+
+    def stopped(self, running: Running, request: StopRequested) -> RunStopped:
+        """Saves, says so, and returns what ends the process in good order."""
+        self.save(running, wait=True)
+        print(
+            f"stopped by {request.signal.name} · saved in {self._name} after "
+            f"{self.describe(running.position)} · run the same line again to go on",
+            flush=True,
+        )
+        return RunStopped(0)
+
+    def opening_lines(self) -> list[str]:
+        """Returns what to say before the run is taken up: nothing at its beginning."""
+        if self.checkpoint is None:
+            return []
+        if self.finished:
+            row = self.position.rows[-1]
+            figures = {"valid_loss": row.valid_loss, **row.metrics}
+            listed = ", ".join(f"{name} {value:.6f}" for name, value in figures.items())
+            return [
+                f"{self._name} is finished ({listed}); nothing is trained, its values "
+                "are taken."
+            ]
+        lines = [f"{self._name} goes on after {self.describe(self.position)}"]
+        begun, now = self._folder.begun_with, environment()
+        if begun != now:
+            lines.append(
+                f"  it was begun with {_listed(begun)}, and goes on with "
+                f"{_listed(now)}: the last bits may differ from a run that was not "
+                "stopped"
+            )
+        return lines
+
+    def describe(self, position: Position) -> str:
+        """Returns a position in words."""
+        phase = self._phases[position.phase - 1]
+        text = f"phase {position.phase}/{len(self._phases)}, "
+        if position.epoch == phase.epochs:
+            return text + f"epoch {position.epoch} of {phase.epochs}"
+        return text + (
+            f"{position.step} of {self._steps} batches of epoch {position.epoch + 1} "
+            f"of {phase.epochs}"
+        )
+
+    def _is_end(self, position: Position) -> bool:
+        last = len(self._phases)
+        return position.finished or (
+            position.phase == last and position.epoch == self._phases[last - 1].epochs
+        )
+
+
+def _listed(made_with: Mapping[str, Any]) -> str:
+    return f"jax {made_with['jax']} on {made_with['devices']} x {made_with['device']}"

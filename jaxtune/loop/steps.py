@@ -1,0 +1,419 @@
+"""A compiled step that looks at the device's memory before it runs.
+
+The one rule of the file: a program that can't fit is refused before it is given
+anything, so that no donated state is lost.
+"""
+
+import contextlib
+import copy
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from jaxtune.data import (
+    Augmentation,
+    Mixing,
+    training_images,
+    validation_images,
+)
+from jaxtune.inspect.gradcam import grad_cam
+from jaxtune.loop.float32 import in_float32
+from jaxtune.loop.memory import MemoryNeed, check_fits, device_errors, memory_limit
+from jaxtune.loop.run_description import name_of
+from jaxtune.train import (
+    Metric,
+    apply_module,
+    compile_step,
+    local_devices,
+    make_eval_step,
+    make_predict_step,
+    make_train_step,
+    row_values,
+)
+
+
+class CompiledStep:
+    """A step under `jax.jit`, called like it; it computes in float32 throughout."""
+
+    def __init__(
+        self,
+        jitted: Callable,
+        task: str,
+        batch: int,
+        *,
+        note: Callable[[MemoryNeed], None],
+        accumulation: int | None = None,
+    ):
+        """Takes the step; nothing is compiled yet.
+
+        Args:
+            jitted: What `jax.jit` returns.
+            task: What it does, "a train step".
+            batch: Which of its arguments is the batch: an array, or some by name.
+            note: Told at each call what the program needs.
+            accumulation: Batches for one update, where it trains.
+        """
+        self._jitted, self._task, self._batch = jitted, task, batch
+        self._note, self._accumulation = note, accumulation
+        self._needs: dict[tuple, MemoryNeed] = {}
+
+    @property
+    def __wrapped__(self) -> Callable:
+        """The step itself, a pure function: for `jax.export`, or other options."""
+        return self._jitted.__wrapped__
+
+    @property
+    def count(self) -> int:
+        """Number of programs compiled so far, one for each form of arguments."""
+        return self._jitted._cache_size()
+
+    @in_float32
+    def __call__(self, *arguments: Any) -> Any:
+        """Returns what the step does.
+
+        Raises:
+            OutOfMemoryError: If the program can't fit; the arguments are whole then.
+        """
+        batch = jax.tree.leaves(arguments[self._batch])
+        form = tuple((leaf.shape, leaf.dtype) for leaf in batch)
+        if form not in self._needs and not jax.config.jax_disable_jit:
+            self._needs[form] = self._look_ahead(arguments, batch)
+        if form in self._needs:
+            self._note(self._needs[form])
+        return self._jitted(*arguments)
+
+    @in_float32
+    def compile(self, *forms: Any) -> None:
+        """Compiles the step for arguments of these forms, and does nothing else."""
+        self._jitted.lower(*forms).compile()
+
+    def _look_ahead(self, arguments: tuple, batch: list) -> MemoryNeed:
+        """What the program needs; JAX keeps it, so the call compiles nothing more."""
+        placed = (x for x in jax.tree.leaves(arguments) if isinstance(x, jax.Array))
+        sets = (x.sharding.device_set for x in placed)
+        devices = sorted(next(sets, local_devices()[:1]), key=lambda one: one.id)
+        need = MemoryNeed(
+            self._task,
+            rows=len(batch[0]),
+            device=devices[0],
+            devices=len(devices),
+            accumulation=self._accumulation,
+        )
+        # Should the compiler itself run out of memory, this much is known.
+        self._note(need)
+        analysis = self._jitted.lower(*arguments).compile().memory_analysis()
+        need = need.measured(analysis, sum(map(_bytes_of_one, batch)))
+        check_fits(need, memory_limit(need.device))
+        return need
+
+
+def _bytes_of_one(leaf: Any) -> int:
+    """Bytes of an array on one of its devices."""
+    if not isinstance(leaf, jax.Array):
+        return leaf.nbytes
+    shape = leaf.sharding.shard_shape(leaf.shape)
+    return math.prod(shape) * leaf.dtype.itemsize
+
+
+class Programs:
+    """Compiled train, eval and predict steps, photos' preparation included.
+
+    Attributes:
+        loss: (logits, label) -> a value for each row.
+        objective: What is minimised instead of the loss, or None.
+        metrics: By name, functions of the same form or epoch metrics.
+        mixing: `MixUp` or `CutMix` of training batches, or None.
+        accumulation: Batches for one update, for what is said where memory is short.
+        mean: Of each channel, for images in 0..1, or None.
+        std: Of each channel, or None.
+        newest: What the program that was called last needs of the device's memory; None
+            before the first call.
+    """
+
+    newest: MemoryNeed | None = None
+
+    def __init__(
+        self,
+        *,
+        size: tuple[int, int],
+        augmentation: Augmentation | None,
+        loss: Callable,
+        objective: Callable | None = None,
+        metrics: Mapping[str, Metric],
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+        activation: Callable = jax.nn.softmax,
+        mixing: Mixing | None = None,
+        gradient_accumulation_steps: int = 1,
+    ):
+        """Takes what every program has in common; nothing is compiled yet.
+
+        Args:
+            size: Height and width of the network's images, in pixels.
+            augmentation: What is drawn for each training image; nothing if None.
+            loss: (logits, label) -> a value for each row.
+            objective: What is minimised instead, see `make_train_step`; or None.
+            metrics: By name, functions of the same form or epoch metrics.
+            mean: Of each channel, for images in 0..1; no normalisation if None.
+            std: Of each channel.
+            activation: logits (b, c) -> predictions (b, c).
+            mixing: `MixUp` or `CutMix` of training batches, or None.
+            gradient_accumulation_steps: Batches for one update; where memory is short,
+                more of them are proposed.
+        """
+        self.metrics = dict(metrics)
+        self._activation = activation
+        self.mixing = mixing
+        self.accumulation = gradient_accumulation_steps
+        self._size = size
+        self._augmentation = augmentation
+        self.loss, self.objective = loss, objective
+        self.mean, self.std = mean, std
+        self._steps: dict = {}
+        self._halves: dict = {}
+
+    def for_data(
+        self,
+        data: Any,
+        *,
+        loss: Callable | None = None,
+        objective: Callable | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+    ) -> "Programs":
+        """Returns the same programs for other data; nothing is compiled yet.
+
+        Args:
+            data: `ImageDataLoaders`, of the same kind of labels.
+            loss: Instead of the one there is, if not None.
+            objective: What is minimised instead of the new loss, or None.
+            metrics: Instead of those there are, if not None.
+        """
+        other = copy.copy(self)
+        other._size, other._augmentation = data.size, data.augmentation
+        if loss is not None:
+            other.loss, other.objective = loss, objective
+        if metrics is not None:
+            other.metrics = dict(metrics)
+        other._steps, other._halves, other.newest = {}, {}, None
+        return other
+
+    def __deepcopy__(self, memo: dict) -> "Programs":
+        """Returns other programs, which begin with what is compiled already."""
+        other = copy.copy(self)
+        other._steps, other._halves = dict(self._steps), dict(self._halves)
+        return other
+
+    def fit_data(self, data: Any) -> bool:
+        """Returns whether these programs do for some data, batch size aside."""
+        return (data.size, data.augmentation) == (self._size, self._augmentation)
+
+    def changed(self, *programs: str, **attributes: Any) -> "Programs":
+        """Returns programs with other attributes; those named are compiled anew.
+
+        Args:
+            *programs: Those in which the attributes have a part: "train", "eval",
+                "answer", "loss" and so on. The others are kept.
+            **attributes: `loss`, `metrics`, `mixing` or `accumulation`.
+        """
+        other = copy.copy(self)
+        vars(other).update(attributes)
+        other._steps = {
+            key: step for key, step in self._steps.items() if key[0] not in programs
+        }
+        other._halves = dict(self._halves)
+        return other
+
+    @property
+    def count(self) -> int:
+        """Number of programs compiled so far."""
+        return sum(step.count for step in self._steps.values())
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what of the programs, augmentation aside, decides a run's numbers."""
+        return {
+            "loss": name_of(self.loss),
+            "mixing": None if self.mixing is None else repr(self.mixing),
+            "metrics": [name_of(metric) for metric in self.metrics.values()],
+            "mean": None if self.mean is None else [float(x) for x in self.mean],
+            "std": None if self.std is None else [float(x) for x in self.std],
+        }
+
+    def train_step(
+        self,
+        graphdef: nnx.GraphDef,
+        tx: optax.GradientTransformation,
+        labels: nnx.State,
+    ) -> CompiledStep:
+        """Returns the compiled step for a network whose labelled parameters train.
+
+        Of `tx` only what doesn't depend on rates or schedule may be used: the first one
+        that comes with a graph and labels serves all later ones.
+        """
+        return self._made(
+            ("train", graphdef, tuple(jax.tree.leaves(labels))),
+            lambda: make_train_step(
+                graphdef,
+                tx,
+                loss=self.loss,
+                objective=self.objective,
+                labels=labels,
+                prepare=self._augmented,
+                mixing=self.mixing,
+            ),
+            "a train step",
+            batch=1,
+            donate=True,
+        )
+
+    def eval_step(self, graphdef: nnx.GraphDef) -> CompiledStep:
+        """Returns the compiled eval step of a network in eval mode."""
+        return self._made(
+            ("eval", graphdef),
+            lambda: make_eval_step(
+                graphdef,
+                loss=self.loss,
+                metrics=self.metrics,
+                prepare=lambda batch: self._plain(batch["image"]),
+            ),
+            "validation",
+            batch=2,
+        )
+
+    def answer_step(self, graphdef: nnx.GraphDef) -> CompiledStep:
+        """Returns the compiled step which says what a network makes of photos.
+
+        Args:
+            graphdef: Of the network in eval mode.
+
+        Returns:
+            (params, model_state, images uint8 (b, h, w, c)) -> the outputs (b, k) as
+            the network gives them, and after the activation, float32.
+        """
+        return self._made(
+            ("answer", graphdef),
+            lambda: make_predict_step(
+                graphdef,
+                activation=lambda outputs: (outputs, self._activated(outputs)),
+                prepare=self._plain,
+            ),
+            "prediction",
+            batch=2,
+        )
+
+    def predict_step(self, graphdef: nnx.GraphDef) -> Callable:
+        """Returns the activated half of `answer_step`; it is the same program."""
+        key, answer = _as_key(("predict", graphdef)), self.answer_step(graphdef)
+        return self._halves.setdefault(key, lambda *given: answer(*given)[1])
+
+    def augmented_step(self, graphdef: nnx.GraphDef) -> CompiledStep:
+        """Returns the compiled predict step of photos augmented as those that train.
+
+        It maps (params, model_state, batch, key) to activated outputs (b, k).
+        """
+
+        def augmented(params, model_state, batch, key):
+            images = self._augmented(batch, key)
+            outputs, _ = apply_module(graphdef, params, model_state, images)
+            return self._activated(outputs)
+
+        key = ("augmented", graphdef)
+        return self._made(key, lambda: augmented, "prediction", batch=2)
+
+    def loss_step(self) -> CompiledStep:
+        """Returns the compiled loss: (outputs, label) -> a value for each row."""
+
+        def losses(outputs, label):
+            return row_values(self.loss, outputs, label, role="loss")
+
+        return self._made(("loss",), lambda: losses, "the loss", batch=0)
+
+    def heat_step(self, graphdef: nnx.GraphDef, layer: str) -> CompiledStep:
+        """Returns the compiled `grad_cam` of a network in eval mode.
+
+        It maps (params, model_state, images uint8 (b, h, w, c), class numbers (b,)) to
+        maps (b, h', w') of the layer's output.
+        """
+
+        def heat(params, model_state, images, index):
+            images = self._plain(images)
+            explain = functools.partial(grad_cam, layer=layer, class_index=index)
+            return explain(graphdef, params, model_state, images)
+
+        key = ("heat", graphdef, layer)
+        return self._made(key, lambda: heat, "Grad-CAM", batch=2)
+
+    def device_errors(self) -> contextlib.AbstractContextManager[None]:
+        """Returns a context in which memory errors of these programs are plain words.
+
+        See `jaxtune.loop.memory.device_errors`.
+        """
+        return device_errors(lambda: self.newest)
+
+    def _made(
+        self,
+        key: tuple,
+        make: Callable,
+        task: str,
+        *,
+        batch: int,
+        donate: bool = False,
+    ) -> CompiledStep:
+        key = _as_key(key)
+        if key not in self._steps:
+            self._steps[key] = CompiledStep(
+                compile_step(make(), donate=donate),
+                task,
+                batch,
+                note=self._note,
+                accumulation=self.accumulation if donate else None,
+            )
+        return self._steps[key]
+
+    def _note(self, need: MemoryNeed) -> None:
+        self.newest = need
+
+    def _augmented(self, batch: Mapping, key: jax.Array) -> jax.Array:
+        return training_images(
+            batch,
+            key,
+            size=self._size,
+            augmentation=self._augmentation,
+            mean=self.mean,
+            std=self.std,
+        )
+
+    def _activated(self, outputs: jax.Array) -> jax.Array:
+        return self._activation(outputs.astype(jnp.float32))
+
+    def _plain(self, images: jax.Array) -> jax.Array:
+        return validation_images(images, mean=self.mean, std=self.std)
+
+
+class _Compared:
+    """A key that can't be hashed, found by comparing: a module may hold plain dicts."""
+
+    def __init__(self, parts: tuple):
+        self.parts = parts
+
+    def __getitem__(self, index: int) -> Any:
+        return self.parts[index]
+
+    def __hash__(self) -> int:
+        return hash(self.parts[0])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Compared) and self.parts == other.parts
+
+
+def _as_key(parts: tuple) -> object:
+    try:
+        hash(parts)
+    except TypeError:
+        return _Compared(parts)
+    return parts

@@ -1,0 +1,1 @@
+"""What a network predicts, and how good that is."""

@@ -1,0 +1,527 @@
+"""Predictions: images in, labels and probabilities out; no data needed.
+
+The one rule of the file: an image is prepared exactly as validation prepares it.
+"""
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxtune.arguments import (
+    Integer,
+    check_choice,
+    check_instance,
+    check_integer,
+    check_module,
+    check_path,
+)
+from jaxtune.checkpoint import (
+    find_checkpoint,
+    inspect_checkpoint,
+    load_checkpoint,
+    load_meta,
+    with_kept_thresholds,
+)
+from jaxtune.data import ImageError, Photos, list_photos, prepare_image
+from jaxtune.data.photos import bad_photos, check_photo_type, find_bad
+from jaxtune.loop.float32 import in_float32, to_float32
+from jaxtune.loop.recovery import warn_not_finite
+from jaxtune.loop.steps import Programs
+from jaxtune.models import Sequence as ModuleSequence
+from jaxtune.pretrained import ARCHITECTURES
+from jaxtune.results.thresholds import (
+    DEFAULT_THRESHOLD,
+    as_thresholds,
+    check_several,
+    decode,
+)
+from jaxtune.train import (
+    cross_entropy,
+    default_activation,
+    local_devices,
+    split_module,
+)
+from jaxtune.transfer import (
+    Denormalize,
+    create_cnn_model,
+    denormalizing,
+    evaluating,
+)
+
+
+class Prediction(NamedTuple):
+    """What a network says of one image.
+
+    Attributes:
+        label: Name of the most probable class; of several labels each, a tuple of the
+            names above their thresholds; of numbers, the number or an array of them.
+        index: Position of the class in `classes`; of several labels, bool (classes,);
+            of numbers, None.
+        probabilities: Of every class, float32 (num_classes,); of numbers, themselves.
+    """
+
+    label: Any
+    index: Any
+    probabilities: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How images are prepared for a network, and its answers read.
+
+    Attributes:
+        classes: Name of each class; none for numbers.
+        kind: Of the labels: "single", "multi" or "regression".
+        size: Height and width of the network's images, in pixels.
+        resize: See `jaxtune.data.prepare_image`, like those that follow.
+        pad_mode: What "pad" fills up with.
+        in_channels: Channels of an image.
+        thresholds: Of several labels, each class's own, above which it is said; one
+            half for all if None.
+    """
+
+    classes: tuple[str, ...]
+    size: tuple[int, int]
+    kind: str = "single"
+    resize: str | None = None
+    pad_mode: str = "reflection"
+    in_channels: int = 3
+    thresholds: tuple[float, ...] | None = None
+
+    @classmethod
+    def of(cls, source: Any, *, thresholds: Any = None) -> "Reading":
+        """Returns it from data, or from what a checkpoint says (a dict).
+
+        Args:
+            source: `ImageDataLoaders`, or a checkpoint's description.
+            thresholds: For data, which has none: of each class, or None.
+        """
+        if not isinstance(source, Mapping):
+            names = {f.name for f in dataclasses.fields(cls)} - {"thresholds"}
+            source = {
+                **{name: getattr(source, name) for name in names},
+                "size": getattr(source, "valid_size", source.size),
+                "thresholds": thresholds,
+            }
+        known = {
+            f.name: source[f.name] for f in dataclasses.fields(cls) if f.name in source
+        }
+        height, width = known["size"]
+        thresholds = known.get("thresholds")
+        return cls(
+            **{
+                **known,
+                "thresholds": None
+                if thresholds is None
+                else tuple(float(x) for x in thresholds),
+                "classes": tuple(known["classes"]),
+                "size": (int(height), int(width)),
+            }
+        )
+
+    def prepare(self, item: Any) -> np.ndarray:
+        """Returns an image exactly as validation sees it, uint8 (h, w, c)."""
+        return prepare_image(
+            item,
+            self.size,
+            resize=self.resize,
+            pad_mode=self.pad_mode,
+            channels=self.in_channels,
+        )
+
+    def answer(self, outputs: np.ndarray) -> Prediction:
+        """Returns the prediction that a row of outputs, activated, stands for."""
+        if self.kind == "regression":
+            label = float(outputs[0]) if len(outputs) == 1 else outputs
+            return Prediction(label, None, outputs)
+        if self.kind == "multi":
+            above = decode(outputs, self.kind, self.thresholds)
+            names = (n for n, yes in zip(self.classes, above, strict=True) if yes)
+            return Prediction(tuple(names), above, outputs)
+        index = int(outputs.argmax())
+        return Prediction(self.classes[index], index, outputs)
+
+
+def predict_images(
+    predict_step: Callable,
+    source: Any,
+    *,
+    reading: Reading,
+    batch_size: int,
+    on_error: str = "raise",
+    name: str = "item",
+) -> Any:
+    """Returns a prediction for one photo, or a list of them for many, in their order.
+
+    One photo goes alone; several go in batches of one fixed size, so that there are two
+    compiled programs at the most. Photos are read batch by batch: of an iterator no
+    more than a batch is held.
+
+    Args:
+        predict_step: uint8 images (b, h, w, c) -> activated outputs (b, k).
+        source: See `jaxtune.data.list_photos`.
+        reading: How photos are prepared and answers read.
+        batch_size: Photos in a batch.
+        on_error: What a photo that can't be read does: "raise" an error that names it,
+            or "skip" it: None stands in its place, and a warning names it.
+        name: Of the argument that holds the photos, for errors.
+
+    Raises:
+        jaxtune.data.ImageError: If a photo can't be read.
+        FileNotFoundError: If a file, a folder or what a glob matches isn't there.
+        TypeError: If the source is, or holds, something else than photos.
+        ValueError: If `on_error` is neither.
+    """
+    check_choice(on_error, "on_error", ("raise", "skip"))
+    photos = list_photos(source, name, channels=reading.in_channels)
+    readable = _Readable(photos, reading, on_error == "skip", name)
+    answers: dict[int, Prediction] = {}
+    spoiled = 0
+    for numbers, images in readable.batches(batch_size):
+        rows = batch_size if readable.count > 1 else 1
+        padding = [np.zeros_like(images[0])] * (rows - len(images))
+        outputs = np.asarray(predict_step(np.stack(images + padding)))
+        answers.update(zip(numbers, map(reading.answer, outputs), strict=False))
+        spoiled += int((~np.isfinite(outputs[: len(images)])).any(axis=1).sum())
+    readable.warn()
+    warn_not_finite(spoiled, len(answers))
+    if photos.alone:
+        return answers.get(0)
+    return [answers.get(i) for i in range(readable.count)]
+
+
+class _Readable:
+    """Photos one after the other, prepared; those that can't be read are told apart.
+
+    Attributes:
+        count: How many photos there were so far.
+    """
+
+    def __init__(self, photos: Photos, reading: Reading, skips: bool, name: str):
+        self._photos, self._reading = photos, reading
+        self._skips, self._name = skips, name
+        self.count = 0
+        self._bad: dict[int, Exception] = {}
+        if isinstance(photos.each, Sequence) and not photos.alone:
+            self._bad = find_bad(photos.each)
+            if self._bad and not skips:
+                raise bad_photos(
+                    self._bad,
+                    len(photos.each),
+                    name,
+                    'Nothing was computed; on_error="skip" gives None for {them}.',
+                )
+
+    def batches(self, size: int) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+        """Returns positions and prepared photos, `size` at a time."""
+        numbers: list[int] = []
+        images: list[np.ndarray] = []
+        for number, photo in enumerate(self._photos.each):
+            self.count = number + 1
+            if number in self._bad or (image := self._prepared(number, photo)) is None:
+                continue
+            numbers.append(number)
+            images.append(image)
+            if len(images) == size:
+                yield numbers, images
+                numbers, images = [], []
+        if images:
+            yield numbers, images
+
+    def warn(self) -> None:
+        """Names in a warning what could not be read."""
+        if self._bad:
+            way_out = "None stands for {them}."
+            said = bad_photos(self._bad, self.count, self._name, way_out)
+            warnings.warn(str(said), stacklevel=4)
+
+    def _prepared(self, number: int, photo: Any) -> np.ndarray | None:
+        try:
+            check_photo_type(photo)
+            return self._reading.prepare(photo)
+        except (ImageError, OSError, TypeError) as error:
+            if self._skips:
+                self._bad[number] = error
+                return None
+            if self._photos.alone:
+                raise  # There is no other photo to tell it from.
+            way_out = 'on_error="skip" gives None for such a photo.'
+            raise bad_photos({number: error}, None, self._name, way_out) from error
+
+
+class Predictor:
+    """A network with its classes and preparation, restored for predictions.
+
+    It can be used by several threads at once, copied, and pickled to another process,
+    which compiles its own programs. A pickle is for processes that trust each other:
+    to keep a network, `Learner.save` it.
+
+    Attributes:
+        module: The network, in eval mode.
+        classes: Name of each class; none for numbers.
+        kind: Of the labels: "single", "multi" or "regression".
+        meta: The checkpoint's description.
+    """
+
+    def __init__(self, module: nnx.Module, meta: dict, *, batch_size: Integer = 32):
+        """Takes a network and the description that was saved with it.
+
+        Args:
+            module: The network, body and head.
+            meta: What `load_meta` gives.
+            batch_size: Photos in a batch.
+
+        Raises:
+            TypeError: If the module is no NNX module, or the description no dict.
+            ValueError: If the description lacks something, or `batch_size` is below 1.
+        """
+        check_instance(module, "module", nnx.Module, "an NNX module")
+        check_instance(meta, "meta", Mapping, "the dict that load_meta gives")
+        missing = {"classes", "size", "mean", "std"} - set(meta)
+        if missing:
+            raise ValueError(
+                f"meta has no {', '.join(sorted(missing))}; load_meta(path) of what "
+                "Learner.save wrote has all of it."
+            )
+        self._batch_size = check_integer(batch_size, "batch_size", least=1)
+        self.module = evaluating(module)
+        self.meta = meta
+        self._reading = Reading.of(meta)
+        self.classes, self.kind = self._reading.classes, self._reading.kind
+        programs = Programs(
+            size=self._reading.size,
+            augmentation=None,
+            activation=default_activation(self._reading.kind),
+            loss=cross_entropy,
+            metrics={},
+            mean=meta["mean"],
+            std=meta["std"],
+        )
+        graphdef, params, model_state = split_module(self.module)
+        step = programs.predict_step(graphdef)
+        self._step = lambda images: step(params, model_state, images)
+        self._programs = programs
+        self._from_meta = False
+
+    @property
+    def thresholds(self) -> np.ndarray | None:
+        """Of several labels, each class's own, float32 (c,); None for other labels.
+
+        They can be assigned, see `Learner.thresholds`.
+        """
+        if self.kind != "multi":
+            return None
+        chosen = self._reading.thresholds
+        given = DEFAULT_THRESHOLD if chosen is None else list(chosen)
+        return as_thresholds(given, self.classes)
+
+    @thresholds.setter
+    def thresholds(self, value: Any) -> None:
+        chosen = None
+        if value is not None:
+            check_several(self.kind)
+            chosen = tuple(as_thresholds(value, self.classes).tolist())
+        self._reading = dataclasses.replace(self._reading, thresholds=chosen)
+
+    def predict(self, item: Any, *, on_error: str = "raise") -> Any:
+        """Says what is on a photo, or on each of many; see `Learner.predict`."""
+        with self._programs.device_errors():
+            return predict_images(
+                self._step,
+                item,
+                reading=self._reading,
+                batch_size=self._batch_size,
+                on_error=on_error,
+            )
+
+    def __reduce__(self):
+        """Returns arrays and plain values, from which another process rebuilds it."""
+        graphdef, *trees = split_module(self.module)
+        thresholds = self._reading.thresholds
+        return _rebuilt, (
+            {**self.meta, "thresholds": thresholds and list(thresholds)},
+            self._batch_size,
+            None if self._from_meta else graphdef,
+            *(jax.tree.map(_packed, nnx.to_pure_dict(tree)) for tree in trees),
+        )
+
+
+class _Key(NamedTuple):
+    """A random key as plain values, which can be pickled."""
+
+    data: np.ndarray
+    implementation: str
+
+
+def _packed(leaf: Any) -> Any:
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return _Key(np.array(jax.random.key_data(leaf)), str(jax.random.key_impl(leaf)))
+    return np.array(leaf)
+
+
+def _unpacked(leaf: Any) -> jax.Array:
+    if isinstance(leaf, _Key):
+        return jax.random.wrap_key_data(leaf.data, impl=leaf.implementation)
+    return jnp.asarray(leaf)
+
+
+@in_float32
+def _rebuilt(
+    meta: dict,
+    batch_size: int,
+    graphdef: nnx.GraphDef | None,
+    params: dict,
+    model_state: dict,
+) -> Predictor:
+    """The predictor of a network built from its description, or of a graph."""
+    from_meta = graphdef is None
+    if from_meta:
+        graphdef = nnx.graphdef(_build(meta))
+    trees = [
+        nnx.State(jax.tree.map(_unpacked, tree, is_leaf=lambda x: isinstance(x, _Key)))
+        for tree in (params, model_state)
+    ]
+    predictor = Predictor(nnx.merge(graphdef, *trees), meta, batch_size=batch_size)
+    predictor._from_meta = from_meta
+    return predictor
+
+
+def load_predictor(
+    path: str | os.PathLike,
+    *,
+    module: nnx.Module | None = None,
+    which: Literal["latest", "best"] = "latest",
+) -> Predictor:
+    """Returns what `Learner.save` or a run left, ready to predict.
+
+    Args:
+        path: The folder of a checkpoint or of a run.
+        module: The network (body and head); built from the description if None, which
+            works for jaxtune's own architectures and heads.
+        which: Of a run's checkpoints, the latest or the one with the lowest validation
+            loss.
+
+    Raises:
+        TypeError: If an argument is of another type.
+        FileNotFoundError: If there is no checkpoint at the path.
+        ValueError: If the network can't be built from the description, the arrays are
+            not its, or `which` chooses among the checkpoints of what is no run.
+        DeviceError: If JAX has no device, or none of those that `JAX_PLATFORMS` names.
+    """
+    check_path(path, "path")
+    if module is not None:
+        check_module(module, "module")
+    check_choice(which, "which", ("latest", "best"))
+    local_devices()
+    checkpoint = find_checkpoint(path, which)
+    meta = with_kept_thresholds(load_meta(checkpoint), path)
+    predictor = Predictor(load_network(checkpoint, meta, module), meta)
+    predictor._from_meta = module is None
+    return predictor
+
+
+@in_float32
+def load_network(
+    path: str | os.PathLike, meta: Mapping[str, Any], module: nnx.Module | None = None
+) -> nnx.Module:
+    """Returns a checkpoint's network with its values.
+
+    Args:
+        path: The folder of a checkpoint.
+        meta: Its description.
+        module: The network, body and head, whose own values don't count; built from the
+            description if None.
+
+    Raises:
+        ValueError: If the network can't be built from the description, or the arrays
+            are not its.
+    """
+    if module is not None:
+        to_float32(module)
+        module = _with_scale(module, path, meta)
+    graphdef, params, model_state = split_module(
+        _build(meta) if module is None else module
+    )
+    values = load_checkpoint(path, params=params, model_state=model_state)
+    return nnx.merge(graphdef, *values)
+
+
+def _with_scale(
+    module: nnx.Module, path: str | os.PathLike, meta: Mapping[str, Any]
+) -> nnx.Module:
+    """A network for numbers which ends in their scale, if the saved one did.
+
+    Whoever builds the network for its checkpoint need not know the targets' scale.
+    """
+    if meta.get("kind") != "regression" or denormalizing(module) is not None:
+        return module
+    whole = isinstance(module, ModuleSequence) and len(module) == 2
+    if not whole or not isinstance(module[1], ModuleSequence):
+        return module
+    if not any("denormalize" in name for name in inspect_checkpoint(path).leaves):
+        return module
+    outputs = meta["num_outputs"]
+    scale = Denormalize([0.0] * outputs, [1.0] * outputs)
+    layers = {name: module[1][name] for name in module[1].names}
+    head = ModuleSequence({**layers, "denormalize": scale})
+    return ModuleSequence(dict(zip(module.names, (module[0], head), strict=True)))
+
+
+def _build(meta: Mapping[str, Any]) -> nnx.Module:
+    recipe = meta.get("network")
+    if not recipe or recipe["arch"] not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise ValueError(
+            "this checkpoint doesn't say how to build its network (a body or head of "
+            "one's own); build it and hand it over as module=. Built without help are "
+            f"{known}."
+        )
+    return nnx.eval_shape(
+        lambda: create_cnn_model(
+            ARCHITECTURES[recipe["arch"]],
+            meta.get("num_outputs", len(meta["classes"])),
+            pretrained=False,
+            cut=recipe["cut"],
+            in_channels=recipe["in_channels"],
+            **recipe["head"],
+        )
+    )
+
+
+def describe(
+    *,
+    network: dict | None,
+    data: Any,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    training: Mapping[str, Any] | None = None,
+    thresholds: Any = None,
+) -> dict:
+    """Returns the description that a checkpoint holds, all of it plain JSON.
+
+    Args:
+        network: How the network was built, or None.
+        data: `ImageDataLoaders`: classes, kind of labels, preparation.
+        mean: Of each channel, for images in 0..1, or None.
+        std: Of each channel, or None.
+        training: Groups, loss, metrics and what else decides a training, for one that
+            goes on with more photos or classes.
+        thresholds: Of several labels, each class's own, if they were chosen.
+    """
+    return {
+        "format": "jaxtune/1",
+        "jax": jax.__version__,
+        "network": network,
+        **dataclasses.asdict(Reading.of(data, thresholds=thresholds)),
+        "num_outputs": data.num_outputs,
+        "mean": None if mean is None else [float(x) for x in mean],
+        "std": None if std is None else [float(x) for x in std],
+        "training": None if training is None else dict(training),
+    }

@@ -1,0 +1,2 @@
+from learner_data import data as data
+from learner_data import root as root
