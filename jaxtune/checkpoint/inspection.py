@@ -1,7 +1,6 @@
-"""What a checkpoint holds, without reading its arrays.
+"""What a checkpoint holds, as a readable tree, without reading its arrays.
 
-A folder in, names with shapes and dtypes out, and a tree that people can read. The one
-rule of the file: nothing is left out of the tree; what repeats is written once.
+Nothing is left out of the tree; what repeats is written once.
 """
 
 import dataclasses
@@ -11,8 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxtune.checkpoint.arrays import Leaf
-from jaxtune.checkpoint.names import Name, nested
+from jaxtune.checkpoint.leaves import Leaf, Name, nested
 from jaxtune.checkpoint.storage import open_stored, read_meta
 
 _ORDER = ("params", "model_state", "opt_state", "raw")
@@ -22,14 +20,14 @@ _ORDER = ("params", "model_state", "opt_state", "raw")
 class Contents:
     """What a checkpoint holds.
 
-    `str` of it is a readable tree; neighbours which hold the same are on one line.
+    `str` of it is a readable tree; neighbours with equal contents share a line.
 
     Attributes:
         path: The checkpoint's folder.
-        format: "jaxtune/1", or None for a checkpoint that jaxtune didn't write.
-        leaves: Shape and dtype of each array, by name; a name is a tuple of words, of
-            which the first is the item's (`params`, `model_state`, `opt_state`; others
-            in others' checkpoints, "" for a tree without a name).
+        format: "jaxtune/2" or "jaxtune/1"; None if jaxtune didn't write it.
+        leaves: Shape and dtype of each array, by name; a name is a tuple of words, the
+            first of which is the item (`params`, `model_state`, `opt_state`, `raw`;
+            others in others' checkpoints, "" for a tree without a name).
         meta: The description; None if there is none.
     """
 
@@ -54,7 +52,7 @@ class Contents:
         lines = []
         tree = nested(self.leaves)
         items = self.items
-        for item in sorted(items, key=_place):
+        for item in sorted(items, key=_rank):
             leaves = items[item]
             size = self.num_bytes(item) / 1e6
             lines.append(f"{item or '(one tree)'}  {len(leaves)} arrays, {size:.1f} MB")
@@ -70,7 +68,7 @@ def inspect_checkpoint(path: str | os.PathLike) -> Contents:
 
     Raises:
         FileNotFoundError: If there is no checkpoint at the path.
-        CheckpointDamagedError: If its description of itself can't be read.
+        CheckpointDamagedError: If its metadata can't be read.
     """
     stored = open_stored(Path(path).resolve())
     prefix = ("",) if stored.single else ()
@@ -83,7 +81,7 @@ def inspect_checkpoint(path: str | os.PathLike) -> Contents:
 
 
 def _lines(node: Mapping[str, Any]) -> list[str]:
-    # Neighbours whose subtrees read the same share a line: `0, 1`, `mu, nu`.
+    # Neighbours with equal subtrees share a line: `0, 1`, `mu, nu`.
     groups: list[tuple[list[str], bool, list[str]]] = []
     for key in sorted(node, key=_natural):
         label, child = key, node[key]
@@ -114,5 +112,5 @@ def _natural(word: str) -> tuple:
     )
 
 
-def _place(item: str) -> tuple[int, str]:
+def _rank(item: str) -> tuple[int, str]:
     return (_ORDER.index(item) if item in _ORDER else len(_ORDER), item)

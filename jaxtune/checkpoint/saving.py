@@ -1,7 +1,7 @@
-"""Writing checkpoints, at once or behind the training's back.
+"""Writing checkpoints, at once or in the background.
 
-Trees and a description in, a folder out. The one rule of the file: what is written is a
-copy made before the call returns, so the arrays may be given up at once.
+What is written is a copy made before the call returns, so the arrays may be donated to
+the next step at once.
 """
 
 import os
@@ -14,9 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxtune.checkpoint.arrays import host_copy, is_concrete
-from jaxtune.checkpoint.names import Name, named_leaves
-from jaxtune.checkpoint.replacing import check_replaceable
+from jaxtune.checkpoint.atomic import check_replaceable
+from jaxtune.checkpoint.leaves import Name, host_copy, is_concrete, named_leaves
 from jaxtune.checkpoint.storage import write
 
 
@@ -24,7 +23,7 @@ class Saving:
     """A checkpoint that is being written.
 
     Attributes:
-        path: Folder it will be in; complete or absent, at every moment.
+        path: Its folder: complete or absent at every moment.
     """
 
     def __init__(self, path: Path, future: Future):
@@ -33,14 +32,13 @@ class Saving:
         self._future = future
 
     def done(self) -> bool:
-        """Returns whether writing has ended, well or not; doesn't wait."""
+        """Returns whether writing has ended, with or without an error; never waits."""
         return self._future.done()
 
     def result(self) -> Path:
-        """Waits, and returns the folder.
+        """Waits until the checkpoint is complete, and returns its folder.
 
-        Until this has returned, nothing is sure: a program that ends without it may
-        end before the checkpoint is complete, and then there is none.
+        Call this before the program ends: without it the checkpoint may be missing.
 
         Raises:
             Exception: What went wrong while writing; there is no checkpoint then.
@@ -63,25 +61,25 @@ def save_checkpoint(
     The layout is in `FORMAT.md` beside this file. Plain Orbax opens it.
 
     Args:
-        path: Folder to make, with the folders above it.
+        path: Folder to create, with its parents.
         params: Parameters, arrays by path.
         model_state: Batch-norm statistics, arrays by path; may be empty.
         meta: A description, kept as JSON: dicts with text for keys, lists, text,
             numbers (NaN and infinity too), True, False and None. Tuples become lists.
-        opt_state: State of an optax optimizer, if it shall be kept; any pytree.
-        raw: The values that training goes on with, where `params` and `model_state` are
+        opt_state: State of an optax optimizer, or None; any pytree.
+        raw: The values that training resumes from, where `params` and `model_state` are
             averages of them, see `raw_values`; any pytree.
-        overwrite: Whether to replace a checkpoint that is at the path already. At every
-            moment the whole old one or the whole new one is there.
+        overwrite: Whether to replace an existing checkpoint. At every moment the whole
+            old one or the whole new one is there.
 
     Returns:
         The folder, absolute.
 
     Raises:
-        FileExistsError: If there is something at the path already; with `overwrite`, if
-            that is neither a checkpoint nor an empty folder.
+        FileExistsError: If the path exists; with `overwrite`, if it is neither a
+            checkpoint nor an empty folder.
         TypeError: If a leaf of a tree is not an array, or a value of `meta` not JSON.
-        ValueError: If an array is empty, or two have one name.
+        ValueError: If an array is empty, or two have the same name.
     """
     return save_checkpoint_async(
         path,
@@ -104,11 +102,11 @@ def save_checkpoint_async(
     raw: Any = None,
     overwrite: bool = False,
 ) -> Saving:
-    """Begins to write a checkpoint, and returns as soon as the arrays are copied.
+    """Starts writing a checkpoint, and returns as soon as the arrays are copied.
 
     Takes and raises what `save_checkpoint` does. The arrays may be donated or
     overwritten right after the call. The folder appears, complete, when writing is
-    done; `result()` waits for that. Several may be under way: they are written one
+    done; `result()` waits for that. Several saves may be pending: they are written one
     after the other.
     """
     target = Path(path).expanduser().resolve()
@@ -116,7 +114,7 @@ def save_checkpoint_async(
         check_replaceable(target)
     elif target.exists():
         raise FileExistsError(
-            f"{target} is there already; choose another folder, or replace it with "
+            f"{target} exists; choose another folder, or replace it with "
             "overwrite=True."
         )
     description = _plain_json(meta, "meta")
@@ -131,7 +129,7 @@ def save_checkpoint_async(
     named = {item: leaves for item, leaves in named.items() if leaves}
     for item, leaves in named.items():
         _check_leaves(item, leaves)
-    # All transfers from the device are begun before the first is waited for.
+    # Start all transfers from the device before waiting for the first.
     for leaf in jax.tree.leaves(trees):
         if isinstance(leaf, jax.Array):
             leaf.copy_to_host_async()
@@ -172,7 +170,7 @@ def _check_leaves(item: str, leaves: Mapping[Name, Any]) -> None:
         if other != name:
             raise ValueError(
                 f"two arrays of {item} would both be called {shown}; rename a key that "
-                "has a dot in it."
+                "contains a dot."
             )
 
 

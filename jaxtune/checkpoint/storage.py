@@ -1,8 +1,7 @@
-"""Orbax: trees of arrays to a folder, and back. The one file that imports it.
+"""Named arrays and a description in a folder: everything that calls Orbax.
 
-Named arrays and a description in, a folder out, and back. The one rule of the file:
-arrays lie in a checkpoint as arrays of the host, so no device of the machine that wrote
-them is needed to read them.
+Arrays are stored as host arrays, so no device of the machine that wrote them is needed
+to read them.
 """
 
 import contextlib
@@ -20,37 +19,47 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxtune.checkpoint.arrays import Leaf, checksum, describe_leaf
-from jaxtune.checkpoint.errors import CheckpointDamagedError
-from jaxtune.checkpoint.names import Name, name_of, named_leaves, nested
-from jaxtune.checkpoint.replacing import fresh_place, replace_folder
+from jaxtune.checkpoint.atomic import fresh_place, replace_folder
+from jaxtune.checkpoint.leaves import (
+    Leaf,
+    Name,
+    checksum,
+    describe_leaf,
+    name_of,
+    named_leaves,
+    nested,
+)
 
-#: What checkpoints of this layout say of themselves.
+#: Written into checkpoints of this layout.
 FORMAT = "jaxtune/2"
-#: Ours of every age. In the first, `params` and `model_state` were items of their own.
+#: All of jaxtune's own. In the first, `params` and `model_state` were separate items.
 FORMATS = ("jaxtune/1", FORMAT)
 
-# Orbax's own name for what `ocp.load(path)` returns: the whole network must lie in it.
+# Orbax's own name for what `ocp.load(path)` returns, which is to be the whole network.
 _NETWORK = "state"
 _OF_NETWORK = ("params", "model_state")
 
-# Orbax numbers its operations for the whole process.
+# Orbax numbers its operations process-wide, so two saves must not overlap.
 _ONE_AT_A_TIME = threading.Lock()
 _ORBAX_ERRORS = (ValueError, OSError, LookupError, TypeError, RuntimeError)
 
 
+class CheckpointDamagedError(ValueError):
+    """A checkpoint's files can't be read, or are not what was written."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """A checkpoint of which everything is known but the values.
+    """A checkpoint, described without its values.
 
     Attributes:
         path: The folder.
-        tree: The arrays' tree as Orbax tells it; by item, unless `single`.
-        single: Whether the folder is one tree which has no name, as Orbax v0 writes.
-        leaves: What each array is, by name; the first word is the item's, unless
-            `single`. In our own, `params` and `model_state` are items.
-        checksums: CRC-32 of arrays by dotted name, for each item; only in our own.
-        format: One of `FORMATS` for our own, None for others.
+        tree: The arrays' metadata from Orbax, as a tree; by item, unless `single`.
+        single: Whether the folder is one tree without a name, as Orbax v0 writes.
+        leaves: Shape and dtype by name; the first word is the item's, unless `single`.
+            In jaxtune's own, `params` and `model_state` are items.
+        checksums: CRC-32 of arrays by dotted name, for each item; only in jaxtune's.
+        format: One of `FORMATS` for jaxtune's own, None for others.
     """
 
     path: Path
@@ -91,9 +100,9 @@ def write(
     registry.add(ocp.handlers.JsonHandler, checkpointable_name="meta")
     context = ocp.Context()
     context.checkpointables.registry = registry
-    # Made in the background, they are now and then made twice, and saving fails.
+    # Orbax at times creates a folder twice in the background, and saving fails.
     context.asynchronous.create_directories_asynchronously = False
-    # Weights hardly compress: 8 % of the bytes for half of the time and a core.
+    # Weights hardly compress: 8 % fewer bytes for half of the time and a core.
     context.array.saving.use_compression = False
     trees = {item: nested(named) for item, named in items.items()}
     network = {item: trees.pop(item) for item in _OF_NETWORK if item in trees}
@@ -115,33 +124,34 @@ def open_stored(path: Path) -> Stored:
     Raises:
         FileNotFoundError: If there is no checkpoint in the folder; where one is near,
             the error says where.
-        CheckpointDamagedError: If its description of itself can't be read.
+        CheckpointDamagedError: If its metadata can't be read.
     """
     from orbax.checkpoint import v1 as ocp
 
-    own = _own_description(path)
+    own = _own_metadata(path)
     single = False
     try:
         with _quiet():
             try:
-                found = ocp.checkpointables_metadata(path)
+                metadata = ocp.checkpointables_metadata(path)
             except ocp.errors.InvalidLayoutError:
                 if not (path / "_METADATA").exists():
                     raise
                 single = True
-                found = ocp.metadata(path, checkpointable_name=None)
+                metadata = ocp.metadata(path, checkpointable_name=None)
     except ocp.errors.InvalidLayoutError as error:
         raise _no_checkpoint(path) from error
     except _ORBAX_ERRORS as error:
         raise _damaged(path, error) from error
     if not single:
-        _check_items(path, found.metadata, own.get("item_handlers"))
-    leaves = named_leaves(found.metadata)
+        _check_items(path, metadata.metadata, own.get("item_handlers"))
+    leaves = named_leaves(metadata.metadata)
     if not own and not leaves:
         # Orbax takes any folder for a checkpoint without items.
         raise _no_checkpoint(path)
-    note = found.custom_metadata if isinstance(found.custom_metadata, dict) else {}
-    layout = note.get("format")
+    custom = metadata.custom_metadata
+    custom = custom if isinstance(custom, dict) else {}
+    layout = custom.get("format")
     if layout == FORMAT:
         leaves = {
             name[1:] if name[0] == _NETWORK else name: leaf
@@ -149,10 +159,10 @@ def open_stored(path: Path) -> Stored:
         }
     return Stored(
         path=path,
-        tree=found.metadata,
+        tree=metadata.metadata,
         single=single,
         leaves={name: describe_leaf(leaf) for name, leaf in leaves.items()},
-        checksums=note.get("crc32", {}),
+        checksums=custom.get("crc32", {}),
         format=layout,
     )
 
@@ -193,15 +203,15 @@ def read_arrays(stored: Stored, names: Collection[Name]) -> dict[Name, np.ndarra
 
 
 def read_meta(path: Path) -> Any:
-    """Returns a checkpoint's description.
+    """Returns a checkpoint's description, the item `meta`.
 
     Raises:
-        FileNotFoundError: If there is no checkpoint, or no description in it.
+        FileNotFoundError: If there is no checkpoint, or it has no description.
         CheckpointDamagedError: If it can't be read.
     """
     from orbax.checkpoint import v1 as ocp
 
-    _own_description(path)
+    _own_metadata(path)
     if not (path / "meta").is_dir():
         if (path / "_CHECKPOINT_METADATA").exists():
             raise FileNotFoundError(
@@ -220,13 +230,13 @@ def read_meta(path: Path) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps off stderr what Orbax says beside the error that it raises.
+    """Suppresses what Orbax logs beside the error that it raises.
 
     It logs an item that it can't read, and gives up at the first array that fails: the
-    reads still under way then report, each with a traceback, to a loop that is closed.
-    Most of them are waited for, as they are reported even where the interpreter ends.
-    When the last one comes nobody knows, so after an error such reports, and no others,
-    stay off for the rest of the process.
+    other reads then report, each with a traceback, to an event loop that is closed.
+    Most of them are waited for, as they are reported even where the interpreter exits.
+    Which is the last is unknown, so after an error such reports, and no others, are
+    suppressed for the rest of the process.
     """
     logs = [logging.getLogger(name) for name in ("absl", "asyncio")]
     for log in logs:
@@ -247,12 +257,12 @@ def _quiet() -> Iterator[None]:
 
 
 class _Hook:
-    """Reports exceptions as the hook before did, but for those of closed loops."""
+    """An exception hook that ignores closed event loops; the others go to `before`."""
 
     last = 0.0
 
     def __init__(self, before: Callable):
-        """Takes the hook that there is."""
+        """Takes the hook to call for all other exceptions."""
         self._before = before
 
     def __call__(self, *report) -> None:
@@ -265,11 +275,11 @@ class _Hook:
 
     @classmethod
     def wait(cls) -> None:
-        """Returns when no report has come for 0.2 s, or after 2 s."""
+        """Waits until no report has come for 0.2 s, at most 2 s."""
         cls.last = began = time.monotonic()
         while time.monotonic() < min(cls.last + 0.2, began + 2.0):
             time.sleep(0.02)
-        # A read whose error nobody asked for says so when it is collected.
+        # A read whose error was never retrieved reports it when it is collected.
         gc.collect()
 
 
@@ -284,12 +294,12 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 def _blank(leaf: Any) -> np.ndarray:
-    # Says shape, dtype and "on the host" without taking memory.
-    wanted = describe_leaf(leaf)
-    return np.broadcast_to(np.zeros((), wanted.dtype), wanted.shape)
+    # A host array's shape and dtype without its memory.
+    shape, dtype = describe_leaf(leaf)
+    return np.broadcast_to(np.zeros((), dtype), shape)
 
 
-def _own_description(path: Path) -> dict:
+def _own_metadata(path: Path) -> dict:
     file = path / "_CHECKPOINT_METADATA"
     if not file.is_file():
         return {}
@@ -299,11 +309,11 @@ def _own_description(path: Path) -> dict:
         raise _damaged(path, error) from error
 
 
-def _check_items(path: Path, found: Mapping, handlers: Any) -> None:
-    # Orbax leaves out an item whose description it can't read, and says nothing.
+def _check_items(path: Path, items: Mapping, handlers: Any) -> None:
+    # Orbax silently leaves out an item whose metadata it can't read.
     for item, handler in (handlers if isinstance(handlers, dict) else {}).items():
         holds_arrays = "pytree" in str(handler) or "standard" in str(handler)
-        if holds_arrays and found.get(item) is None:
+        if holds_arrays and items.get(item) is None:
             raise CheckpointDamagedError(
                 f"the checkpoint {path} is damaged: its item `{item}` is missing or "
                 "can't be read. Use another checkpoint."
@@ -338,10 +348,10 @@ def _no_checkpoint(path: Path) -> FileNotFoundError:
     if not path.is_dir():
         return FileNotFoundError(text + "Give the folder that a run was saved to.")
     if ".orbax-checkpoint-tmp" in path.name:
-        return FileNotFoundError(text + "Writing it was broken off half way.")
+        return FileNotFoundError(text + "Writing it was interrupted half way.")
     if (path.parent / "_CHECKPOINT_METADATA").exists():
         return FileNotFoundError(
-            text + f"It is a part of one: give the folder above, {path.parent}."
+            text + f"It is part of one: give the folder above, {path.parent}."
         )
     steps = sorted(
         (

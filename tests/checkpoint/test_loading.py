@@ -20,7 +20,7 @@ from jaxtune.checkpoint import (
     loading,
     save_checkpoint,
 )
-from jaxtune.checkpoint.names import named_leaves
+from jaxtune.checkpoint.leaves import named_leaves
 
 WHOLE = [
     "v1_state", "v1_pure_dict", "v1_split", "v1_tuple", "v1_train", "v1_optimizer",
@@ -258,9 +258,15 @@ def test_random_state_is_restored_where_it_is_there(written_elsewhere, plain_fla
         )
 
 
-def test_two_networks_in_one_checkpoint_are_not_guessed(written_elsewhere, plain_flax):
-    with pytest.raises(CheckpointMismatchError, match="state.ema, state.params"):
-        load_checkpoint(written_elsewhere / "v1_twice", **split(plain_flax.Network()))
+def test_of_two_networks_in_one_checkpoint_one_is_chosen(
+    written_elsewhere, plain_values, plain_flax
+):
+    path, new = written_elsewhere / "v1_twice", split(plain_flax.Network(seed=1))
+    with pytest.raises(CheckpointMismatchError, match="state.ema, state.params.*prefi"):
+        load_checkpoint(path, **new)
+    assert_equal(
+        values(*load_checkpoint(path, **new, prefix="state.ema")), plain_values
+    )
 
 
 def test_moments_are_never_parameters(written_elsewhere, plain_flax):
@@ -395,9 +401,9 @@ def test_what_an_average_is_made_of_comes_back_beside_it(path, tmp_path, trees):
     jax.tree.map(np.testing.assert_array_equal, load_raw(kept, raw), raw)
     params, _ = load_checkpoint(kept, **trees)
     np.testing.assert_array_equal(params["head"]["bias"], np.arange(4.0))
-    with pytest.raises(CheckpointMismatchError, match="other values have an average"):
+    with pytest.raises(CheckpointMismatchError, match="averages other parameters"):
         load_raw(kept, {"updates": jnp.int32(0)})
-    with pytest.raises(FileNotFoundError, match="they are no averages"):
+    with pytest.raises(FileNotFoundError, match="which are not averages"):
         load_raw(path, raw)
 
 

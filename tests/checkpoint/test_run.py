@@ -1,8 +1,11 @@
+import json
 import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from jaxtune.checkpoint import (
     RunFolder,
     RunMismatchError,
     checkpoint_numbers,
+    environment,
     find_checkpoint,
     is_run,
     load_checkpoint,
@@ -19,12 +23,14 @@ from jaxtune.checkpoint import (
     read_run,
     save_checkpoint,
 )
+from jaxtune.checkpoint.run import check_recipe
 
 RECIPE = {
     "phases": [{"epochs": 1, "rates": [1e-3, 1e-2]}, {"epochs": 2, "rates": (1, 2)}],
     "data": {"photos": 96, "size": (16, 16)},
     "start": "abc",
 }
+SAVED = json.loads(json.dumps(RECIPE))
 MADE = {"jax": "0.10", "device": "cpu", "devices": 1}
 
 
@@ -191,3 +197,48 @@ def test_which_checkpoint(path, tmp_path):
     assert find_checkpoint(plain) == plain
     with pytest.raises(ValueError, match="is no run: leave which out"):
         find_checkpoint(plain, "best")
+
+
+# The recipe.
+
+
+def check(recipe, made_with=MADE):
+    check_recipe(
+        Path("runs/pets"), {"recipe": SAVED, "made_with": MADE}, recipe, made_with
+    )
+
+
+def test_the_difference_names_both_sides():
+    other = json.loads(json.dumps(SAVED))
+    check(other)
+    other["phases"][1]["epochs"] = 5
+    other["data"]["photos"] = 97
+    other["data"]["seed"] = 3
+    del other["data"]["size"]
+    with pytest.raises(RunMismatchError) as caught:
+        check(other)
+    text = str(caught.value)
+    assert text.startswith("runs/pets holds a run of another recipe")
+    assert "phases.2.epochs: 2 in the folder, 5 now" in text
+    assert "data.photos: 96 in the folder, 97 now" in text
+    assert "data.seed: nothing in the folder, 3 now" in text
+    assert "data.size: [16, 16] in the folder, nothing now" in text
+    assert "phases.1" not in text and "choose another folder" in text
+
+
+def test_a_long_difference_is_cut_short():
+    many = {**SAVED, **{f"option{i}": i for i in range(30)}}
+    with pytest.raises(RunMismatchError, match="… and 10 more"):
+        check(many)
+
+
+def test_the_first_values_count_on_the_machine_that_began():
+    other = {**SAVED, "start": "def"}
+    with pytest.raises(RunMismatchError, match='start: "abc" in the folder, "def" now'):
+        check(other)
+    check(other, {**MADE, "jax": "0.12"})
+
+
+def test_the_machine_is_described():
+    found = environment()
+    assert found["jax"] == jax.__version__ and found["devices"] == jax.device_count()

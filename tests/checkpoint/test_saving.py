@@ -14,15 +14,16 @@ from flax import nnx
 from processes import run_script
 
 from jaxtune.checkpoint import (
+    atomic,
     inspect_checkpoint,
     load_checkpoint,
     load_meta,
     load_opt_state,
-    replacing,
     save_checkpoint,
     save_checkpoint_async,
     saving,
     storage,
+    write_json,
 )
 
 META = {
@@ -149,7 +150,7 @@ def test_whole_at_every_moment(tmp_path, monkeypatch, exchanges):
     """A name is looked at after each call to the system that could change it."""
     path = save(tmp_path / "run", meta={"old": 1})
     if not exchanges:
-        monkeypatch.setattr(replacing, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
     seen = []
 
     def watched(call, *arguments, **options):
@@ -159,7 +160,7 @@ def test_whole_at_every_moment(tmp_path, monkeypatch, exchanges):
     for module, name in ((os, "rename"), (shutil, "rmtree")):
         watching = functools.partial(watched, getattr(module, name))
         names = {**vars(module), name: watching}
-        monkeypatch.setattr(replacing, module.__name__, types.SimpleNamespace(**names))
+        monkeypatch.setattr(atomic, module.__name__, types.SimpleNamespace(**names))
     save(path, meta={"new": 1}, overwrite=True)
     assert seen[-1] == {"new": 1} and (None in seen) == (not exchanges)
 
@@ -167,7 +168,7 @@ def test_whole_at_every_moment(tmp_path, monkeypatch, exchanges):
 def test_a_process_that_died_between_two_names_loses_nothing(tmp_path):
     path = save(tmp_path / "run", meta={"old": 1})
     path.rename(tmp_path / ".run.old")
-    assert replacing.fresh_place(path) == tmp_path / ".run.new"
+    assert atomic.fresh_place(path) == tmp_path / ".run.new"
     assert load_meta(path) == {"old": 1}
 
 
@@ -324,3 +325,13 @@ def test_an_optimizer_state_of_every_make(tmp_path):
         assert np.asarray(old).tobytes() == np.asarray(new).tobytes()
     first, second = (tx.update(params, s, params) for s in (state, again))
     jax.tree.map(np.testing.assert_array_equal, first[0], second[0])
+
+
+def test_a_file_of_json_is_whole_or_absent(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"a": [1, None]})
+    assert json.loads(path.read_text()) == {"a": [1, None]}
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": [1, None]}
+    assert [name for name in os.listdir(tmp_path) if name[0] != "."] == ["a.json"]

@@ -15,8 +15,7 @@ from jaxtune.checkpoint import (
     save_checkpoint,
     storage,
 )
-from jaxtune.checkpoint.arrays import Leaf, checksum
-from jaxtune.checkpoint.names import named_leaves, nested
+from jaxtune.checkpoint.leaves import Leaf, checksum, named_leaves, nested
 
 
 def open_error(path, kind=FileNotFoundError):
@@ -155,7 +154,7 @@ def test_a_part_of_a_checkpoint_says_where_the_whole_is(path):
 
 def test_half_a_checkpoint_is_none(path, tmp_path):
     half = path.rename(tmp_path / "run.orbax-checkpoint-tmp")
-    assert "broken off half way" in open_error(half)
+    assert "interrupted half way" in open_error(half)
 
 
 def test_a_checkpoint_without_a_description(written_elsewhere):

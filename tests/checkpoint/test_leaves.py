@@ -1,15 +1,22 @@
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from jaxtune.checkpoint.arrays import (
+from jaxtune.checkpoint import fingerprint, fingerprint_text
+from jaxtune.checkpoint.leaves import (
     checksum,
     describe_leaf,
     host_copy,
     is_concrete,
+    named_leaves,
+    nested,
     restored,
 )
+from jaxtune.train import one_cycle
 
 LEAVES = {
     "float32": jnp.asarray([1.5, jnp.nan, -0.0, jnp.inf]),
@@ -72,3 +79,73 @@ def test_shapes_have_no_values():
     assert is_concrete(jnp.ones(1)) and is_concrete(1.0) and is_concrete(np.ones(1))
     assert not is_concrete(jax.ShapeDtypeStruct((), jnp.float32))
     assert not is_concrete("text")
+
+
+class Moments(NamedTuple):
+    mu: dict
+    nu: dict
+
+
+def test_fields_keys_and_positions_are_words_of_the_name():
+    tree = {"inner": (Moments({"w": 1}, {"w": 2}), optax.MaskedNode(), None, [3])}
+    assert named_leaves(tree) == {
+        ("inner", "0", "mu", "w"): 1,
+        ("inner", "0", "nu", "w"): 2,
+        ("inner", "3", "0"): 3,
+    }
+
+
+def test_a_dataclass_gives_the_names_of_its_fields():
+    names = named_leaves({"schedule": one_cycle(10)})
+    assert ("schedule", "learning_rate", "ends") in names
+    assert ("schedule", "total_steps") in names
+
+
+def test_order_is_that_of_the_tree():
+    tree = {"b": [1, 2], "a": {"10": 3, "9": 4}}
+    assert list(named_leaves(tree).values()) == jax.tree.leaves(tree)
+
+
+def test_two_leaves_of_one_name_are_an_error():
+    @jax.tree_util.register_pytree_with_keys_class
+    class Pair:
+        def tree_flatten_with_keys(self):
+            key = jax.tree_util.DictKey
+            return [(key("1"), 0.0), (key(1), 1.0)], None
+
+        @classmethod
+        def tree_unflatten(cls, _, children):
+            return cls()
+
+    with pytest.raises(ValueError, match="two leaves of the tree are called 1"):
+        named_leaves(Pair())
+
+
+def test_nested_gives_the_names_back():
+    named = {("a", "b"): 1, ("a", "0"): 2, ("c",): 3}
+    assert named_leaves(nested(named)) == named
+
+
+TREE = {"a": jnp.arange(3.0), "b": (jnp.ones(2), jax.random.key(0))}
+
+
+def test_the_same_values_have_the_same_one():
+    copy = {"a": jnp.arange(3.0), "b": (jnp.ones(2), jax.random.key(0))}
+    assert fingerprint(TREE) == fingerprint(copy)
+
+
+def test_a_bit_a_name_a_shape_a_dtype_or_a_key_makes_another():
+    others = [
+        {**TREE, "a": jnp.arange(3.0).at[0].set(-0.0)},
+        {"A": TREE["a"], "b": TREE["b"]},
+        {**TREE, "a": jnp.arange(3.0)[None]},
+        {**TREE, "a": jnp.arange(3)},
+        {**TREE, "b": (jnp.ones(2), jax.random.key(1))},
+    ]
+    prints = {fingerprint(tree) for tree in [TREE, *others]}
+    assert len(prints) == 6
+
+
+def test_lines_are_not_run_together():
+    prints = {fingerprint_text(lines) for lines in (["a", "b"], ["ab"], ["b", "a"])}
+    assert len(prints) == 3

@@ -1,14 +1,15 @@
 """Folders and files that appear whole, and replace what was there whole.
 
-A finished folder in, the same folder under its final name out. The one rule of the
-file: under that name there is the whole old folder or the whole new one, never a part.
+Under the final name there is all of the old content or all of the new, never a part.
 """
 
 import ctypes
+import json
 import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 #: From <fcntl.h>: relative paths are relative to the working directory.
 _AT_FDCWD = -100 if sys.platform.startswith("linux") else -2
@@ -16,11 +17,32 @@ _AT_FDCWD = -100 if sys.platform.startswith("linux") else -2
 _EXCHANGE = 2
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file, entirely or not at all."""
+    write_text(path, json.dumps(value, indent=1))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file in UTF-8, entirely or not at all; its folder must exist.
+
+    An existing file is replaced; if writing fails, it stays as it was.
+    """
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def fresh_place(target: Path) -> Path:
-    """Returns where to write what shall replace `target`: beside it, and empty.
+    """Returns where to write what will replace `target`: beside it, not existing yet.
 
     What a killed process left there is removed. If that process died between the two
-    renames that stand in for an exchange, the old folder is put back first.
+    renames of `replace_folder`, the old folder is put back first.
     """
     fresh, aside = _beside(target, "new"), _beside(target, "old")
     if aside.exists() and not target.exists():
@@ -31,10 +53,10 @@ def fresh_place(target: Path) -> Path:
 
 
 def replace_folder(fresh: Path, target: Path) -> None:
-    """Gives a finished folder its final name; what is there already is removed.
+    """Gives a finished folder its final name; what has that name is removed.
 
     On Linux and macOS the two are exchanged in one step, where the file system can.
-    Elsewhere the old folder is renamed first, so for an instant there is none; it lies
+    Elsewhere the old folder is renamed first, so for an instant there is none: it lies
     beside, under a name that begins with a dot, and `fresh_place` puts it back.
 
     Args:
@@ -61,8 +83,8 @@ def check_replaceable(target: Path) -> None:
     """Raises unless a checkpoint may be written to a path, replacing what is there.
 
     Raises:
-        FileExistsError: If something else than a checkpoint or an empty folder is
-            there. A folder of photos must not go because its name was given.
+        FileExistsError: If something other than a checkpoint or an empty folder is
+            there. A folder of photos must not be lost because its name was given.
         NotADirectoryError: If one of the folders above is a file.
     """
     for above in target.parents:
@@ -87,13 +109,13 @@ def check_replaceable(target: Path) -> None:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Returns whether a folder is a checkpoint of Orbax, ours or others'."""
+    """Returns whether a folder is an Orbax checkpoint, jaxtune's or another's."""
     marks = ("_CHECKPOINT_METADATA", "_METADATA")
     return any((path / mark).is_file() for mark in marks)
 
 
-def _beside(target: Path, what: str) -> Path:
-    return target.with_name(f".{target.name}.{what}")
+def _beside(target: Path, suffix: str) -> Path:
+    return target.with_name(f".{target.name}.{suffix}")
 
 
 def _remove(path: Path) -> None:
