@@ -20,7 +20,7 @@ from jaxtune.arguments import check_instance, described
 from jaxtune.data.arrays import check_array, check_key, check_mean_std
 from jaxtune.data.functions import apply_functions
 from jaxtune.data.lighting import draw_lighting, relight
-from jaxtune.data.prepare import as_size
+from jaxtune.data.resize import as_size
 from jaxtune.data.transforms import Augmentation
 from jaxtune.data.warp import compose, draw_matrix, frame, resample
 

@@ -25,7 +25,7 @@ from jaxtune.arguments import (
 )
 from jaxtune.data.decode import ImageError
 from jaxtune.data.items import Items
-from jaxtune.data.prepare import Preparation
+from jaxtune.data.resize import Preparation
 from jaxtune.data.sampling import earlier_copies, weighted_order
 
 Batch = dict[str, np.ndarray]

@@ -18,13 +18,14 @@ from jaxtune.arguments import Integer, check_instance
 from jaxtune.data.augment import Augmentation
 from jaxtune.data.check import check_not_empty, readable_items, warn_odd_labels
 from jaxtune.data.factories import Factories
-from jaxtune.data.fit import PadMode, Resize
 from jaxtune.data.functions import check_functions
 from jaxtune.data.items import Items, Kind, listing
 from jaxtune.data.loader import DEFAULT_CACHE_BYTES, Loader, OnError
 from jaxtune.data.options import check_options
 from jaxtune.data.photos import photo_loader
-from jaxtune.data.prepare import (
+from jaxtune.data.resize import (
+    PadMode,
+    Resize,
     Size,
     as_size,
     prepare_image,

@@ -24,11 +24,10 @@ from jaxtune.arguments import (
     described,
 )
 from jaxtune.data.augment import Augmentation
-from jaxtune.data.fit import PadMode, Resize, check_resize
 from jaxtune.data.items import Items, Kind, check_kind
 from jaxtune.data.labels import check_classes
 from jaxtune.data.loader import OnError, check_loader_arguments
-from jaxtune.data.prepare import Size, as_size
+from jaxtune.data.resize import PadMode, Resize, Size, as_size, check_resize
 from jaxtune.data.sampling import Weights, item_weights
 from jaxtune.data.splits import check_valid_pct, split_items
 

@@ -14,9 +14,9 @@ from typing import Any, SupportsIndex
 import numpy as np
 from jaxtyping import Int
 
+from jaxtune.data.decode import check_floats
 from jaxtune.data.items import Items, Kind
 from jaxtune.data.labels import check_classes, label_items
-from jaxtune.data.pixels import check_floats
 from jaxtune.data.values import label_columns, plain_labels
 
 

@@ -17,8 +17,8 @@ from jaxtune.arguments import (
     check_number,
     check_numbers,
 )
-from jaxtune.data.fit import PadMode
 from jaxtune.data.functions import as_functions
+from jaxtune.data.resize import PadMode
 
 # Beyond it the far corner of the tilted photo comes to lie behind the viewer.
 _MAX_WARP = 0.5

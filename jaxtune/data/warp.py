@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
-from jaxtune.data.fit import PadMode
+from jaxtune.data.resize import PadMode
 from jaxtune.data.transforms import Augmentation
 
 # The least depth a pixel is looked at in; one behind the viewer has none.

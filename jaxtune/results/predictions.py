@@ -15,7 +15,7 @@ from jaxtune.arguments import described
 from jaxtune.data import Loader
 from jaxtune.data.items import Items
 from jaxtune.data.photos import photo_loader
-from jaxtune.data.prepare import Preparation
+from jaxtune.data.resize import Preparation
 from jaxtune.loop.extra_validation import matching_loader
 
 

@@ -356,12 +356,12 @@ BROKEN = {
     "empty": (b"", "empty"),
     "text": (b"this is a text file, renamed", "not a picture in a known format"),
     "html": (b"<html>404 not found</html>", "not a picture in a known format"),
-    "signature": (b"\x89PNG\r\n\x1a\n", "damaged or cut short"),
-    "soi": (b"\xff\xd8\xff", "damaged or cut short"),
-    "gif": (b"GIF89a\x01", "damaged or cut short"),
-    "bmp": (b"BM", "damaged or cut short"),
-    "tiff": (b"II*\0\x08\0\0\0", "damaged or cut short"),
-    "webp": (b"RIFF\x10\0\0\0WEBPVP8 ", "damaged or cut short"),
+    "signature": (b"\x89PNG\r\n\x1a\n", "damaged or truncated"),
+    "soi": (b"\xff\xd8\xff", "damaged or truncated"),
+    "gif": (b"GIF89a\x01", "damaged or truncated"),
+    "bmp": (b"BM", "damaged or truncated"),
+    "tiff": (b"II*\0\x08\0\0\0", "damaged or truncated"),
+    "webp": (b"RIFF\x10\0\0\0WEBPVP8 ", "damaged or truncated"),
 }
 
 
@@ -386,7 +386,7 @@ def test_cut_short(tmp_path, kind, share):
     path = tmp_path / "cut.jpg"
     path.write_bytes(data[: int(len(data) * share)])
     for read in (load_image, lambda p: load_resized(p, (8, 8))):
-        with pytest.raises(ImageError, match="damaged or cut short") as caught:
+        with pytest.raises(ImageError, match="damaged or truncated") as caught:
             read(path)
         assert str(path) in str(caught.value)
         assert "Replace the file" in str(caught.value)

@@ -222,7 +222,7 @@ def test_a_damaged_photo_reaches_the_training_loop(tmp_path, workers):
     items = damaged(tmp_path, 6)
     batches = iter(loader(items, batch_size=2, workers=workers))
     assert [next(batches)["index"][0] for _ in range(3)] == [0, 2, 4]
-    with pytest.raises(ImageError, match="06.png.*cut short.*on_error='skip'"):
+    with pytest.raises(ImageError, match="06.png.*truncated.*on_error='skip'"):
         next(batches)
 
 
@@ -230,7 +230,7 @@ def test_a_damaged_photo_reaches_the_training_loop(tmp_path, workers):
 def test_a_damaged_photo_is_skipped_and_named_once(tmp_path, workers):
     items = damaged(tmp_path, 3, 6)
     valid = loader(items, workers=workers, on_error="skip")
-    with pytest.warns(UserWarning, match="cut short") as caught:
+    with pytest.warns(UserWarning, match="truncated") as caught:
         first = list(valid)
     messages = sorted(str(warning.message) for warning in caught)
     assert len(messages) == 2

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxtune.data.pixels import (
+from jaxtune.data.decode import (
     ImageError,
-    array_planes,
+    array_bands,
     check_floats,
     image_from_array,
     image_from_numbers,
-    join_planes,
+    join_bands,
     to_uint8,
 )
 
@@ -57,15 +57,15 @@ def test_greys_that_are_no_bytes():
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 13])
-def test_planes_join_to_what_they_were(channels):
+def test_bands_join_to_what_they_were(channels):
     array = np.random.default_rng(0).integers(0, 256, (6, 7, channels), np.uint8)
-    planes = array_planes(array, channels)
-    assert len(planes) == (1 if channels == 3 else channels)
-    np.testing.assert_array_equal(join_planes(planes), array)
+    bands = array_bands(array, channels)
+    assert len(bands) == (1 if channels == 3 else channels)
+    np.testing.assert_array_equal(join_bands(bands), array)
 
 
-def test_planes_of_another_number():
-    assert join_planes(array_planes(np.ones((3, 4), np.uint8), 1)).shape == (3, 4, 1)
+def test_bands_of_another_number():
+    assert join_bands(array_bands(np.ones((3, 4), np.uint8), 1)).shape == (3, 4, 1)
     for shape in ((3, 4), (3, 4, 12), (13, 3, 4), (3, 0, 13), (1, 3, 4, 13)):
         with pytest.raises(ImageError, match=r"shape \(h, w, 13\)"):
-            array_planes(np.zeros(shape, np.uint8), 13)
+            array_bands(np.zeros(shape, np.uint8), 13)

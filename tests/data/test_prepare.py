@@ -139,5 +139,5 @@ def test_channels_of_a_preparation():
 
 def test_presizing():
     assert train_preparation(16, 0.35, squash=(40, 24)).squash == (40, 24)
-    with pytest.raises(ValueError, match="presize=.16, 16. is smaller.*.56, 56. keeps"):
+    with pytest.raises(ValueError, match="presize=.16, 16. is smaller.*.56, 56. has"):
         train_preparation(32, 0.35, squash=16)

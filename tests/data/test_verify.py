@@ -47,7 +47,7 @@ def test_what_only_decoding_finds_is_listed(root, workers):
     assert not found.ok and found.paths == [*wrong, gone] and len(found) == 3
     first, second, third = found
     assert first == found[0] == BadPhoto(wrong[0], "train", 5, "bee", first.reason)
-    assert "cut short" in first.reason and str(wrong[0]) in first.reason
+    assert "truncated" in first.reason and str(wrong[0]) in first.reason
     assert (second.split, second.label, third.position) == ("valid", "ant", 3)
     assert "12 photos were decoded; 3 can't be read" in str(found)
     assert f"valid, bee: {third.reason}" in repr(found)

@@ -235,7 +235,7 @@ def cases(root: Path):
     )
     yield made(load_resized, size=(4, 4)), "source", {"array"}, ()
     resize = made(load_resized, picture)
-    yield resize, "size", set(), ()
+    yield resize, "size", POSITIVE, SCALARS
     for name, fine in (("resample", set()), ("resize", set()), ("pad_mode", set())):
         yield made(load_resized, picture, (4, 4)), name, fine, ()
     yield made(load_resized, picture, (4, 4)), "channels", POSITIVE, (np.int64(3),)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxtune.data.fit import check_resize, fit, fitting_box
+from jaxtune.data.resize import check_resize, fit_image, fitting_box
 
 sides = st.integers(1, 300)
 
@@ -58,7 +58,7 @@ def by_index(image, size, resize, pad_mode):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_fit(shape, size, resize, pad_mode, channels):
     image = photo(*shape, channels)
-    fitted = fit(image, size, resize=resize, pad_mode=pad_mode)
+    fitted = fit_image(image, size, resize=resize, pad_mode=pad_mode)
     wanted = by_index(image, size, resize, pad_mode)
     np.testing.assert_array_equal(np.asarray(fitted), wanted)
 
