@@ -1,12 +1,11 @@
-"""More classes: a network's outputs are moved by name, and given new rows.
+"""More classes: known ones keep their rows by name, new ones get fresh rows.
 
-A network, its classes and those wanted in; a network with a row for each of these out.
-The one rule of the file: a class that is known keeps its row bit for bit, and where its
-row is found by running the network on shapes, never by a layer's name.
+Which arrays have a row for each class is found by running the network on shapes, never
+by a layer's name.
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -28,18 +27,18 @@ from jaxtune.models import Sequence as ModuleSequence
 from jaxtune.transfer.groups import dotted
 from jaxtune.transfer.running import evaluating
 
-#: What layers call the number of their outputs.
+#: Attributes in which layers keep the number of their outputs.
 _COUNTS = ("out_features", "num_features", "num_classes", "num_outputs", "out_channels")
-#: What a module calls it whose layers have them.
+#: Attributes in which the modules that contain these layers keep it.
 _COUNTS_ABOVE = ("out_features", "num_classes", "num_outputs")
-#: What layers call a shape of theirs that ends with it.
+#: Attributes in which layers keep a shape that ends with it.
 _SHAPES = ("out_features", "kernel_shape", "bias_shape")
-#: Sets of layers with more members are not tried.
+#: Larger sets of layers are not tried.
 _MOST_LAYERS = 3
 
 
 class _Layer(NamedTuple):
-    """Axes of one layer's arrays that may all be that of the classes."""
+    """For each array of a layer, the axis that may be that of the classes."""
 
     path: tuple
     axes: dict[tuple, int]
@@ -56,17 +55,18 @@ def class_rows(
     extend: bool = True,
     reorder: bool = False,
 ) -> tuple[int | None, ...]:
-    """Returns the position among the old classes of each new one, None if it has none.
+    """Returns each new class's position among the old ones; None if it isn't one.
 
     Args:
-        old_classes: That a network knows, in the order of its outputs.
-        new_classes: That it is to know, in their order.
-        extend: Whether there may be classes that it doesn't know.
-        reorder: Whether the known ones may be in another order among themselves.
+        old_classes: The network's classes, in the order of its outputs.
+        new_classes: The classes wanted, in order.
+        extend: Whether `new_classes` may have further ones.
+        reorder: Whether the old ones may be in another order there.
 
     Raises:
-        ValueError: If a known class is missing, there are new ones without `extend`, or
-            known ones are in another order without `reorder`; the message says what to
+        TypeError: If the classes are not lists of names.
+        ValueError: If an old class is missing, there are new ones without `extend`, or
+            old ones are in another order without `reorder`; the message says what to
             write.
 
     Example:
@@ -88,7 +88,7 @@ def class_rows(
     if missing:
         raise ValueError(
             "the network knows classes that the data doesn't: "
-            f"{_listed(missing)}. Tell the data of them, with photos or without: "
+            f"{_listed(missing)}. Give them to the data, with photos or without: "
             f"classes={[*old, *unknown]!r} where it is made."
         )
     if unknown and not extend:
@@ -116,13 +116,13 @@ def take_rows(
     *,
     axis: int = -1,
 ) -> Num[Array, "..."]:
-    """Returns an array whose rows along an axis are known ones, bit for bit, or fresh.
+    """Returns an array whose rows are taken from one array, bit for bit, or another.
 
     Args:
         array: The known rows.
-        rows: For each row that comes out its position in `array`, None for a fresh one.
-        fresh: An array of the shape that comes out; only its fresh rows count.
-        axis: That of the rows.
+        rows: For each row of the result its position in `array`; None for a fresh one.
+        fresh: An array of the result's shape, from which the fresh rows are taken.
+        axis: The axis of the rows.
 
     Example:
         >>> take_rows(jnp.asarray([1.0, 2.0]), (1, None, 0), jnp.zeros(3)).tolist()
@@ -146,23 +146,23 @@ def output_axes(
 ) -> dict[str, int]:
     """Returns which arrays of a network have a row for each output, and on which axis.
 
-    Layers whose arrays have an axis of that length are made longer, on shapes, until
-    the network runs and gives as many outputs more: the smallest set of layers with
-    which it does is the one. Of a network of body and head only the head is looked at.
+    Layers whose arrays have an axis of length `num_outputs` are lengthened, on shapes:
+    the smallest set of them with which the network runs and has as many more outputs is
+    the one. Of a network of body and head, only layers of the head are tried.
 
     Args:
         network: Maps images (b, h, w, c) to outputs (b, num_outputs).
-        num_outputs: As many as it has.
+        num_outputs: Its number of outputs.
         size: Height and width of the images, in pixels.
         in_channels: Channels of the images.
         at: Dotted path of the layer with the outputs ("head.fc"), or of several, where
-            it can't be found.
+            the search finds none or several.
 
     Returns:
         The axis by dotted path, of parameters and statistics.
 
     Raises:
-        ValueError: If there is no such set of layers, or several; they are listed.
+        ValueError: If no such set of layers exists, or several; they are listed.
 
     Example:
         >>> from jaxtune import create_cnn_model, resnet18
@@ -186,19 +186,19 @@ def extend_outputs(
     init: Callable = kaiming_normal,
     rngs: nnx.Rngs | None = None,
 ) -> nnx.Module:
-    """Returns a network for more classes, which knows the old ones as before.
+    """Returns a network with more classes that treats the old ones as before.
 
-    Known classes keep their weights, biases and statistics bit for bit, wherever their
-    row comes to stand. New ones begin as in a fresh head: weights drawn by `init`,
-    biases 0, norms at 1 and 0 (a bias of 1e-3, as in `create_head`), any other row at
-    the mean of the known ones.
+    Old classes keep their weights, biases and statistics bit for bit, at whichever
+    position. New ones start as in a fresh head: weights drawn by `init`, biases 0,
+    norms at 1 and 0 (a bias of 1e-3, as in `create_head`), any other row at the mean of
+    the old ones.
 
     Args:
-        network: Maps images (b, h, w, c) to outputs, one for each old class; it is left
-            as it is.
+        network: Maps images (b, h, w, c) to outputs, one for each old class; it is not
+            changed.
         old_classes: In the order of its outputs.
-        new_classes: All that it is to know, the old ones among them, in any places.
-        reorder: Whether the old ones may be in another order among themselves.
+        new_classes: All classes wanted, the old ones included, in order.
+        reorder: Whether the old ones may be in another order there.
         size: Height and width of the images, in pixels.
         in_channels: Channels of the images.
         at: Where the outputs are, see `output_axes`.
@@ -206,20 +206,20 @@ def extend_outputs(
         rngs: Stream `params` draws the new rows; `nnx.Rngs(0)` if None.
 
     Returns:
-        A network of the same form, with the same paths; what is not a row of a class is
-        shared with the one given.
+        A network of the same kind, with the same paths; arrays without a row for each
+        class are shared with the one given.
 
     Raises:
         TypeError: If an argument is of another type.
-        ValueError: If a known class is missing or in another place without `reorder`,
-            or it can't be told which arrays have a row for each class.
+        ValueError: If an old class is missing, or in another place without `reorder`,
+            or it is ambiguous which arrays have a row for each class.
     """
     check_module(network, "network")
     in_channels = check_integer(in_channels, "in_channels", least=1)
     check_function(init, "init", "a function (key, shape) -> array")
     rows = class_rows(old_classes, new_classes, reorder=reorder)
     graphdef, state = nnx.split(network)
-    # Other variables, which hold the same arrays.
+    # New variables that hold the same arrays.
     extended = nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf, state))
     if rows == tuple(range(len(old_classes))):
         return extended
@@ -228,7 +228,7 @@ def extend_outputs(
     keys = nnx.Rngs(0) if rngs is None else rngs
     for layer in layers:
         node = _follow(extended, layer.path)
-        _say_count(extended, layer.path, len(old_classes), len(rows))
+        _set_count(extended, layer.path, len(old_classes), len(rows))
         for path, axis in layer.axes.items():
             variable = _follow(extended, path)
             old = variable[...]
@@ -241,58 +241,48 @@ def extend_outputs(
 
 
 def _find(network, count: int, images, at) -> list[_Layer]:
-    prefix, part, inputs = (), network, images
+    part, inputs = network, images
     if isinstance(network, ModuleSequence) and len(network) == 2:
-        # Body and head: the body runs once, and none of its layers is looked at.
-        prefix, part = (network.names[1],), network[1]
+        # Body and head: the body runs once; the head keeps its paths.
+        part = ModuleSequence({network.names[1]: network[1]})
         inputs = _run(network[0], images)
-    layers = [
-        _Layer(
-            (*prefix, *layer.path), {(*prefix, *p): a for p, a in layer.axes.items()}
-        )
-        for layer in _candidates(part, count)
-    ]
+    layers = _candidates(part, count)
     if at is not None:
         return _named(layers, (at,) if isinstance(at, str) else tuple(at), count)
-    longer = 1 + max(
-        (n for _, leaf in _arrays(part) for n in leaf.shape), default=count
-    )
+    # A length that no other axis has.
+    longer = max([count, *(n for _, leaf in _arrays(part) for n in leaf.shape)]) + 1
 
     def fits(chosen: Sequence[_Layer]) -> bool:
-        bare = [
-            _Layer(
-                layer.path[len(prefix) :],
-                {p[len(prefix) :]: a for p, a in layer.axes.items()},
-            )
-            for layer in chosen
-        ]
         try:
-            outputs = _run(part, inputs, lambda m: _lengthen(m, bare, count, longer))
+            outputs = _run(part, inputs, lambda m: _lengthen(m, chosen, count, longer))
         except (TypeError, ValueError, ZeroDivisionError):
             return False
         return getattr(outputs, "shape", None) == (1, longer)
 
-    found: list = []
+    fitting: list[tuple[_Layer, ...]] = []
     for number in range(1, min(_MOST_LAYERS, len(layers)) + 1):
-        sets = itertools.combinations(layers, number)
-        found = [
+        fitting = [
             chosen
-            for chosen in sets
+            for chosen in itertools.combinations(layers, number)
             if len({layer.path for layer in chosen}) == number and fits(chosen)
         ]
-        if found:
+        if fitting:
             break
-    if len(found) == 1 and count == 1:
-        # One row serves any number of outputs: what else could have one, may.
-        others = [layer for layer in layers if layer not in found[0]]
-        found += [(*found[0], other) for other in others if fits((*found[0], other))]
-    if len(found) != 1:
-        raise _unclear(count, layers if not found else [x for s in found for x in s])
-    return list(found[0])
+    if len(fitting) == 1 and count == 1:
+        # An array with one row fits any number of outputs: others may have rows, too.
+        (only,) = fitting
+        others = [(*only, layer) for layer in layers if layer not in only]
+        fitting += filter(fits, others)
+    if len(fitting) != 1:
+        raise _unclear(count, layers if not fitting else itertools.chain(*fitting))
+    return list(fitting[0])
 
 
 def _candidates(part: nnx.Module, count: int) -> list[_Layer]:
-    """Each layer's arrays with an axis of that length, for each place it has it in."""
+    """Returns each layer with arrays that have an axis of that length.
+
+    A layer whose tables have it as last axis and as another one is returned twice.
+    """
     around: dict[tuple, dict[tuple, tuple[int, ...]]] = {}
     for path, leaf in _arrays(part):
         if count in leaf.shape:
@@ -313,7 +303,7 @@ def _candidates(part: nnx.Module, count: int) -> list[_Layer]:
 def _named(layers: list[_Layer], at: tuple[str, ...], count: int) -> list[_Layer]:
     chosen = []
     for name in at:
-        # The place where the axis is the last comes first.
+        # Where the classes are the last axis comes first.
         here = [layer for layer in layers if dotted(layer.path) == name]
         if not here:
             raise _unclear(count, layers, f" None of its layers is called {name!r}.")
@@ -321,11 +311,11 @@ def _named(layers: list[_Layer], at: tuple[str, ...], count: int) -> list[_Layer
     return chosen
 
 
-def _unclear(count: int, layers: Sequence[_Layer], more: str = "") -> ValueError:
+def _unclear(count: int, layers: Iterable[_Layer], more: str = "") -> ValueError:
     listed = "".join(f"\n  {layer}" for layer in dict.fromkeys(map(str, layers)))
     return ValueError(
         f"can't tell which layers of the head have a row for each of {count} outputs."
-        f"{more} Say it with at=, the path of a layer or a list of them"
+        f"{more} Choose with at=, the path of a layer or a list of them"
         + (f":{listed}" if listed else "; none has an axis of that length.")
     )
 
@@ -355,7 +345,7 @@ def _run(module: nnx.Module, inputs, change: Callable = lambda module: module):
 
 def _lengthen(part, layers: Sequence[_Layer], old: int, new: int):
     for layer in layers:
-        _say_count(part, layer.path, old, new)
+        _set_count(part, layer.path, old, new)
         for path, axis in layer.axes.items():
             variable = _follow(part, path)
             shape = list(variable.shape)
@@ -364,7 +354,7 @@ def _lengthen(part, layers: Sequence[_Layer], old: int, new: int):
     return part
 
 
-# What it becomes.
+# The extended network.
 
 
 def _follow(root, path: Sequence):
@@ -374,8 +364,8 @@ def _follow(root, path: Sequence):
     return root
 
 
-def _say_count(root, path: Sequence, old: int, new: int) -> None:
-    """Corrects what a layer, and what it lies in, say of the number of outputs."""
+def _set_count(root, path: Sequence, old: int, new: int) -> None:
+    """Changes the number of outputs in the attributes of a layer and its parents."""
     for depth in range(len(path) + 1):
         node = _follow(root, path[:depth])
         for name in _COUNTS if depth == len(path) else _COUNTS_ABOVE:
@@ -389,7 +379,7 @@ def _say_count(root, path: Sequence, old: int, new: int) -> None:
 
 
 def _fresh(node, name: str, old, axis: int, count: int, init, rngs: nnx.Rngs):
-    """An array of so many rows as a fresh layer has it."""
+    """Returns an array with `count` rows as in a fresh layer."""
     if old.ndim > 1:
         shape = [n for i, n in enumerate(old.shape) if i != axis]
         return jnp.moveaxis(init(rngs.params(), (*shape, count)), -1, axis)

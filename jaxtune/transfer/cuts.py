@@ -14,9 +14,8 @@ from flax import nnx
 
 from jaxtune.arguments import Integer, check_integer, check_module, described
 from jaxtune.models import Sequence
-from jaxtune.transfer.calls import last_calls, record_calls
 from jaxtune.transfer.running import children_of, output_shape
-from jaxtune.transfer.truncation import truncated
+from jaxtune.transfer.truncation import last_calls, record_calls, truncated
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""The fresh classifier joined to a body: fastai's concat-pool head.
+"""The new classifier on top of a body: fastai's concat-pool head.
 
-Feature maps (b, h, w, c) in, logits (b, num_classes) out. The one rule of the file:
-layers, order, sizes and initial values are fastai v2's.
+Maps feature maps (b, h, w, c) to logits (b, num_classes). Layers, their order, sizes
+and initial values are fastai v2's.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,7 +42,7 @@ class ConcatPool(nnx.Module):
 
     @staticmethod
     def features(num_features: int) -> int:
-        """Returns the number of features that come out for so many going in."""
+        """Returns the number of output features for `num_features` channels."""
         return 2 * num_features
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b c2"]:
@@ -51,7 +51,7 @@ class ConcatPool(nnx.Module):
 
 
 class SigmoidRange(nnx.Module):
-    """Squeezes outputs into an open interval; fastai's `SigmoidRange`."""
+    """Maps outputs into an open interval by a sigmoid; fastai's `SigmoidRange`."""
 
     def __init__(self, low: float, high: float):
         """Takes the ends of the interval, in the unit of the target."""
@@ -63,9 +63,9 @@ class SigmoidRange(nnx.Module):
 
 
 class Denormalize(nnx.Module):
-    """Brings outputs into the targets' own units: x * std + mean, in float32.
+    """Converts outputs to the targets' own units: x * std + mean, in float32.
 
-    Mean and standard deviation are statistics, which no training moves.
+    Mean and standard deviation are statistics, which training doesn't change.
 
     References:
         Keras 3, `Normalization(invert=True)`; scikit-learn,
@@ -73,7 +73,7 @@ class Denormalize(nnx.Module):
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
-        """Takes those of each output, over the training targets."""
+        """Takes mean and standard deviation of each training target."""
         self.mean = nnx.BatchStat(jnp.asarray(mean, jnp.float32))
         self.std = nnx.BatchStat(jnp.asarray(std, jnp.float32))
 
@@ -83,10 +83,7 @@ class Denormalize(nnx.Module):
 
 
 def denormalizing(network: nnx.Module) -> Denormalize | None:
-    """Returns the layer that brings a network's outputs into the targets' units.
-
-    None if its head does not end in one.
-    """
+    """Returns the `Denormalize` layer that a network's head ends in, or None."""
     head = network[-1] if isinstance(network, ModuleSequence) else None
     last = head[-1] if isinstance(head, ModuleSequence) else None
     return last if isinstance(last, Denormalize) else None
@@ -110,33 +107,33 @@ def create_head(
     """Returns fastai's head: pool, then per layer batch norm, dropout, linear, ReLU.
 
     With the defaults: pool, bn(2F), dropout .25, linear(2F, 512), relu, bn(512),
-    dropout .5, linear(512, num_classes). Linear layers have no bias wherever a batch
-    norm stands before them, which is everywhere by default, the output included.
+    dropout .5, linear(512, num_classes). Linear layers after a batch norm have no bias;
+    by default these are all of them, the last included.
 
     Args:
         num_features: Channels of the body's feature map, F.
         num_classes: Number of logits.
         hidden: Sizes of the hidden layers, or the size of one; (512,) if None, () for
-            one linear layer.
+            a single linear layer.
         dropout: Rate before the last linear layer, half of it before the others; or one
-            rate for each linear layer. 0 leaves the layer out.
-        concat_pool: Maximum and average pooling side by side; else average only.
-        first_bn: Whether a batch norm stands at the first linear layer.
+            rate for each linear layer. 0 omits the dropout layer.
+        concat_pool: Concatenate maximum and average pooling; else average only.
+        first_bn: Whether the first linear layer has a batch norm.
         bn_final: Whether a batch norm (momentum .01) ends the head.
         lin_first: Linear and ReLU before batch norm and dropout, in each layer.
-        y_range: Ends of the interval for regression, reached by a sigmoid.
+        y_range: (low, high) for regression: outputs are in this open interval.
         target_stats: For regression, mean and standard deviation of each target, see
-            `jaxtune.data.target_stats`: outputs are then in the targets' own units, and
-            what the head learns is of size 1, wherever the targets lie.
+            `jaxtune.data.target_stats`: outputs are then in the targets' own units,
+            while the layers before learn standardized values.
         init: Draws a linear layer's weight: `init(key, shape)` with shape (in, out).
         rngs: Stream `params` draws the weights.
 
     Raises:
         TypeError: If an argument is of another type.
         ValueError: If the number of rates isn't that of the linear layers, a rate is
-            not in [0, 1), a size is less than 1, or `y_range` doesn't rise; if
-            `y_range` and `target_stats` are both given, or the statistics are not those
-            of so many outputs.
+            not in [0, 1), a size is less than 1, `y_range` isn't increasing, `y_range`
+            and `target_stats` are both given, or the statistics are not one for each
+            output.
 
     Example:
         >>> from flax import nnx

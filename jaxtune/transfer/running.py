@@ -1,11 +1,8 @@
-"""Running a network on shapes, and listening to its children.
-
-A network in; shapes and children out. The one rule of the file: a network is looked at
-by running it (`jax.eval_shape`), nothing is computed.
-"""
+"""Running a network on shapes (`jax.eval_shape`), and wrapping its children's calls."""
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +13,12 @@ from jaxtune.models import Sequence, call_module
 
 
 def evaluating(module: nnx.Module) -> nnx.Module:
-    """Returns a view of a module which draws nothing and changes no statistic.
+    """Returns a view of a module in evaluation mode, which shares its variables.
 
-    Running statistics instead of the batch's, dropout off. The view shares its
-    variables with the module.
+    Batch norms use running statistics and don't update them; dropout is off.
 
     Raises:
-        TypeError: If it is no NNX module.
+        TypeError: If it is not an NNX module.
     """
     check_module(module, "module")
     return nnx.view(
@@ -31,13 +27,13 @@ def evaluating(module: nnx.Module) -> nnx.Module:
 
 
 def output_shape(module: nnx.Module, *, in_channels: int = 3) -> tuple[int, ...]:
-    """Returns the shape of a network's output for one square image, 32 px or larger.
+    """Returns the shape of a network's output for one square image.
 
-    Sizes 32, 64, … 512 px are tried until one runs.
+    Several sizes from 32 to 512 px are tried, 64 px first, until the network runs.
 
     Raises:
-        ValueError: If none runs; the last error is the cause.
-        TypeError: If the output is no array, such as a tuple of two.
+        ValueError: If it runs on none; the last error is the cause.
+        TypeError: If the output is not an array, such as a tuple of two.
     """
     for size in (64, 32, 128, 224, 256, 512):
         try:
@@ -72,7 +68,7 @@ def check_runs(
         in_channels: Channels of the images.
 
     Raises:
-        ValueError: If it doesn't; the network's own error is the cause.
+        ValueError: If it doesn't run; the network's own error is the cause.
     """
     try:
         _output_at(module, in_channels, size)
@@ -94,33 +90,32 @@ def _output_at(module, in_channels: int, size: int | tuple[int, int]):
 def children_of(module: nnx.Module) -> list[tuple[str, Callable]]:
     """Returns the direct children by name; a list's items are children: "blocks.0".
 
-    The children of a sequence may be functions.
+    Children of a sequence may be functions.
     """
     if isinstance(module, Sequence):
         return [(name, module[name]) for name in module.names]
     if isinstance(module, nnx.Sequential):
         return [(str(i), layer) for i, layer in enumerate(module.layers)]
-    found = []
+    children: list[tuple[str, Any]] = []
     for name, value in vars(module).items():
         if isinstance(value, nnx.List):
-            found += [(f"{name}.{i}", item) for i, item in enumerate(value)]
+            children += [(f"{name}.{i}", item) for i, item in enumerate(value)]
         elif isinstance(value, nnx.Dict):
-            found += [(f"{name}.{key}", item) for key, item in value.items()]
+            children += [(f"{name}.{key}", item) for key, item in value.items()]
         else:
-            found.append((name, value))
-    return [(name, child) for name, child in found if isinstance(child, nnx.Module)]
+            children.append((name, value))
+    return [(name, child) for name, child in children if isinstance(child, nnx.Module)]
 
 
 def listen(module: nnx.Module, around: Callable) -> None:
-    """Lets a function stand around each call of a module: on a copy made for one run.
+    """Wraps a function around each call of a module, in place; use it on a copy.
 
-    The class is changed rather than the module wrapped: whoever looks at the module's
-    attributes, or at what its call takes, still finds them, under the same paths.
+    The class is changed rather than the module wrapped, so attributes, paths and the
+    call's signature stay the same.
 
     Args:
-        module: Any that can be called.
-        around: (call, *args, **kwargs) -> what the call gives; `call` takes the
-            arguments alone.
+        module: Any module that can be called.
+        around: (call, *args, **kwargs) -> output; `call` takes the arguments alone.
     """
     kind = _listening_class(type(module))
     object.__setattr__(module, "__class__", kind)
@@ -129,8 +124,8 @@ def listen(module: nnx.Module, around: Callable) -> None:
 
 @functools.cache
 def _listening_class(kind: type) -> type:
-    # One subclass for each class: Flax keeps a record of every class that there is.
-    # Whoever listens to a listener has an attribute of another name.
+    # One subclass for each class, as Flax registers every class permanently. A wrapper
+    # of a wrapper has an attribute of its own.
     around_name = f"_around_{len(kind.__mro__)}"
 
     @functools.wraps(kind.__call__)
