@@ -19,8 +19,8 @@ What there is, in the order of the data's way:
 
 - data: `ImageDataLoaders`; on the device `training_images` and `validation_images`,
   and what they are made of: `augment`, `per_image_keys`, `to_float`, `normalize`.
-- models and pretrained: `resnet18` and others, `ARCHITECTURES`, `read_weights`; the
-  layers `Sequence`, `Conv`, `Linear`, `BatchNorm`.
+- models and pretrained: `resnet18` and others, `ARCHITECTURES`, `register_model` for
+  your own, `read_weights`; the layers `Sequence`, `Conv`, `Linear`, `BatchNorm`.
 - transfer: `create_cnn_model`, or `create_body` and `create_head`; `inspect_cuts`;
   `default_groups`, `split_groups`, `group_labels`; `evaluating`, the view for
   validation; `extend_outputs`, for more classes.
@@ -100,9 +100,11 @@ from jaxtune.pretrained import ARCHITECTURES as ARCHITECTURES
 from jaxtune.pretrained import IMAGENET_MEAN as IMAGENET_MEAN
 from jaxtune.pretrained import IMAGENET_STD as IMAGENET_STD
 from jaxtune.pretrained import Architecture as Architecture
+from jaxtune.pretrained import RegisteredModel as RegisteredModel
 from jaxtune.pretrained import Weights as Weights
 from jaxtune.pretrained import adapt_channels as adapt_channels
 from jaxtune.pretrained import read_weights as read_weights
+from jaxtune.pretrained import register_model as register_model
 from jaxtune.pretrained import resnet18 as resnet18
 from jaxtune.pretrained import resnet18d as resnet18d
 from jaxtune.pretrained import resnet26d as resnet26d

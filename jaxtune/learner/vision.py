@@ -21,7 +21,7 @@ from jaxtune.loop.float32 import in_float32
 from jaxtune.pretrained import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    Architecture,
+    RegisteredModel,
     adapt_statistics,
 )
 from jaxtune.train import Metric, enable_compilation_cache, local_devices
@@ -185,10 +185,9 @@ def _statistics(
 ) -> tuple[tuple[float, ...], ...]:
     """Mean and deviation that the body's values were made with, or ImageNet's."""
     mean, std, guessed = IMAGENET_MEAN, IMAGENET_STD, False
-    if isinstance(arch, Architecture):
-        if pretrained:
-            found = arch.resolve(weights)
-            mean, std, guessed = found.mean, found.std, not found.is_known
+    if isinstance(arch, RegisteredModel):
+        mean, std, known = arch.statistics(pretrained=pretrained, weights=weights)
+        guessed = not known
     elif arch is None or isinstance(arch, nnx.Module):
         guessed = pretrained
     else:
@@ -214,7 +213,7 @@ def _statistics(
 def _recipe(arch, cut, head, in_channels: int, options: dict) -> dict | None:
     """How to build the network again, where JSON can say it."""
     plain = not callable(cut) and "init" not in options
-    if not isinstance(arch, Architecture) or head is not None or not plain:
+    if not isinstance(arch, RegisteredModel) or head is not None or not plain:
         return None
     return {
         "arch": arch.name,

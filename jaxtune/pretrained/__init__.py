@@ -1,6 +1,5 @@
 """Published weights: found, verified, converted, loaded."""
 
-from jaxtune.pretrained.architectures import ARCHITECTURES as ARCHITECTURES
 from jaxtune.pretrained.architectures import Architecture as Architecture
 from jaxtune.pretrained.architectures import resnet18 as resnet18
 from jaxtune.pretrained.architectures import resnet18d as resnet18d
@@ -33,6 +32,12 @@ from jaxtune.pretrained.files import write_weights as write_weights
 from jaxtune.pretrained.manifest import IMAGENET_MEAN as IMAGENET_MEAN
 from jaxtune.pretrained.manifest import IMAGENET_STD as IMAGENET_STD
 from jaxtune.pretrained.manifest import manifest as manifest
+from jaxtune.pretrained.registry import ARCHITECTURES as ARCHITECTURES
+from jaxtune.pretrained.registry import RegisteredModel as RegisteredModel
+from jaxtune.pretrained.registry import call_build as call_build
+from jaxtune.pretrained.registry import layer_at as layer_at
+from jaxtune.pretrained.registry import parameters_of as parameters_of
+from jaxtune.pretrained.registry import register_model as register_model
 from jaxtune.pretrained.torch_file import read_torch_file as read_torch_file
 from jaxtune.pretrained.torch_pickle import UnsafeFileError as UnsafeFileError
 from jaxtune.pretrained.torch_pickle import WeightsFileError as WeightsFileError

@@ -476,7 +476,13 @@ def _with_scale(
 
 def _build(meta: Mapping[str, Any]) -> nnx.Module:
     recipe = meta.get("network")
-    if not recipe or recipe["arch"] not in ARCHITECTURES:
+    if recipe and recipe["arch"] not in ARCHITECTURES:
+        raise ValueError(
+            f"this checkpoint's network is {recipe['arch']!r}, which is not "
+            f"registered here. Call register_model({recipe['arch']!r}, ...) before, or "
+            "build the network and hand it over as module=."
+        )
+    if not recipe:
         known = ", ".join(ARCHITECTURES)
         raise ValueError(
             "this checkpoint doesn't say how to build its network (a body or head of "

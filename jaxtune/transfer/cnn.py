@@ -1,8 +1,4 @@
-"""A body and a fresh head, joined: the network that transfer learning trains.
-
-An architecture or a module in, a two-child sequence out. The one rule of the file: the
-body keeps its pretrained values, only the head is new.
-"""
+"""A body and a fresh head, joined: the network that transfer learning trains."""
 
 import inspect
 import os
@@ -23,7 +19,14 @@ from jaxtune.arguments import (
     other_library,
 )
 from jaxtune.models import Sequence
-from jaxtune.pretrained import ARCHITECTURES, Architecture, WeightsMismatchError
+from jaxtune.pretrained import (
+    ARCHITECTURES,
+    RegisteredModel,
+    WeightsMismatchError,
+    call_build,
+    layer_at,
+    parameters_of,
+)
 from jaxtune.transfer.cuts import check_cut, create_body, num_features
 from jaxtune.transfer.head import create_head
 from jaxtune.transfer.running import output_shape
@@ -173,16 +176,28 @@ def check_arch(arch: Any) -> Callable | nnx.Module:
 
 def _body(arch: Callable | nnx.Module, options: dict, cut: Any) -> nnx.Module:
     in_channels = options["in_channels"]
-    if isinstance(arch, nnx.Module):
-        return create_body(arch, cut, in_channels=in_channels)
-    if not isinstance(arch, Architecture) or not options["pretrained"]:
-        return create_body(_build(arch, options), cut, in_channels=in_channels)
-    # Only what the cut leaves is read; nothing is drawn, so the head's values don't
-    # depend on it.
-    options = {**options, "rngs": None, "read_classifier": False}
+    if not isinstance(arch, RegisteredModel):
+        network = arch if isinstance(arch, nnx.Module) else _build(arch, options)
+        return create_body(network, cut, in_channels=in_channels)
+    cut = arch.cut if cut is None else cut
+    body = _registered_body(arch, options, cut)
+    if arch.groups:
+        body.default_groups = arch.groups
+    return body
+
+
+def _registered_body(arch: RegisteredModel, options: dict, cut: Any) -> nnx.Module:
+    in_channels = options["in_channels"]
+    if options["pretrained"]:
+        # Only what the cut leaves is read. The head's values don't depend on it, since
+        # nothing is drawn from its stream.
+        reads_all = arch.classifier is None
+        options = {**options, "rngs": None, "read_classifier": reads_all}
     network = arch(**options)
     body = create_body(network, cut, in_channels=in_channels)
-    if not _shares_variables(body, network.fc):
+    if options.get("read_classifier", True):
+        return body
+    if not _shares_variables(body, layer_at(network, arch.classifier)):
         return body
     try:
         network = arch(**options | {"read_classifier": True})
@@ -229,7 +244,7 @@ def _check_body(arch, body, **of_arch) -> None:
 
 def _build(arch: Callable, options: dict) -> nnx.Module:
     what = getattr(arch, "__name__", described(arch))
-    parameters = inspect.signature(arch).parameters.values()
+    parameters = parameters_of(arch)
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
     names = {p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY}
     if options["weights"] is not None and "weights" not in names and not takes_all:
@@ -243,23 +258,4 @@ def _build(arch: Callable, options: dict) -> nnx.Module:
                 f"{what} takes no argument `channel_init`, so it would not be used: "
                 "leave it out."
             )
-    given = {k: v for k, v in options.items() if takes_all or k in names}
-    needed = [
-        p.name
-        for p in parameters
-        if p.default is p.empty
-        and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-        and p.name not in given
-    ]
-    if needed:
-        raise TypeError(
-            f"arch={what} needs {', '.join(needed)}, which nothing here gives. Write "
-            f"functools.partial({what}, {needed[0]}=...), or hand over the module."
-        )
-    network = arch(**given)
-    if not isinstance(network, nnx.Module):
-        raise TypeError(
-            "the architecture must be a flax.nnx module or a function that gives one; "
-            f"{what} gave {described(network)}."
-        )
-    return network
+    return call_build(arch, options)
