@@ -24,6 +24,7 @@ import functools
 import statistics
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -160,6 +161,14 @@ def memory(who: str, arch: str, size: int, case: str, batch: int) -> float:
     return float(done.stdout.split()[-1])
 
 
+class Repeated(list):
+    """A loader of the same batches in each epoch."""
+
+    def batches(self, *where):
+        """Returns them."""
+        return iter(self)
+
+
 def python_share(arch: str, case: str) -> float:
     """Returns the milliseconds of Python in one step of the learner's loop.
 
@@ -167,40 +176,37 @@ def python_share(arch: str, case: str) -> float:
     metrics that computes nothing, so what is left is what Python does.
     """
     import jaxtune
-    from jaxtune.loop.epoch_table import Reporter
-    from jaxtune.loop.loop import Running, train_epoch
-    from jaxtune.loop.run_state import Position
+    from jaxtune.loop.fit import fit
 
-    net = jaxtune.create_cnn_model(getattr(jaxtune, arch), CLASSES, pretrained=False)
-    labels = jaxtune.group_labels(
-        jaxtune.split_module(net)[1], jaxtune.default_groups(net)
+    images = np.zeros((8, 32, 32, 3), np.uint8)
+    labels = np.arange(8) % CLASSES
+    data = jaxtune.ImageDataLoaders.from_arrays(
+        images, labels, valid=(images + 1, labels), size=32, batch_size=8
     )
-    tx = jaxtune.group_optimizer(
-        labels, dict.fromkeys(jaxtune.default_groups(net), 1e-4), jaxtune.one_cycle(9)
+    learner = jaxtune.vision_learner(
+        data, getattr(jaxtune, arch), pretrained=False, verbose=False
     )
-    _, params, model_state = jaxtune.split_module(net)
-    state = jaxtune.TrainState.create(params, model_state, tx)
+    trainer = learner._trainer
+    phase = jaxtune.Phase(None, 0, 1, (1e-4,) * 3, jaxtune.one_cycle(100), 0.0)
+    state = trainer.begin(phase)[1]
 
     @functools.partial(jax.jit, donate_argnums=0)
     def nothing(state, batch, key):
-        metrics = {"loss": jnp.zeros(()), "count": jnp.ones(()), "grad_norm": key[0]}
+        metrics = {"loss": jnp.zeros(()), "count": jnp.ones(()), "grad_norm": 0.0}
         return state, metrics | {"finite": jnp.asarray(True)}
 
+    trainer.begin = lambda phase: (nothing, jax.tree.map(jnp.copy, state))
+    trainer.evaluate = lambda *arguments: {"loss": 0.0}
+    trainer.check_phases = lambda *arguments: None
     batch = jax.device_put({"image": np.zeros((1, 1, 1, 3)), "label": np.zeros(1)})
-
-    newest = Running(jax.tree.map(jnp.copy, state))
+    loader = Repeated([batch] * 100)
+    given = types.SimpleNamespace(train_loader=loader, valid_loader=loader)
+    key = jax.random.key(0)
 
     def epoch():
-        newest.position = Position()
-        train_epoch(
-            newest,
-            [batch] * 100,
-            jnp.zeros(1),
-            train_step=nothing,
-            place=lambda batch: batch,
-            reporter=Reporter("", [], verbose=False),
-        )
+        list(fit(trainer, given, [phase], first_epoch=0, key=key))
 
+    epoch()
     return 10 * min(seconds(epoch) for _ in range(5))
 
 

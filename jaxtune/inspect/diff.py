@@ -1,20 +1,25 @@
-"""Snapshots: what the values were when a phase began.
+"""How far training has moved each layer, and whether what was frozen kept every bit.
 
-The one rule of the file: a snapshot holds the arrays themselves, which nothing changes,
-so taking one costs no time, and keeping one the memory of the values that have moved.
+A snapshot holds the arrays themselves, which nothing changes: taking one costs no time,
+keeping one the memory of what has moved since. Equal means the same bits, of parameters
+and of running statistics.
 """
 
 import dataclasses
 import math
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from jaxtune.arguments import check_integer, described
+from jaxtune.checkpoint import load_checkpoint
 from jaxtune.inspect.layer_groups import group_finder
 from jaxtune.plots import bar_plot
 from jaxtune.text_tables import Column, Table, Tabular
+from jaxtune.train import boundary_index
 from jaxtune.transfer import dotted
 
 
@@ -178,7 +183,7 @@ class DiffRow:
 
 
 @dataclasses.dataclass(frozen=True)
-class Stretch:
+class Interval:
     """One stretch of training: the states at its ends.
 
     Attributes:
@@ -196,7 +201,7 @@ class Stretch:
     after: tuple[Any, Any]
 
 
-def stretches(snapshots: Sequence[Snapshot], now: tuple[Any, Any]) -> list[Stretch]:
+def stretches(snapshots: Sequence[Snapshot], now: tuple[Any, Any]) -> list[Interval]:
     """Returns each phase's stretch, from its beginning to the next one's, or to now.
 
     Args:
@@ -211,7 +216,7 @@ def stretches(snapshots: Sequence[Snapshot], now: tuple[Any, Any]) -> list[Stret
     ]
     states = [(s.params, s.model_state) for s in firsts] + [now]
     return [
-        Stretch(s.phase, s.name, s.frozen, before, after)
+        Interval(s.phase, s.name, s.frozen, before, after)
         for s, before, after in zip(firsts, states, states[1:], strict=False)
     ]
 
@@ -224,7 +229,7 @@ class Diff(Tabular):
         names: Of the stretches.
     """
 
-    def __init__(self, parts: Sequence[Stretch], labels: Any, order: Sequence[str]):
+    def __init__(self, parts: Sequence[Interval], labels: Any, order: Sequence[str]):
         """Compares the ends of each stretch.
 
         Args:
@@ -239,7 +244,7 @@ class Diff(Tabular):
         self._phases = [part.phase for part in parts]
 
     def _compare(
-        self, part: Stretch, labels: Any, order: Sequence[str]
+        self, part: Interval, labels: Any, order: Sequence[str]
     ) -> list[DiffRow]:
         both = [
             tree_diff(was, now, labels)
@@ -394,7 +399,7 @@ def check_frozen(
     parts = stretches(snapshots, now)
     if groups is not None and parts:
         first = parts[0]
-        parts = [Stretch(0, "all training", tuple(groups), first.before, now)]
+        parts = [Interval(0, "all training", tuple(groups), first.before, now)]
     problems = []
     for part in parts:
         moved = [
@@ -421,3 +426,67 @@ def check_frozen(
             + "\n".join(problems)
             + way_out.get(norms, "")
         )
+
+
+def interval_since(
+    since: int | str | os.PathLike, snapshots: Sequence[Snapshot], now: tuple[Any, Any]
+) -> Interval:
+    """Returns the training since the beginning of a phase, or since a checkpoint.
+
+    Args:
+        since: A phase's number, "start", or the folder of a checkpoint.
+        snapshots: The weights at the beginning of each phase.
+        now: Parameters and statistics.
+
+    Raises:
+        TypeError: If `since` is nothing of that kind.
+        ValueError: If there is no such phase.
+        FileNotFoundError: If there is no checkpoint at the path.
+    """
+    if not isinstance(since, str | os.PathLike):
+        try:
+            since = check_integer(since, "since", least=1)
+        except TypeError:
+            raise TypeError(
+                'since must be the number of a phase, "start", the folder of a '
+                f"checkpoint or None; received {described(since)}."
+            ) from None
+    parts = stretches(snapshots, now)
+    numbers = [part.phase for part in parts]
+    if since == "start" or isinstance(since, int):
+        first = numbers[0] if since == "start" and numbers else since
+        if first not in numbers:
+            raise ValueError(
+                f"no phase {since!r} has begun; there are {numbers or 'none yet'}."
+            )
+        part = parts[numbers.index(first)]
+        name = f"since the beginning of phase {first}"
+        return Interval(0, name, (), part.before, now)
+    before = load_checkpoint(since, params=now[0], model_state=now[1])
+    return Interval(0, f"since {os.fspath(since)}", (), before, now)
+
+
+def check_group_names(
+    groups: str | Collection[str] | None, known: Mapping[str, Any]
+) -> tuple[str, ...] | None:
+    """Returns names of layer groups as a tuple, None as it is.
+
+    Args:
+        groups: One name, several or None.
+        known: The layer groups.
+
+    Raises:
+        TypeError: If it is nothing of that kind.
+        ValueError: If there is no such group.
+    """
+    names = (groups,) if isinstance(groups, str) else groups
+    if names is None:
+        return None
+    if not isinstance(names, Collection) or not all(isinstance(n, str) for n in names):
+        raise TypeError(
+            "groups must be the name of a layer group, several, or None; received "
+            f"{described(names)}."
+        )
+    for name in names:
+        boundary_index(name, known)
+    return tuple(names)

@@ -4,15 +4,19 @@ A network in, pictures out. The one rule of the file: a weight of 0 is middle gr
 pictures that are compared have one scale.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
-from jaxtune.arguments import check_module
+from jaxtune.arguments import check_module, described
+from jaxtune.checkpoint import find_checkpoint, load_checkpoint
+from jaxtune.inspect.diff import Snapshot
 from jaxtune.plots import new_figure
+from jaxtune.train import split_module
 from jaxtune.transfer.running import children_of
 
 #: Inches of one picture of all kernels.
@@ -158,3 +162,59 @@ def _mosaic(kernels: np.ndarray) -> np.ndarray:
         top, left = (i // columns) * (height + 1), (i % columns) * (width + 1)
         picture[top : top + height, left : left + width] = kernel
     return picture
+
+
+def compare_kernels(
+    module: nnx.Module, before: Any, snapshots: Sequence[Snapshot]
+) -> "matplotlib.figure.Figure":
+    """Returns a figure of the first convolution's kernels; see `Learner.plot_kernels`.
+
+    Args:
+        module: The network.
+        before: What to compare with, or None.
+        snapshots: The weights at the beginning of each phase.
+    """
+    path, now = first_weight(module)
+    if before is None:
+        return plot_kernels(now)
+    array = hasattr(before, "__array__") and np.ndim(before) == 4
+    if isinstance(before, bool | np.bool_) or not (
+        array or isinstance(before, int | np.integer | nnx.Module | str | Path)
+    ):
+        raise TypeError(
+            "before must be the number of a phase, a network, the path of a "
+            "checkpoint or weights (n, kh, kw, c); received "
+            f"{described(before)}."
+        )
+    if isinstance(before, int | np.integer):
+        return plot_kernels(
+            now,
+            outputs_first(_leaf(_snapshot_of(snapshots, before).params, path)),
+            titles=(f"before phase {before}", "now"),
+        )
+    if isinstance(before, nnx.Module):
+        before = first_weight(before)[1]
+    if isinstance(before, str | Path):
+        _, params, model_state = split_module(module)
+        params, _ = load_checkpoint(
+            find_checkpoint(before), params=params, model_state=model_state
+        )
+        before = outputs_first(_leaf(params, path))
+    return plot_kernels(now, np.asarray(before, np.float32))
+
+
+def _snapshot_of(snapshots: Sequence[Snapshot], phase: int) -> Snapshot:
+    by_phase = {snapshot.phase: snapshot for snapshot in snapshots}
+    if phase not in by_phase:
+        known = ", ".join(map(str, by_phase)) or "none yet"
+        raise ValueError(
+            f"there was no phase {phase} before this; phases so far: {known}."
+        )
+    return by_phase[phase]
+
+
+def _leaf(tree: Any, path: Sequence[str]) -> Any:
+    """An array of a state, by its path; a list's items have whole numbers as names."""
+    for name in path:
+        tree = tree[name] if name in tree else tree[int(name)]
+    return tree

@@ -22,9 +22,9 @@ from jaxtune.loop.callbacks import StopPhase as StopPhase
 from jaxtune.loop.callbacks import StopTraining as StopTraining
 from jaxtune.loop.history import History as History
 from jaxtune.loop.history import Row as Row
-from jaxtune.loop.loop import NonFiniteLossError as NonFiniteLossError
 from jaxtune.loop.memory import OutOfMemoryError as OutOfMemoryError
 from jaxtune.loop.resume import RunStopped as RunStopped
+from jaxtune.loop.trainer import NonFiniteLossError as NonFiniteLossError
 from jaxtune.results.interpretation import (
     ClassificationInterpretation as ClassificationInterpretation,
 )

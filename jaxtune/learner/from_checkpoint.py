@@ -13,15 +13,18 @@ from flax import nnx
 from jaxtune.arguments import check_flag, check_function, check_module, check_path
 from jaxtune.checkpoint import find_checkpoint, load_meta, with_kept_thresholds
 from jaxtune.data import CutMix, Mixing, MixUp
-from jaxtune.learner.extending import (
-    check_data,
-    check_loss,
-    said_of_classes,
-    said_of_freezing,
-)
 from jaxtune.learner.learner import Learner
-from jaxtune.learner.options import check_data as check_whole_data
-from jaxtune.learner.options import check_known, check_options
+from jaxtune.learner.more_classes import (
+    check_loss,
+    classes_in_words,
+    freezing_in_words,
+)
+from jaxtune.learner.options import (
+    check_data,
+    check_known,
+    check_options,
+    check_same_labels,
+)
 from jaxtune.loop.float32 import in_float32
 from jaxtune.loop.run_description import function_named
 from jaxtune.models import kaiming_normal
@@ -118,7 +121,7 @@ def continue_from(
             model.fine_tune(2, base_lr=5e-4)
     """
     check_path(path, "path")
-    check_whole_data(data)
+    check_data(data)
     extend, reorder = check_flag(extend, "extend"), check_flag(reorder, "reorder")
     if module is not None:
         check_module(module, "module")
@@ -130,7 +133,7 @@ def continue_from(
     checkpoint = find_checkpoint(path, which)
     meta = with_kept_thresholds(load_meta(checkpoint), path)
     classes = tuple(meta["classes"])
-    check_data(
+    check_same_labels(
         data,
         kind=meta.get("kind", "single"),
         outputs=meta.get("num_outputs", len(classes)),
@@ -236,7 +239,7 @@ def _said(
     whose = "the groups are new" if own_groups else f"as in phase {place['phase']}"
     return (
         f"continued from {os.fspath(path)} · "
-        f"{said_of_classes(classes, learner.data.classes)} · "
-        f"{said_of_freezing(learner.frozen_groups)}, {whose} · the optimizer and the "
+        f"{classes_in_words(classes, learner.data.classes)} · "
+        f"{freezing_in_words(learner.frozen_groups)}, {whose} · the optimizer and the "
         "history begin anew"
     )

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from flax import nnx
 
 from jaxtune.arguments import (
     check_flag,
@@ -20,6 +21,7 @@ from jaxtune.arguments import (
     like,
 )
 from jaxtune.data import check_mixing
+from jaxtune.loop.extra_validation import matching_loaders
 from jaxtune.train import (
     check_accumulation,
     check_clip_norm,
@@ -32,7 +34,13 @@ from jaxtune.train import (
     check_precision,
     resolve_rates,
 )
-from jaxtune.transfer import check_groups
+from jaxtune.transfer import check_groups, check_runs
+
+#: Arguments of `fine_tune` that decide its phases, beside epochs and learning rate.
+FINE_TUNING = (
+    *("freeze_epochs", "lr_mult", "pct_start", "div", "div_final", "unfreeze_to"),
+    *("wd", "moms"),
+)
 
 # What `jax.random.key` takes without float64 and its kin.
 _LARGEST_SEED = 2**32 - 1
@@ -86,6 +94,97 @@ def check_data(data: Any) -> Any:
             f'("photos") makes; received {described(data)}.'
         )
     return data
+
+
+def check_same_labels(data: Any, *, kind: str, outputs: int, in_channels: int) -> None:
+    """Refuses data of other labels or channels than a network was trained on.
+
+    Args:
+        data: `ImageDataLoaders`.
+        kind: Of the labels that the network was trained with.
+        outputs: How many numbers it gives.
+        in_channels: Channels of its images.
+
+    Raises:
+        ValueError: If the labels are of another kind, the numbers to be predicted
+            others, or the images have other channels.
+    """
+    if data.kind != kind:
+        raise ValueError(
+            f"the network was trained on {kind} labels, and the data has {data.kind} "
+            f"ones. Make the data with kind={kind!r}, or begin a new network."
+        )
+    if kind == "regression" and data.num_outputs != outputs:
+        raise ValueError(
+            f"the network predicts {outputs} numbers a photo, and the data has "
+            f"{data.num_outputs}. Numbers have no names by which they could be told "
+            "apart, so there is no extending: begin a new network, and take the body's "
+            'values with load(..., partial="body").'
+        )
+    if data.in_channels != in_channels:
+        raise ValueError(
+            f"the network takes images of {in_channels} channels, and the data's have "
+            f"{data.in_channels}. Make the data with in_channels={in_channels}."
+        )
+
+
+def check_replacement(data: Any, before: Any, network: nnx.Module) -> None:
+    """Refuses data that can't take the place of a learner's.
+
+    Args:
+        data: What is assigned.
+        before: The learner's `ImageDataLoaders`.
+        network: The learner's network.
+
+    Raises:
+        TypeError: If it is not `ImageDataLoaders`.
+        ValueError: If it has other labels, classes or channels, or photos of a size
+            that the network can't take.
+    """
+    check_data(data)
+    check_same_labels(
+        data,
+        kind=before.kind,
+        outputs=before.num_outputs,
+        in_channels=before.in_channels,
+    )
+    if tuple(data.classes) != tuple(before.classes):
+        raise ValueError(
+            f"the network knows the classes {', '.join(before.classes)}, and the "
+            f"data has {', '.join(data.classes)}. For more classes, or another "
+            "order, call learner.extend(data); for others make a new learner, whose"
+            ' body takes these values with load(path, partial="body").'
+        )
+    check_runs(network, size=data.size, in_channels=data.in_channels)
+
+
+def replaced_loaders(sources: Any, data: Any, metrics: Any) -> dict[str, Any]:
+    """Returns the loaders of `validate_also`, matched to data that is assigned.
+
+    Raises:
+        ValueError: If they don't fit it; the message says how to change both.
+    """
+    try:
+        return matching_loaders(sources, data, metrics)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} To change both, write learner.validate_also = {{}} first."
+        ) from None
+
+
+def batch_sizes(data: Any) -> tuple[int, int]:
+    """Returns the rows of training and of validation batches."""
+    return data.train_loader.batch_size, data.valid_loader.batch_size
+
+
+def check_alone(phases: Any, **options: Any) -> None:
+    """Raises a ValueError if arguments that make phases are given beside phases."""
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise ValueError(
+            f"phases comes with {' and '.join(given)}, which says how fine_tune"
+            f" makes phases: leave {' and '.join(given)} out, or phases."
+        )
 
 
 def check_statistics(

@@ -177,18 +177,6 @@ def _no_callback(value: Any) -> TypeError:
     return TypeError(text)
 
 
-def decides(text: str) -> bool:
-    """Returns whether a callback, as `describe` gives it, decides a run's numbers.
-
-    For runs that were begun when all callbacks were part of a recipe; of classes that
-    are not jaxtune's own nothing is known, and they don't.
-    """
-    kind = text.partition("(")[0]
-    return kind in ("EarlyStopping", "ReduceLROnPlateau") or (
-        kind == "SaveBest" and "restore=True" in text
-    )
-
-
 class Monitor(Callback):
     """A callback that watches one figure of the table.
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxtune.arguments import like
-from jaxtune.loop.extra_validation import further_columns
+from jaxtune.loop.extra_validation import extra_columns
 
 #: Columns that say when an epoch was, not how good it was.
 _PLACES = ("phase", "epoch")
@@ -48,7 +48,7 @@ def table_columns(metrics: Iterable[str], further: Iterable[str] = ()) -> list[s
     """
     names = [*_PLACES, "train_loss", "valid_loss", *(metrics := list(metrics))]
     for name in further:
-        names += further_columns(name, metrics)
+        names += extra_columns(name, metrics)
     return [*names, "images/s", "time"]
 
 
@@ -98,7 +98,7 @@ def more_is_better(
         [False, True, None]
     """
     for name in sorted(further, key=len, reverse=True):
-        if monitor in further_columns(name, metrics):
+        if monitor in extra_columns(name, metrics):
             monitor = monitor.removeprefix(f"{name}_")
             break
     said = _attribute(metrics.get(monitor))

@@ -97,7 +97,7 @@ def matching_loaders(
                 'validate_also needs a name for each, such as {"old": photos}; '
                 f"received {name!r}."
             )
-        columns = further_columns(name, metrics)
+        columns = extra_columns(name, metrics)
         if taken & {*columns}:
             raise ValueError(
                 f"validate_also={{{name!r}: …}} would make the columns "
@@ -124,23 +124,30 @@ def _like_validation(source: Any, data: Any, name: str) -> Any:
     return loader
 
 
-def further_columns(name: str, metrics: Iterable[str]) -> list[str]:
+def extra_columns(name: str, metrics: Iterable[str]) -> list[str]:
     """Returns the names of the columns that further photos have in the table.
 
     Example:
-        >>> further_columns("old", ["error_rate"])
+        >>> extra_columns("old", ["error_rate"])
         ['old_valid_loss', 'old_error_rate']
     """
     return [f"{name}_valid_loss", *(f"{name}_{metric}" for metric in metrics)]
 
 
-def further_figures(name: str, figures: Mapping[str, float]) -> dict[str, float]:
-    """Returns loss and metrics, in this order, by the names of their columns."""
-    loss, *metrics = figures
-    return dict(zip(further_columns(name, metrics), figures.values(), strict=True))
+def extra_figures(name: str, figures: Mapping[str, float]) -> dict[str, float]:
+    """Returns loss and metrics, in this order, by the names of their columns.
+
+    Args:
+        name: Of the extra photos; "" for the validation data's own, as they are.
+        figures: The loss, then the metrics.
+    """
+    if not name:
+        return dict(figures)
+    _, *metrics = figures
+    return dict(zip(extra_columns(name, metrics), figures.values(), strict=True))
 
 
-def describe_further(loaders: Mapping[str, Any]) -> dict[str, Any]:
+def describe_extra(loaders: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what of further photos decides the table, as plain JSON."""
     return {
         name: {

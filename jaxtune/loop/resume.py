@@ -22,8 +22,7 @@ from jaxtune.checkpoint import (
     load_raw,
     taking_up,
 )
-from jaxtune.loop.loop import Running
-from jaxtune.loop.run_state import Position
+from jaxtune.loop.run_state import RunState
 from jaxtune.train import Phase, TrainState, averaged, raw_values, with_raw_values
 
 
@@ -81,16 +80,16 @@ class StopSignals:
             raise KeyboardInterrupt
 
 
-class Session:
+class Resume:
     """Takes a run up where its folder says, keeps it there, and hears stop signals.
 
     Used as a context manager, which listens to signals meanwhile, and waits at the end
     for the checkpoint that is being written.
 
     Attributes:
-        position: Where the run stands when this process takes it up.
+        run: Where the run stood when this process took it up.
         checkpoint: What it is taken up from; None at the run's beginning.
-        place: The learner's phase and what is frozen in it, as JSON.
+        learner: The learner's phase and what is frozen in it, as JSON.
     """
 
     def __init__(
@@ -118,16 +117,16 @@ class Session:
         self._name = name
         self._signals = StopSignals()
         self.checkpoint: Path | None = folder.latest
-        self.place: dict[str, Any] = {}
+        self.learner: dict[str, Any] = {}
         self._saved: int | None = None
-        self.position = Position()
+        self.run = RunState()
         if self.checkpoint is not None:
             with taking_up(self.checkpoint):
                 meta = load_meta(self.checkpoint)
-            self.position = Position.from_json(meta["run"])
-            self._saved = self.position.progress
+            self.run = RunState.from_json(meta["run"])
+            self._saved = self.run.progress
 
-    def __enter__(self) -> "Session":
+    def __enter__(self) -> "Resume":
         """Begins to listen."""
         self._signals.__enter__()
         return self
@@ -142,7 +141,7 @@ class Session:
     @property
     def finished(self) -> bool:
         """Whether the run was at its end when this process took it up."""
-        return self._is_end(self.position)
+        return self._is_end(self.run)
 
     def restore(self, state: TrainState) -> TrainState:
         """Returns the state to go on from.
@@ -172,7 +171,7 @@ class Session:
         )
         return restored if raw is None else with_raw_values(restored, raw)
 
-    def after_step(self, running: Running) -> None:
+    def after_step(self, run: RunState) -> None:
         """Saves if it is time to.
 
         Raises:
@@ -180,48 +179,47 @@ class Session:
         """
         self._signals.check()
         if self._folder.is_due:
-            self.save(running)
+            self.save(run)
 
-    def save(self, running: Running, *, wait: bool = False) -> None:
+    def save(self, run: RunState, *, wait: bool = False) -> None:
         """Begins to write a checkpoint of a run, unless it has not moved since.
 
         Args:
-            running: Its state may be given up afterwards.
+            run: Its state may be given up afterwards.
             wait: Whether to return only when the checkpoint is whole.
         """
-        position = running.position
-        if position.progress != self._saved:
-            fresh = position.step == 0 and position.rows
+        if run.progress != self._saved:
+            fresh = run.step == 0 and run.rows
             # The validation loss is that of the averaged network.
-            params, model_state = averaged(running.state)
+            params, model_state = averaged(run.state)
             self._folder.save(
-                position.progress,
+                run.progress,
                 params=params,
                 model_state=model_state,
-                opt_state=running.state.opt_state,
-                raw=raw_values(running.state),
+                opt_state=run.state.opt_state,
+                raw=raw_values(run.state),
                 meta={
                     **self._meta,
-                    "learner": {**self.place, "step": int(running.state.step)},
+                    "learner": {**self.learner, "step": int(run.state.step)},
                     "run": {
-                        **position.as_json(seconds=running.seconds),
-                        "train_step": int(running.state.step),
-                        "finished": self._is_end(position),
+                        **run.as_json(seconds=run.elapsed),
+                        "train_step": int(run.state.step),
+                        "finished": self._is_end(run),
                     },
                 },
-                valid_loss=position.rows[-1].valid_loss if fresh else None,
+                valid_loss=run.rows[-1].valid_loss if fresh else None,
                 wait=wait,
             )
-            self._saved = position.progress
+            self._saved = run.progress
         elif wait:
             self._folder.wait()
 
-    def stopped(self, running: Running, request: StopRequested) -> RunStopped:
+    def stopped(self, run: RunState, request: StopRequested) -> RunStopped:
         """Saves, says so, and returns what ends the process in good order."""
-        self.save(running, wait=True)
+        self.save(run, wait=True)
         print(
             f"stopped by {request.signal.name} · saved in {self._name} after "
-            f"{self.describe(running.position)} · run the same line again to go on",
+            f"{self.describe(run)} · run the same line again to go on",
             flush=True,
         )
         return RunStopped(0)
@@ -231,14 +229,14 @@ class Session:
         if self.checkpoint is None:
             return []
         if self.finished:
-            row = self.position.rows[-1]
+            row = self.run.rows[-1]
             figures = {"valid_loss": row.valid_loss, **row.metrics}
             listed = ", ".join(f"{name} {value:.6f}" for name, value in figures.items())
             return [
                 f"{self._name} is finished ({listed}); nothing is trained, its values "
                 "are taken."
             ]
-        lines = [f"{self._name} goes on after {self.describe(self.position)}"]
+        lines = [f"{self._name} goes on after {self.describe(self.run)}"]
         begun, now = self._folder.begun_with, environment()
         if begun != now:
             lines.append(
@@ -248,21 +246,21 @@ class Session:
             )
         return lines
 
-    def describe(self, position: Position) -> str:
+    def describe(self, run: RunState) -> str:
         """Returns a position in words."""
-        phase = self._phases[position.phase - 1]
-        text = f"phase {position.phase}/{len(self._phases)}, "
-        if position.epoch == phase.epochs:
-            return text + f"epoch {position.epoch} of {phase.epochs}"
+        phase = self._phases[run.phase - 1]
+        text = f"phase {run.phase}/{len(self._phases)}, "
+        if run.epoch == phase.epochs:
+            return text + f"epoch {run.epoch} of {phase.epochs}"
         return text + (
-            f"{position.step} of {self._steps} batches of epoch {position.epoch + 1} "
+            f"{run.step} of {self._steps} batches of epoch {run.epoch + 1} "
             f"of {phase.epochs}"
         )
 
-    def _is_end(self, position: Position) -> bool:
+    def _is_end(self, run: RunState) -> bool:
         last = len(self._phases)
-        return position.finished or (
-            position.phase == last and position.epoch == self._phases[last - 1].epochs
+        return run.finished or (
+            run.phase == last and run.epoch == self._phases[last - 1].epochs
         )
 
 

@@ -8,7 +8,8 @@ import ast
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 import jaxtune.train
 from jaxtune.checkpoint import fingerprint, fingerprint_text
 from jaxtune.data import Items, function_program
-from jaxtune.train import EpochMetric
+from jaxtune.train import EpochMetric, Phase
 from jaxtune.transfer import Groups
 
 
@@ -146,3 +147,53 @@ def name_of(function: Callable | Any) -> str:
         ]
         return f"{name}({', '.join(given)})"
     return name
+
+
+def describe_run(
+    phases: Sequence[Phase], data: Any, *, network: dict | None, seed: int
+) -> dict[str, Any]:
+    """Returns what of phases and data decides a run's numbers, as JSON.
+
+    Args:
+        phases: What trains, for how long, at which rates.
+        data: `ImageDataLoaders`.
+        network: How the network was built, or None.
+        seed: Of the run.
+    """
+    return {
+        "format": 2,
+        "phases": [phase.as_dict() for phase in phases],
+        "data": describe_data(data),
+        "network": network,
+        "seed": seed,
+    }
+
+
+def without_metrics(description: dict[str, Any]) -> dict[str, Any]:
+    """Returns a trainer's description without metrics, which decide no weight."""
+    return {name: value for name, value in description.items() if name != "metrics"}
+
+
+def upgraded_recipe(recipe: dict) -> dict:
+    """Returns a run's recipe in today's form: older versions kept more in it."""
+    if "format" in recipe:
+        return recipe
+    callbacks = [
+        re.sub(r"path='[^']*', ?|, path='[^']*'", "", text)
+        for text in recipe.get("callbacks", ())
+        if decides_numbers(text)
+    ]
+    kept = {name: value for name, value in recipe.items() if name != "metrics"}
+    return {"format": 2, **kept, "callbacks": callbacks}
+
+
+def decides_numbers(text: str) -> bool:
+    """Returns whether a callback, as `describe` gives it, decides a run's numbers.
+
+    For runs that were begun when all callbacks were part of a recipe; of classes that
+    are not jaxtune's own nothing is known, and they don't.
+    """
+    kind = text.partition("(")[0]
+    return kind in ("EarlyStopping", "ReduceLROnPlateau") or (
+        kind == "SaveBest" and "restore=True" in text
+    )

@@ -1,19 +1,21 @@
-"""The position: how far a run of several phases is, to the batch.
+"""Where a training run stands: the train state, and how far it is, to the batch.
 
-The one rule of the file: with the train state, this is all that is needed to go on, and
-it is plain JSON.
+Without the train state it is plain JSON; with it, it is all that is needed to resume.
 """
 
 import dataclasses
+import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxtune.loop.history import Row
 
 
 @dataclasses.dataclass
-class Position:
+class RunState:
     """Where a run stands; it moves with every step.
 
     Attributes:
@@ -21,11 +23,13 @@ class Position:
         epoch: Epochs of the phase that are finished, validation included.
         step: Batches of the next epoch that are done.
         losses: Mean loss of each of these batches.
-        counts: Real rows of each of these batches.
-        seconds: Time spent on this epoch before the process that trains now began.
+        counts: Unpadded rows of each of these batches.
+        seconds: Time spent on this epoch by processes before this one.
         progress: Steps and validations done, over all phases.
         finished: Whether a callback has ended the run before its last epoch.
         rows: Figures of every finished epoch of the run.
+        state: The `TrainState` after the last step; None between two phases.
+        began: When this process began with the epoch, by `time.perf_counter`.
     """
 
     phase: int = 1
@@ -37,7 +41,14 @@ class Position:
     progress: int = 0
     finished: bool = False
     rows: list[Row] = dataclasses.field(default_factory=list)
+    state: Any = dataclasses.field(default=None, repr=False)
+    began: float = dataclasses.field(default_factory=time.perf_counter, repr=False)
     _finished_losses: list[Any] = dataclasses.field(default_factory=list, repr=False)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds spent on this epoch so far, over all processes."""
+        return self.seconds + time.perf_counter() - self.began
 
     def add_step(self, loss: jax.Array, count: jax.Array) -> None:
         """Moves on by one batch."""
@@ -63,8 +74,12 @@ class Position:
         """Moves on to the beginning of a phase."""
         self.phase, self.epoch = phase, 0
 
+    def rows_of(self, phase: int) -> list[Row]:
+        """Returns the rows of a phase, by its number in the history."""
+        return [row for row in self.rows if row.phase == phase]
+
     def as_json(self, *, seconds: float | None = None) -> dict[str, Any]:
-        """Returns the position as plain JSON; waits for losses still being computed.
+        """Returns all but the train state; waits for losses still being computed.
 
         Args:
             seconds: Time spent on this epoch so far, over all processes.
@@ -83,8 +98,39 @@ class Position:
         }
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "Position":
-        """Returns the position that `as_json` described."""
-        fields = {f.name for f in dataclasses.fields(cls) if f.name[0] != "_"}
-        known = {name: x for name, x in value.items() if name in fields}
+    def from_json(cls, value: dict[str, Any]) -> "RunState":
+        """Returns the run that `as_json` described, without a train state."""
+        names = cls().as_json().keys()
+        known = {name: value[name] for name in names if name in value}
         return cls(**{**known, "rows": [Row(**row) for row in value["rows"]]})
+
+
+class StepTimer:
+    """Measures an epoch's images per second, without its first step, which compiles."""
+
+    def __init__(self, run: RunState):
+        """Starts the clock."""
+        self._run, self._done, self._untimed = run, run.step, 0
+        self._started = time.perf_counter()
+
+    def batches(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """Yields the batches; starts the clock again when the first one is trained."""
+        for number, batch in enumerate(batches):
+            if number == 1:
+                jax.block_until_ready(self._run.losses[-1])
+                self._started, self._untimed = time.perf_counter(), 1
+            yield batch
+
+    def stop(self) -> tuple[float, float]:
+        """Returns the epoch's mean loss, and images per second.
+
+        The loss is that of all batches of the epoch, those of earlier processes
+        included. The first step counts for the speed where there is no other.
+        """
+        run = self._run
+        counts = np.asarray(jax.device_get(run.counts), np.float64)
+        losses = np.asarray(jax.device_get(run.losses), np.float64)
+        elapsed = time.perf_counter() - self._started
+        mean = float((losses * counts).sum() / max(counts.sum(), 1.0))
+        timed = counts[self._done + self._untimed :].sum()
+        return mean, float(timed / max(elapsed, 1e-9))

@@ -121,7 +121,7 @@ def _bytes_of_one(leaf: Any) -> int:
     return math.prod(shape) * leaf.dtype.itemsize
 
 
-class Programs:
+class CompiledSteps:
     """Compiled train, eval and predict steps, photos' preparation included.
 
     Attributes:
@@ -185,7 +185,7 @@ class Programs:
         loss: Callable | None = None,
         objective: Callable | None = None,
         metrics: Mapping[str, Metric] | None = None,
-    ) -> "Programs":
+    ) -> "CompiledSteps":
         """Returns the same programs for other data; nothing is compiled yet.
 
         Args:
@@ -203,7 +203,7 @@ class Programs:
         other._steps, other._halves, other.newest = {}, {}, None
         return other
 
-    def __deepcopy__(self, memo: dict) -> "Programs":
+    def __deepcopy__(self, memo: dict) -> "CompiledSteps":
         """Returns other programs, which begin with what is compiled already."""
         other = copy.copy(self)
         other._steps, other._halves = dict(self._steps), dict(self._halves)
@@ -213,7 +213,7 @@ class Programs:
         """Returns whether these programs do for some data, batch size aside."""
         return (data.size, data.augmentation) == (self._size, self._augmentation)
 
-    def changed(self, *programs: str, **attributes: Any) -> "Programs":
+    def changed(self, *programs: str, **attributes: Any) -> "CompiledSteps":
         """Returns programs with other attributes; those named are compiled anew.
 
         Args:

@@ -1,251 +1,581 @@
-"""The trainer: runs phases, from wherever a run stands to its end.
+"""A network with layer groups: what is frozen, its train states and compiled steps.
 
-The one rule of the file: the running state goes back to the module whatever ends the
-run.
+Between two fits the network holds the weights; during one the run's train state does.
 """
 
-import copy
+import contextlib
 import math
-import signal
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from threading import Thread
-from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 from flax import nnx
 
+from jaxtune.arguments import Integer
+from jaxtune.checkpoint import fingerprint, load_opt_state
 from jaxtune.inspect.diff import Snapshot
-from jaxtune.loop.callbacks import CallbackList, StopPhase, StopTraining
+from jaxtune.loop.batch_norm_rows import check_enough_rows
 from jaxtune.loop.columns import table_columns
-from jaxtune.loop.epoch_table import Reporter, describe_phase
-from jaxtune.loop.extra_validation import describe_further
+from jaxtune.loop.extra_validation import describe_extra
+from jaxtune.loop.float32 import in_float32, to_float32
 from jaxtune.loop.history import Row
-from jaxtune.loop.loop import NonFiniteLossError, Running, run_epochs
-from jaxtune.loop.network import PhasedNetwork
-from jaxtune.loop.recovery import (
-    SPOILED,
-    GoodValues,
-    copy_of_values,
-    has_diverged,
-    is_readable,
+from jaxtune.loop.recovery import SPOILED, GoodValues, has_diverged, is_readable
+from jaxtune.loop.run_description import describe_groups, name_of
+from jaxtune.loop.run_state import RunState
+from jaxtune.loop.sharding import data_sharding, place_batch
+from jaxtune.loop.steps import CompiledSteps
+from jaxtune.train import (
+    ComputePrecision,
+    Norms,
+    Optimizer,
+    Phase,
+    TrainState,
+    averaged,
+    boundary_index,
+    check_accumulation,
+    check_decay,
+    check_norms,
+    check_precision,
+    constant,
+    enable_compilation_cache,
+    epoch_figures,
+    group_optimizer,
+    init_average,
+    no_decay_paths,
+    norm_paths,
+    optimizer_labels,
+    over_updates,
+    restart_schedule,
+    split_module,
+    still_statistics,
+    training_view,
+    with_precision,
+    with_rates,
 )
-from jaxtune.loop.resume import Session, StopRequested
-from jaxtune.loop.run_state import Position
-from jaxtune.train import Phase, TrainState, averaged, split_module
+from jaxtune.transfer import Groups, evaluating, group_labels
 
 
-class Trainer(PhasedNetwork):
-    """A network in a phase, which trains: see `PhasedNetwork` for its attributes.
+class NonFiniteLossError(FloatingPointError):
+    """The loss, its gradient or the network's outputs are no finite numbers.
 
-    Attributes:
-        further: Loaders by name which each epoch validates on too.
-        step_losses: Loss of each step of the epoch whose row was yielded last; none if
-            it was trained by another process.
+    The learner holds good values then; the message says which.
     """
 
-    further: Mapping[str, Any] = MappingProxyType({})
-    step_losses: Sequence[float] = ()
+
+class Trainer:
+    """A network with its layer groups, of which the first few may be frozen.
+
+    Attributes:
+        groups: Layer groups, first to last: name to pattern or paths.
+        norms: What the norm layers of frozen groups do.
+        optimizer: Makes each group's optimizer.
+        clip_norm: Largest global norm of the gradients of what trains, or None.
+        ema_decay: Decay of the values' moving average; None if there is none.
+        gradient_accumulation_steps: Batches for one update.
+        precision: What the network computes in.
+        programs: The compiled steps.
+        boundary: How many of the first groups are frozen.
+        phase: Number of phases so far.
+        step: Number of steps so far.
+        snapshots: The weights at the beginning of each phase.
+        extra_loaders: Loaders by name that each epoch validates on, too.
+        network: The module; during a fit its weights are those before the phase.
+        running: Where the run stands that is under way; None between two fits.
+        sharding: Of arrays that every device has whole.
+    """
+
+    def __init__(
+        self,
+        module: nnx.Module,
+        groups: Groups,
+        *,
+        norms: Norms,
+        optimizer: Optimizer,
+        clip_norm: float | None,
+        programs: CompiledSteps,
+        batch_sizes: tuple[int, ...],
+        ema_decay: float | None = None,
+        gradient_accumulation_steps: int = 1,
+        precision: ComputePrecision = "float32",
+    ):
+        """Takes the network and checks its groups; nothing is computed yet.
+
+        Args:
+            module: The network.
+            groups: Layer groups, first to last.
+            norms: What the norm layers of frozen groups do.
+            optimizer: Makes each group's optimizer.
+            clip_norm: Largest global norm of the gradients of what trains, or None.
+            programs: Makes and keeps the compiled steps.
+            batch_sizes: Rows of the batches that there will be, to split over devices.
+            ema_decay: Decay of the moving average that is validated and kept; None for
+                no average.
+            gradient_accumulation_steps: Batches for one update.
+            precision: What the network computes in, see `with_precision`.
+
+        Raises:
+            ValueError: If a parameter is in no group or several, `norms` or `precision`
+                is unknown, `ema_decay` is not between 0 and 1, or
+                `gradient_accumulation_steps` is not 1 or more.
+        """
+        check_norms(norms)
+        check_accumulation(gradient_accumulation_steps)
+        check_precision(precision)
+        check_decay(ema_decay)
+        to_float32(module)
+        group_labels(split_module(module)[1], groups)
+        self.groups = dict(groups)
+        self.norms: Norms = norms
+        self.programs = programs
+        self.boundary = 0
+        self.phase = 0
+        self.network = module
+        self.optimizer = optimizer
+        self.clip_norm = clip_norm
+        self.ema_decay = ema_decay
+        self.gradient_accumulation_steps = gradient_accumulation_steps
+        self.precision: ComputePrecision = precision
+        self.running: RunState | None = None
+        self._opt_state = None
+        self.step = 0
+        self.snapshots: list[Snapshot] = []
+        self.extra_loaders: Mapping[str, Any] = {}
+        self._rows, self.sharding = data_sharding(*batch_sizes)
+        enable_compilation_cache()
+
+    @property
+    def module(self) -> nnx.Module:
+        """The network with its newest values: the averaged ones, where it has them."""
+        if self.running is not None:
+            self._sync(self.running.state)
+        return self.network
+
+    @property
+    def frozen_groups(self) -> tuple[str, ...]:
+        """Names of the layer groups that do not train now."""
+        return tuple(self.groups)[: self.boundary]
 
     @property
     def columns(self) -> list[str]:
         """Names of the table's columns."""
-        return table_columns(self.programs.metrics, self.further)
+        return table_columns(self.programs.metrics, self.extra_loaders)
+
+    def take_network(
+        self,
+        module: nnx.Module,
+        *,
+        programs: CompiledSteps,
+        batch_sizes: tuple[int, ...],
+    ) -> None:
+        """Goes on with another network of the same groups; the optimizer begins anew.
+
+        Args:
+            module: The network.
+            programs: Makes and keeps its compiled steps.
+            batch_sizes: Rows of the batches that there will be.
+
+        Raises:
+            ValueError: If a parameter of it is in no group or several.
+        """
+        to_float32(module)
+        group_labels(split_module(module)[1], self.groups)
+        self.network, self.programs = module, programs
+        self._opt_state, self.snapshots = None, []
+        self._rows, self.sharding = data_sharding(*batch_sizes)
+
+    def take_data(
+        self, *, programs: CompiledSteps, batch_sizes: tuple[int, ...]
+    ) -> None:
+        """Goes on with other batches; the optimizer keeps its moments.
+
+        Args:
+            programs: Makes and keeps the compiled steps for them.
+            batch_sizes: Rows of the batches that there will be.
+        """
+        self.programs = programs
+        self._rows, self.sharding = data_sharding(*batch_sizes)
+
+    def take_optimizer(self, **options: Any) -> None:
+        """Goes on with another optimizer, which begins anew.
+
+        Args:
+            **options: Which of `optimizer`, `clip_norm` and
+                `gradient_accumulation_steps` is another.
+
+        Raises:
+            TypeError: If no optimizer can be made so.
+            ValueError: If a number is out of its range.
+        """
+        before = {name: getattr(self, name) for name in options}
+        vars(self).update(options)
+        phase = Phase(None, None, 1, (0.0,) * len(self.groups), constant(), 0.0)
+        try:
+            self._optimizer_for(self.labels(()), phase)
+        except Exception:
+            vars(self).update(before)
+            raise
+        self._opt_state = None
+        steps = self.gradient_accumulation_steps
+        self.programs = self.programs.changed("train", accumulation=steps)
+
+    @property
+    def is_training(self) -> bool:
+        """Whether a phase is under way."""
+        return self.running is not None
+
+    def freeze_to(self, boundary: Integer | str) -> None:
+        """Freezes the groups before one; see `Learner.freeze_to`."""
+        self.boundary = boundary_index(boundary, self.groups)
+        self._opt_state = None
+
+    def labels(self, frozen: tuple[str, ...] | None = None) -> nnx.State:
+        """Returns each parameter's group, `FROZEN` for those that don't train.
+
+        Args:
+            frozen: Names of the frozen groups; those that are frozen now if None.
+        """
+        return optimizer_labels(
+            group_labels(split_module(self.network)[1], self.groups),
+            self.frozen_groups if frozen is None else frozen,
+            norms=self.norms,
+            norm_params=norm_paths(self.network),
+        )
+
+    def untouched_groups(self, phases: Sequence[Phase]) -> list[str]:
+        """Returns the groups of which nothing trains in the last of some phases.
+
+        Args:
+            phases: Those that come next; their boundaries say what will be frozen.
+        """
+        frozen = self.frozen_groups
+        for phase in phases:
+            if phase.boundary is not None:
+                frozen = tuple(self.groups)[: phase.boundary]
+        # The norms of frozen groups may train.
+        trained = set(jax.tree.leaves(self.labels(frozen)))
+        return [group for group in frozen if group not in trained]
+
+    @in_float32
+    def set_rates(self, rates: Mapping[str, float]) -> None:
+        """Changes the peak rates of the phase under way; see `Learner.set_rates`."""
+        if self.running is None:
+            raise RuntimeError(
+                "rates are set while a phase trains, by a callback. Between two fits, "
+                "give them to the next one: fit(1, lr=...)."
+            )
+        state = self.running.state
+        changed = with_rates(state.opt_state, rates)
+        changed = jax.device_put(changed, self.sharding)
+        self.running.state = state.replace(opt_state=changed)
+
+    @property
+    def version(self) -> tuple:
+        """Changes whenever something trains or is frozen."""
+        return self.phase, self.step, self.frozen_groups
+
+    @property
+    def opt_state(self) -> Any:
+        """The optimizer's state that the next phase goes on with, or None."""
+        return self._opt_state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns phase and what is frozen, as JSON."""
+        return {
+            "phase": self.phase,
+            "frozen": list(self.frozen_groups),
+            "step": self.step,
+        }
+
+    def load_state_dict(self, place: Mapping[str, Any]) -> None:
+        """Takes up the phase that `state_dict` said.
+
+        Raises:
+            ValueError: If the groups that were frozen are not the first ones here.
+        """
+        frozen = tuple(place["frozen"])
+        if frozen != tuple(self.groups)[: len(frozen)] or len(frozen) >= len(
+            self.groups
+        ):
+            raise ValueError(
+                f"the layer groups {', '.join(frozen)} were frozen when it was saved; "
+                f"the groups here are {', '.join(self.groups)}. Give the same groups, "
+                'or load with phase="keep".'
+            )
+        self.freeze_to(len(frozen))
+        self.phase, self.step = place["phase"], place["step"]
+
+    def restore_optimizer(self, checkpoint: str | os.PathLike) -> None:
+        """Takes the optimizer's state from a checkpoint of what trains now.
+
+        Raises:
+            jaxtune.CheckpointMismatchError: If other parameters trained, or with
+                another optimizer.
+        """
+        count = len(self.groups)
+        phase = Phase(None, None, 1, (0.0,) * count, constant(), 0.0)
+        self._opt_state = load_opt_state(checkpoint, self.begin(phase)[1].opt_state)
+
+    def fingerprint(self) -> str:
+        """Returns a sha256 of every value that a run would begin with."""
+        values = split_module(self.network)[1:]
+        return fingerprint((values, self._opt_state, self.step))
 
     def describe(self) -> dict[str, Any]:
         """Returns what of the training, values aside, decides a run's numbers."""
-        also = describe_further(self.further)
-        return super().describe() | ({"validate_also": also} if also else {})
+        steps = self.gradient_accumulation_steps
+        also = describe_extra(self.extra_loaders)
+        return {
+            "groups": describe_groups(self.groups),
+            "norms": self.norms,
+            "optimizer": name_of(self.optimizer),
+            "clip_norm": self.clip_norm,
+            **({} if self.ema_decay is None else {"ema_decay": self.ema_decay}),
+            **({} if steps == 1 else {"gradient_accumulation_steps": steps}),
+            **({} if self.precision == "float32" else {"precision": self.precision}),
+            **self.programs.describe(),
+            **({"validate_also": also} if also else {}),
+        }
 
-    def run(
+    def validate(self, loader) -> dict[str, float]:
+        """Returns the mean loss and metrics over every photo of a loader.
+
+        Warns if the loss is no finite number, and says whether the network is why.
+        """
+        with self.programs.device_errors():
+            values = self.values()
+            figures = self.evaluate(loader, values)
+            if not math.isfinite(figures["loss"]):
+                if self.outputs_are_finite(values, loader):
+                    why = "the network's outputs are finite; look at loss and labels"
+                else:
+                    why = f"the network's outputs are not finite; {SPOILED}"
+                warnings.warn(
+                    f"the validation loss is {figures['loss']}: {why}.", stacklevel=3
+                )
+        return figures
+
+    def evaluate(
         self,
-        data,
-        phases: Sequence[Phase],
-        *,
-        first_epoch: int,
-        key: jax.Array,
-        session: Session | None = None,
-        callbacks: CallbackList | None = None,
-        verbose: bool = True,
-    ) -> Iterator[Row]:
-        """Trains some phases, one after the other; yields a row for each epoch.
+        loader,
+        values: tuple[nnx.State, nnx.State],
+        after_batch: Callable[[], None] = lambda: None,
+    ) -> dict[str, float]:
+        """Returns the mean loss and metrics over every unpadded row of a loader.
 
         Args:
-            data: Has `train_loader` and `valid_loader`.
-            phases: What trains, for how long, at which rates.
-            first_epoch: Epochs that the data has seen before.
-            key: Of the whole run.
-            session: Where the run is kept and taken up; it is not kept if None. Epochs
-                that are finished already are shown and yielded, not trained again.
-            verbose: Whether to show anything.
+            loader: Gives batches.
+            values: Parameters and model state, on every device.
+            after_batch: Called after each batch; what it raises ends the evaluation.
 
         Raises:
-            ValueError: If a phase has too few batches for one update, or a batch has
-                too few rows for a batch norm.
-            NonFiniteLossError: If a step, or validation, came to no finite number. The
-                module holds the newest values that are good, see the message.
-            OutOfMemoryError: If a step does not fit into the device's memory; the
-                module holds the values of the newest whole epoch then.
-            RunStopped: If the process was asked to end; the run is saved then.
-            KeyboardInterrupt: Likewise, with Ctrl-C.
+            ValueError: If there is no row at all.
+        """
+        eval_step = self.programs.eval_step(self.eval_graphdef())
+        sums = []
+        for batch in loader.batches():
+            sums.append(eval_step(*values, self.place(batch)))
+            after_batch()
+        return epoch_figures(sums, self.programs.metrics)
+
+    def outputs_are_finite(self, values: tuple[Any, Any], loader) -> bool:
+        """Returns whether the network gives finite numbers for every photo."""
+        step = self.programs.answer_step(self.eval_graphdef())
+        for batch in loader.batches():
+            outputs, _ = step(*values, self.place(batch)["image"])
+            real = np.asarray(batch.get("mask", np.ones(len(outputs), bool)))
+            if not np.isfinite(np.asarray(outputs)[real]).all():
+                return False
+        return True
+
+    def predict_step(self) -> Callable:
+        """Returns uint8 images (b, h, w, 3) -> probabilities (b, c)."""
+        step = self.programs.predict_step(self.eval_graphdef())
+        values = self.values()
+        return lambda images: step(*values, images)
+
+    def _optimizer_for(self, labels, phase: Phase) -> optax.GradientTransformation:
+        return group_optimizer(
+            labels,
+            dict(zip(self.groups, phase.rates, strict=True)),
+            over_updates(phase.schedule, self.gradient_accumulation_steps),
+            optimizer=self.optimizer,
+            weight_decay=phase.weight_decay,
+            no_decay=no_decay_paths(self.network),
+            clip_norm=self.clip_norm,
+            gradient_accumulation_steps=self.gradient_accumulation_steps,
+        )
+
+    @in_float32
+    def begin(self, phase: Phase) -> tuple[Callable, TrainState]:
+        """Returns the compiled step and the state with which a phase begins.
+
+        Args:
+            phase: Its boundary is not looked at: what is frozen stays so. Its schedule
+                counts batches; that of the state counts updates.
+
+        Returns:
+            The step gives up its state; the one returned is a copy, so the module keeps
+            its arrays.
+        """
+        step, first_state = self._step_and_state(phase, self.frozen_groups)
+        state = first_state()
+        same = jax.tree.structure(self._opt_state) == jax.tree.structure(
+            state.opt_state
+        )
+        if same:
+            kept = restart_schedule(self._opt_state, state.opt_state)
+            state = state.replace(opt_state=kept)
+        state = state.replace(step=jnp.asarray(self.step, jnp.int32))
+        return step, jax.device_put(state, self.sharding, may_alias=False)
+
+    @in_float32
+    def compile_ahead(self, phase: Phase, batch: Mapping, key: jax.Array) -> Thread:
+        """Compiles the step of a phase to come, while another one trains.
+
+        Args:
+            phase: Its boundary says what will be frozen; None, what is frozen now.
+            batch: On the devices, of the form that the phase will have.
+            key: Of the form that the phase will have.
+
+        Returns:
+            The thread that compiles. It fails in silence: the phase itself will say
+            what is wrong.
+        """
+        frozen = self.frozen_groups
+        if phase.boundary is not None:
+            frozen = tuple(self.groups)[: phase.boundary]
+        step, first_state = self._step_and_state(phase, frozen)
+
+        def form(x, sharding=None):
+            return jax.ShapeDtypeStruct(
+                x.shape,
+                x.dtype,
+                sharding=sharding,
+                weak_type=getattr(x, "weak_type", False),
+            )
+
+        state = jax.tree.map(
+            lambda x: form(x, self.sharding), jax.eval_shape(first_state)
+        )
+        placed = {name: form(x, x.sharding) for name, x in batch.items()}
+        forms = (state, placed, form(key))
+
+        def compile_it() -> None:
+            with contextlib.suppress(Exception):
+                step.compile(*forms)
+
+        thread = Thread(target=compile_it, name="jaxtune-compile")
+        thread.start()
+        return thread
+
+    def check_phases(self, data: Any, phases: Sequence[Phase]) -> None:
+        """Refuses phases that would make no update, and batches of too few rows.
+
+        Args:
+            data: Has `train_loader`, `size` and `in_channels`.
+            phases: Their boundaries say what will be frozen.
+
+        Raises:
+            ValueError: If a phase has fewer batches than one update takes, or a batch
+                norm that trains would see one value for each channel.
         """
         self.check_rows(data, phases)
+        steps = self.gradient_accumulation_steps
         for phase in phases:
-            self._check_updates(phase.epochs * len(data.train_loader))
-        events = callbacks or CallbackList(None, None)
-        position = Position() if session is None else copy.deepcopy(session.position)
-        taken_up = position.phase
-        if session is not None and verbose:
-            for line in session.opening_lines():
-                print(line, flush=True)
-        events.tell("on_train_begin")
-        for number, phase in enumerate(phases, start=1):
-            if position.finished and number > taken_up:
-                break
-            self.phase += 1
-            if phase.boundary is not None:
-                self.freeze_to(phase.boundary)
-            if number < taken_up:
-                with self._reporter(phase, verbose) as reporter:
-                    yield from _finished(position, self.phase, reporter)
-                continue
-            if number > taken_up:
-                position.begin_phase(number)
-            yield from self._run_phase(
-                data,
-                phase,
-                position,
-                first_epoch=first_epoch,
-                key=key,
-                session=session,
-                restore=number == taken_up and session is not None,
-                events=events,
-                to_come=phases[number:],
-                verbose=verbose,
+            batches = phase.epochs * len(data.train_loader)
+            if batches < steps:
+                raise ValueError(
+                    f"gradient_accumulation_steps={steps} makes no update of a phase's "
+                    f"{batches} batches: nothing would train. Give a smaller number, "
+                    "smaller batches or more epochs."
+                )
+
+    def check_rows(self, data: Any, phases: Sequence[Phase]) -> None:
+        """Refuses batches of one row where a batch norm of what trains needs more.
+
+        Args:
+            data: Has `train_loader`, `size` and `in_channels`.
+            phases: Their boundaries say what will be frozen.
+
+        Raises:
+            ValueError: If a layer would see one value for each channel.
+        """
+        rows = data.train_loader.batch_size
+        if rows > 1:
+            return
+        groups = group_labels(split_module(self.network)[1], self.groups)
+        boundary = self.boundary
+        for phase in phases:
+            boundary = boundary if phase.boundary is None else phase.boundary
+            frozen = tuple(self.groups)[:boundary]
+            check_enough_rows(
+                training_view(self.network, groups, frozen, norms=self.norms),
+                rows,
+                size=data.size,
+                in_channels=data.in_channels,
             )
-        events.tell("on_train_end")
 
-    def _run_phase(
-        self,
-        data,
-        phase: Phase,
-        position: Position,
-        *,
-        first_epoch: int,
-        key: jax.Array,
-        session: Session | None,
-        restore: bool,
-        events: CallbackList,
-        to_come: Sequence[Phase],
-        verbose: bool,
-    ) -> Iterator[Row]:
-        values = split_module(self._module)[1:]
-        good = GoodValues(values, self._step)
-        with self.programs.device_errors():
-            train_step, state = self.begin(phase)
-        if restore and session is not None and session.checkpoint is not None:
-            state = jax.device_put(session.restore(state), self._everywhere)
-            when = "that the run was taken up with"
-            good = copy_of_values(state, self._everywhere, when) or good
-            if position.phase > 1:
-                # What the phase began with, in another process, is not known.
-                values = jax.tree.map(jnp.copy, averaged(state))
-        self._take_snapshot(phase, *values)
-        running = self._running = Running(state, position)
-        if session is not None:
-            session.place = self.place_in_training()
+    def _step_and_state(
+        self, phase: Phase, frozen: tuple[str, ...]
+    ) -> tuple[Callable, Callable[[], TrainState]]:
+        """The compiled step with these groups frozen; what makes its first state."""
+        groups = group_labels(split_module(self.network)[1], self.groups)
+        view = training_view(self.network, groups, frozen, norms=self.norms)
+        view = with_precision(view, self.precision)
+        graphdef, params, model_state = split_module(view)
+        labels = self.labels(frozen)
+        tx = self._optimizer_for(labels, phase)
 
-        def begin_epoch() -> None:
-            rows = [row for row in position.rows if row.phase == self.phase]
-            events.set_phase(self.phase, self.frozen_groups, rows)
-            if not rows and not position.step:
-                events.tell("on_phase_begin", self.phase)
-            if not position.step:
-                events.tell("on_epoch_begin", position.epoch)
+        def first_state() -> TrainState:
+            ema = None
+            if self.ema_decay is not None:
+                ema = init_average(
+                    params,
+                    model_state,
+                    labels,
+                    decay=self.ema_decay,
+                    still=still_statistics(view),
+                )
+            return TrainState.create(params, model_state, tx, ema=ema)
 
-        def after_step(logs: Mapping[str, jax.Array] | None = None) -> None:
-            if logs is not None and events:
-                events.tell("on_train_batch_end", position.step - 1, logs)
-            if session is not None:
-                session.after_step(running)
+        return self.programs.train_step(graphdef, tx, labels), first_state
 
-        spoiled = False
-        compiling: list[Thread] = []
+    def eval_graphdef(self) -> nnx.GraphDef:
+        """Returns the graph of the network in eval mode, as validation runs it."""
+        return nnx.graphdef(with_precision(evaluating(self.network), self.precision))
 
-        def step_and_foresee(state, batch, key):
-            answer = train_step(state, batch, key)
-            if to_come and not compiling:
-                compiling.append(self.foresee(to_come[0], batch, key))
-            return answer
+    @in_float32
+    def values(self) -> tuple[nnx.State, nnx.State]:
+        """Returns parameters and model state as they are now, on every device."""
+        _, params, model_state = split_module(self.module)
+        return jax.device_put((params, model_state), self.sharding)
 
-        try:
-            with (
-                self.programs.device_errors(),
-                self._reporter(phase, verbose) as reporter,
-            ):
-                yield from _finished(position, self.phase, reporter)
-                for row in run_epochs(
-                    running,
-                    epochs=position.epoch if position.finished else phase.epochs,
-                    first_epoch=first_epoch,
-                    phase=self.phase,
-                    data=data,
-                    key=key,
-                    train_step=step_and_foresee,
-                    eval_step=self.programs.eval_step(self.eval_graphdef()),
-                    place=self.place,
-                    metrics=self.programs.metrics,
-                    reporter=reporter,
-                    further=self.further,
-                    before_epoch=begin_epoch,
-                    after_step=after_step,
-                ):
-                    self._check_row(row, running.state, data.valid_loader)
-                    when = f"after epoch {row.epoch} of this phase"
-                    good = copy_of_values(running.state, self._everywhere, when) or good
-                    if session is not None:
-                        session.save(running)
-                    self.step_losses = position.take_losses()
-                    yield row
-                    self.step_losses = ()
-                    events.tell("on_epoch_end", row.epoch - 1, row.as_dict())
-        except NonFiniteLossError as error:
-            spoiled, said = self._judge(running.state, good, data.valid_loader)
-            raise NonFiniteLossError(f"{error} {said}") from None
-        except StopRequested as request:
-            stopped = session.stopped(running, request)
-            if request.signal == signal.SIGINT:
-                raise KeyboardInterrupt from None
-            raise stopped from None
-        except (StopPhase, StopTraining) as request:
-            position.finished = not to_come or isinstance(request, StopTraining)
-            what = "training" if position.finished else f"phase {self.phase}"
-            if verbose:
-                print(f"{what} ends early: {request}", flush=True)
-            if session is not None and position.finished:
-                # Another number: the checkpoint before doesn't say that it is the end.
-                position.progress += 1
-                session.save(running)
-        finally:
-            for thread in compiling:
-                thread.join()
-            self._running = None
-            self._settle(running.state, good, spoiled=spoiled)
-        events.tell("on_phase_end", self.phase)
+    @in_float32
+    def place(self, batch) -> dict[str, jax.Array]:
+        """Puts a batch onto the devices: rows split among them where they divide it."""
+        return place_batch(batch, self._rows, self.sharding)
 
-    def _check_row(self, row: Row, state: TrainState, loader) -> None:
+    def _sync(self, state: TrainState) -> None:
+        nnx.update(self.network, *averaged(state))
+
+    def check_row(self, row: Row, state: TrainState, loader) -> None:
         """Raises if a validation loss is no number because the outputs are none."""
         if math.isfinite(row.valid_loss):
             return
         if not self.outputs_are_finite(averaged(state), loader):
             raise NonFiniteLossError(
                 f"after epoch {row.epoch} of phase {row.phase} the network's outputs "
-                f"for the validation photos are no finite numbers (valid_loss "
+                "for the validation photos are NaN or infinite (valid_loss "
                 f"{row.valid_loss})."
             )
 
-    def _judge(self, state: TrainState, good: GoodValues, loader) -> tuple[bool, str]:
+    def judge(self, state: TrainState, good: GoodValues, loader) -> tuple[bool, str]:
         """Whether to go back after a step that came to no number, and why, in words."""
         back = (
             "The steps before had spoiled the network already, so the learner went "
@@ -256,9 +586,7 @@ class Trainer(PhasedNetwork):
             return True, back
         try:
             # On every device, as validation has them.
-            now, before = jax.device_put(
-                (averaged(state), good.values), self._everywhere
-            )
+            now, before = jax.device_put((averaged(state), good.values), self.sharding)
             loss = self.evaluate(loader, before)["loss"]
             if has_diverged(self.evaluate(loader, now)["loss"], loss):
                 return True, back
@@ -275,43 +603,20 @@ class Trainer(PhasedNetwork):
             "or clip_norm=1.0."
         )
 
-    def _settle(
+    def end_phase(
         self, state: TrainState, good: GoodValues, *, spoiled: bool = False
     ) -> None:
-        """Puts what a run came to into the module."""
+        """Puts the trained weights into the network, or the last good ones.
+
+        Args:
+            state: After the last step.
+            good: Weights to go back to if these are spoiled or were lost.
+            spoiled: Whether to go back.
+        """
+        self.running = None
         if not spoiled and is_readable(state):
             self._sync(state)
-            self._opt_state, self._step = state.opt_state, int(state.step)
+            self._opt_state, self.step = state.opt_state, int(state.step)
         else:
-            nnx.update(self._module, *good.values)
-            self._opt_state, self._step = None, good.step
-
-    def _check_updates(self, batches: int) -> None:
-        if batches < self.gradient_accumulation_steps:
-            raise ValueError(
-                f"gradient_accumulation_steps={self.gradient_accumulation_steps} makes "
-                f"no update of a phase's {batches} batches: nothing would train. Give "
-                "a smaller number, smaller batches or more epochs."
-            )
-
-    def _take_snapshot(self, phase: Phase, params, model_state) -> None:
-        name = phase.name or f"phase {self.phase}"
-        self.snapshots.append(
-            Snapshot(self.phase, name, self.frozen_groups, params, model_state)
-        )
-
-    def _reporter(self, phase: Phase, verbose: bool) -> Reporter:
-        start_line = describe_phase(
-            phase.name or f"phase {self.phase}",
-            self.labels(),
-            self._module,
-            self.frozen_groups,
-        )
-        return Reporter(start_line, self.columns, verbose=verbose)
-
-
-def _finished(position: Position, phase: int, reporter: Reporter) -> Iterator[Row]:
-    for row in position.rows:
-        if row.phase == phase:
-            reporter.add(row)
-            yield row
+            nnx.update(self.network, *good.values)
+            self._opt_state, self.step = None, good.step

@@ -1,30 +1,34 @@
-"""Answers: what a learner's network makes of photos, with the values that it has now.
+"""Inference with the weights captured at construction.
 
-A trainer in; functions of batches out. The one rule of the file: the values are those
-of its making; the programs are the trainer's, compiled once.
+Later training does not affect it; the compiled steps are the trainer's own.
 """
 
+import functools
+import operator
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxtune.inspect.gradcam import scale_heat
 from jaxtune.loop.trainer import Trainer
+from jaxtune.results.predictions import gather
 
 
-class Answers:
-    """What a trainer's network says of photos, with the values that it has now.
+class Inference:
+    """Runs a trainer's network on batches, with the weights that it has now.
 
     Attributes:
-        place: Puts a batch onto the devices, see `PhasedNetwork.place`.
+        place: Puts a batch onto the devices, see `Trainer.place`.
     """
 
     def __init__(self, trainer: Trainer):
-        """Takes the values as they are; nothing is compiled yet.
+        """Captures the weights; nothing is compiled yet.
 
         Args:
-            trainer: Holds network, values and programs.
+            trainer: Holds network, weights and compiled steps.
         """
         self._programs = trainer.programs
         self.place = trainer.place
@@ -58,3 +62,63 @@ class Answers:
             for i in range(len(images))
         ]
         return scale_heat(np.concatenate(each))
+
+    def rows(self, loader: Any, *, with_loss: bool = False) -> dict[str, np.ndarray]:
+        """Returns probabilities (n, k), labels, positions and, if asked for, losses.
+
+        Args:
+            loader: Gives batches in order, as for validation.
+            with_loss: Whether to return each row's loss, (n,).
+
+        Raises:
+            ValueError: If there is no readable photo.
+        """
+
+        def predict(batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+            placed = self.place(batch)
+            outputs, probabilities = self.of(placed["image"])
+            if not with_loss:
+                return {"probabilities": probabilities}
+            losses = self.losses(outputs, placed["label"])
+            return {"probabilities": probabilities, "losses": losses}
+
+        with self._programs.device_errors():
+            return gather(predict, loader.batches())
+
+    def averaged_rows(
+        self,
+        augmented: Any,
+        plain: Any,
+        key: jax.Array,
+        *,
+        n: int,
+        beta: float,
+        use_max: bool,
+    ) -> dict[str, np.ndarray]:
+        """Returns rows of test-time augmentation; see `Learner.tta`.
+
+        Args:
+            augmented: A loader that prepares photos as for training, in order.
+            plain: A loader of the same photos, prepared as for validation.
+            key: Decides what is drawn.
+            n: Augmented predictions of each photo.
+            beta: Weight of the plain prediction.
+            use_max: Whether to take the largest of all instead.
+        """
+        combine = jnp.maximum if use_max else operator.add
+
+        def predict(batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+            placed = self.place(batch)
+            keys = (jax.random.fold_in(key, i) for i in range(n))
+            each = (self.augmented(placed, key) for key in keys)
+            return {"probabilities": functools.reduce(combine, each)}
+
+        with self._programs.device_errors():
+            rows = gather(predict, augmented.batches())
+        once = self.rows(plain)["probabilities"]
+        if use_max:
+            rows["probabilities"] = np.maximum(rows["probabilities"], once)
+        else:
+            mean = rows["probabilities"] / n
+            rows["probabilities"] = mean + np.float32(beta) * (once - mean)
+        return rows

@@ -17,6 +17,8 @@ from jaxtune.data.items import Items
 from jaxtune.data.photos import photo_loader
 from jaxtune.data.resize import Preparation
 from jaxtune.loop.extra_validation import matching_loader
+from jaxtune.loop.recovery import warn_not_finite
+from jaxtune.results.thresholds import decode
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,6 +43,41 @@ class Predictions:
     index: np.ndarray
     decoded: np.ndarray | None = None
     losses: np.ndarray | None = None
+
+    @classmethod
+    def of_rows(
+        cls,
+        rows: Mapping[str, np.ndarray],
+        loader: Any,
+        *,
+        kind: str,
+        thresholds: np.ndarray | None = None,
+        with_decoded: bool = False,
+    ) -> "Predictions":
+        """Returns the predictions that rows of a loader stand for.
+
+        Warns if probabilities are NaN or infinite.
+
+        Args:
+            rows: `probabilities`, `label`, `index`, and perhaps `losses`.
+            loader: Says whether there are labels.
+            kind: Of the labels: "single", "multi" or "regression".
+            thresholds: Of several labels, each class's own.
+            with_decoded: Whether to decode the probabilities.
+        """
+        probabilities = rows["probabilities"]
+        bad = (~np.isfinite(probabilities)).any(axis=1)
+        warn_not_finite(int(bad.sum()), len(probabilities))
+        decoded = None
+        if with_decoded:
+            decoded = decode(probabilities, kind, thresholds)
+        return cls(
+            probabilities=probabilities,
+            targets=rows["label"] if is_labelled(loader) else None,
+            index=rows["index"],
+            decoded=decoded,
+            losses=rows.get("losses"),
+        )
 
     def __iter__(self) -> Iterator[np.ndarray | None]:
         """Goes through probabilities and targets, then decoded and losses if there."""

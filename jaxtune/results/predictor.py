@@ -33,7 +33,7 @@ from jaxtune.data import ImageError, Photos, list_photos, prepare_image
 from jaxtune.data.photos import bad_photos, check_photo_type, find_bad
 from jaxtune.loop.float32 import in_float32, to_float32
 from jaxtune.loop.recovery import warn_not_finite
-from jaxtune.loop.steps import Programs
+from jaxtune.loop.steps import CompiledSteps
 from jaxtune.models import Sequence as ModuleSequence
 from jaxtune.pretrained import ARCHITECTURES
 from jaxtune.results.thresholds import (
@@ -295,7 +295,7 @@ class Predictor:
         self.meta = meta
         self._reading = Reading.of(meta)
         self.classes, self.kind = self._reading.classes, self._reading.kind
-        programs = Programs(
+        programs = CompiledSteps(
             size=self._reading.size,
             augmentation=None,
             activation=default_activation(self._reading.kind),

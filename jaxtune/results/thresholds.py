@@ -15,52 +15,6 @@ from jaxtune.arguments import check_number, described
 DEFAULT_THRESHOLD = 0.5
 
 
-class Thresholded:
-    """What of a `Learner` knows the threshold of each class.
-
-    Attributes:
-        data: Has the classes.
-    """
-
-    data: Any
-    #: By the class's name, so that more or other classes keep theirs.
-    _thresholds: Mapping[str, float] | None = None
-
-    @property
-    def thresholds(self) -> np.ndarray | None:
-        """Of several labels, each class's own, float32 (c,); None for other labels.
-
-        A class is said of a photo if its probability is above. One half for all, until
-        others are assigned: one number, one for each class, such as
-        `interpret().best_thresholds()` gives, or a dict of some by name or number, with
-        one half for the rest; None is one half for all again. They decide `predict`,
-        `get_preds`, `tta`, `interpret` and `show_results`. `save`, and runs that begin
-        afterwards, keep them for `load_predictor`; `save_thresholds` keeps them in a
-        run that is there already. Metrics have thresholds of their own.
-        """
-        if self.data.kind != "multi":
-            return None
-        chosen = self._thresholds or {}
-        classes = self.data.classes
-        return np.array([chosen.get(c, DEFAULT_THRESHOLD) for c in classes], np.float32)
-
-    @thresholds.setter
-    def thresholds(self, value: Any) -> None:
-        if value is None:
-            self._thresholds = None
-            return
-        check_several(self.data.kind)
-        found = as_thresholds(value, self.data.classes)
-        self._thresholds = dict(zip(self.data.classes, found.tolist(), strict=True))
-
-    def _chosen_thresholds(self, thresh: Any) -> np.ndarray | None:
-        """Thresholds that a call is given; the learner's if none."""
-        if thresh is None:
-            return self.thresholds
-        check_several(self.data.kind, "thresh")
-        return as_thresholds(thresh, self.data.classes, name="thresh")
-
-
 def as_thresholds(
     value: Any, classes: Sequence[str], *, name: str = "thresholds"
 ) -> np.ndarray:

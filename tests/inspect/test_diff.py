@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxtune.inspect.diff import Diff, Snapshot, Stretch, stretches
+from jaxtune.inspect.diff import Diff, Interval, Snapshot, stretches
 
 LABELS = {
     "bn": {"weight": "body"},
@@ -80,7 +80,7 @@ def test_it_prints_two_columns_for_each_phase():
 
 def test_what_moved_away_from_nothing_says_so():
     was, now = values(fc=0.0), values(fc=1.0)
-    found = Diff([Stretch(0, "all", (), was, now)], LABELS, ORDER)
+    found = Diff([Interval(0, "all", (), was, now)], LABELS, ORDER)
     assert "from 0" in found.table().text(80)
     assert found.groups()[1].parameters.relative == math.inf
 
@@ -100,5 +100,5 @@ def test_the_plot_has_a_bar_for_each_layer_and_points_for_statistics():
 
 def test_trees_may_lie_on_any_device():
     moved = jax.device_put(values(fc=2.0), jax.devices()[-1])
-    found = Diff([Stretch(0, "all", (), values(), moved)], LABELS, ORDER)
+    found = Diff([Interval(0, "all", (), values(), moved)], LABELS, ORDER)
     assert found.groups()[1].parameters.relative == pytest.approx(1.0)

@@ -6,6 +6,7 @@ import pytest
 import runs
 from colours import colours, named
 from flax import nnx
+from jaxtune.learner.extending import check_loss, said_of_classes
 
 from jaxtune import (
     F1Score,
@@ -16,7 +17,6 @@ from jaxtune import (
     vision_learner,
     weighted_cross_entropy,
 )
-from jaxtune.learner.extending import check_loss, said_of_classes
 from jaxtune.train import split_module
 
 
@@ -81,9 +81,9 @@ def test_a_refusal_changes_nothing(root, two, three):
 def test_photos_to_validate_on_are_matched_again(two, three):
     model = learner(two, validate_also={"same": two})
     model.extend(three)
-    assert model._trainer.further["same"].items.classes == three.classes
+    assert model._trainer.extra_loaders["same"].items.classes == three.classes
     model.extend(three, validate_also={})
-    assert model._trainer.further == {}
+    assert model._trainer.extra_loaders == {}
 
 
 def test_metrics_by_name_follow_their_classes(two, three):

@@ -19,7 +19,7 @@ def everything(model) -> list[bytes]:
     trainer = model._trainer
     trees = (split_module(model.model)[1:], trainer._opt_state)
     bits = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(trees)]
-    place = (trainer.mark, len(model.history), len(trainer.snapshots))
+    place = (trainer.version, len(model.history), len(trainer.snapshots))
     return [*bits, repr(place).encode()]
 
 

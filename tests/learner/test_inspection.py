@@ -87,7 +87,7 @@ def test_the_history_of_a_training_has_its_rates_and_losses(tuned):
 
 def test_frozen_groups_whose_norms_train_have_rates_too(photos):
     model = inspected(photos, norms="train")
-    model._announce(fine_tune_phases(2, 12, 1))
+    model.fit_phases(fine_tune_phases(2, len(model.data.train_loader), 1))
     rates = model.history.phases[1].learning_rates()
     assert set(rates) == {"body", "head"} and rates["body"].max() > 0
 

@@ -37,7 +37,7 @@ def test_a_spoiled_network_is_given_back_as_it_was(root, options):
 
 def spoil(model, factor):
     """Multiplies the network's first kernel, between two steps of a fit."""
-    running = model._trainer._running
+    running = model._trainer.running
     params = running.state.params
     params["body"]["conv1"]["weight"] = params["body"]["conv1"]["weight"] * factor
 

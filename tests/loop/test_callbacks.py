@@ -329,7 +329,7 @@ def test_rates_are_lowered_in_every_group_along_the_schedule(root, capsys):
 
     def look(batch, logs):
         if batch == 11:
-            states = group_states(model._trainer._running.state.opt_state)
+            states = group_states(model._trainer.running.state.opt_state)
             seen.append([float(states[name].rate) for name in ("body", "head")])
 
     watch = LambdaCallback(on_train_batch_end=look)

@@ -3,9 +3,9 @@ import pytest
 from colours import colours, named
 
 from jaxtune.loop.extra_validation import (
-    describe_further,
-    further_columns,
-    further_figures,
+    describe_extra,
+    extra_columns,
+    extra_figures,
     matching_loader,
     matching_loaders,
 )
@@ -71,10 +71,10 @@ def test_loaders_go_through_their_photos_once_in_order(root, data):
 
 
 def test_the_table_says_whose_figures_they_are(data, old):
-    assert further_columns("old", ["f1"]) == ["old_valid_loss", "old_f1"]
-    figures = further_figures("old", {"loss": 0.5, "f1": 0.25})
+    assert extra_columns("old", ["f1"]) == ["old_valid_loss", "old_f1"]
+    figures = extra_figures("old", {"loss": 0.5, "f1": 0.25})
     assert figures == {"old_valid_loss": 0.5, "old_f1": 0.25}
-    described = describe_further(matching_loaders({"old": old}, data, ()))
+    described = describe_extra(matching_loaders({"old": old}, data, ()))
     assert described["old"]["photos"] == 14
-    assert described == describe_further(matching_loaders({"old": old}, data, ()))
-    assert described != describe_further(matching_loaders({"old": data}, data, ()))
+    assert described == describe_extra(matching_loaders({"old": old}, data, ()))
+    assert described != describe_extra(matching_loaders({"old": data}, data, ()))

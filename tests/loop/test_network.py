@@ -11,8 +11,8 @@ from photos import make_photos, tiny_resnet
 from jaxtune.checkpoint import CheckpointMismatchError, RunMismatchError
 from jaxtune.loop.callbacks import Callback
 from jaxtune.loop.epoch_table import describe_phase
-from jaxtune.loop.network import PhasedNetwork
-from jaxtune.loop.steps import Programs
+from jaxtune.loop.steps import CompiledSteps
+from jaxtune.loop.trainer import Trainer
 from jaxtune.train import (
     FROZEN,
     Phase,
@@ -31,12 +31,12 @@ def net():
 
 
 def make(net, **options):
-    programs = Programs(
+    programs = CompiledSteps(
         size=(32, 32), augmentation=None, loss=cross_entropy, metrics={}, mean=None,
         std=None,
     )  # fmt: skip
     settings = {"groups": default_groups(net), "norms": "frozen"} | options
-    return PhasedNetwork(
+    return Trainer(
         net,
         settings.pop("groups"),
         optimizer=adam,
@@ -86,7 +86,7 @@ class Rates(Callback):
         self.seen = []
 
     def on_train_batch_end(self, batch, logs):
-        state = self.learner._trainer._running.state.opt_state
+        state = self.learner._trainer.running.state.opt_state
         head = group_states(state)["head"]
         after = jax.device_get([head.step, head.schedule(head.step)[0]])
         self.seen.append((int(after[0]), float(after[1])))

@@ -7,14 +7,14 @@ from flax import nnx
 from photos import tiny_resnet
 
 from jaxtune import ImageDataLoaders, vision_learner
-from jaxtune.loop.steps import Programs
+from jaxtune.loop.steps import CompiledSteps
 from jaxtune.train import Phase, constant, cross_entropy, focal, split_module
 from jaxtune.transfer import evaluating
 
 
 def make(**options):
     settings = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)} | options
-    return Programs(
+    return CompiledSteps(
         size=(32, 32), augmentation=None, loss=cross_entropy, metrics={}, **settings
     )
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtune.learner import Row
-from jaxtune.loop.run_state import Position
+from jaxtune.loop.run_state import RunState
 
 
 def row(epoch):
@@ -15,14 +15,14 @@ def row(epoch):
 
 
 def test_it_comes_back_from_json_bit_for_bit():
-    position = Position()
+    position = RunState()
     position.add_step(jnp.float32(0.1), jnp.float32(8))
     position.add_epoch(row(1))
     losses = [jnp.float32(x) for x in (0.1, 1 / 3, float("nan"))]
     for loss in losses:
         position.add_step(loss, jnp.float32(8))
     text = json.dumps(position.as_json(seconds=1.25))
-    back = Position.from_json({**json.loads(text), "train_step": 4})
+    back = RunState.from_json({**json.loads(text), "train_step": 4})
     assert (back.phase, back.epoch, back.step, back.progress) == (1, 1, 3, 5)
     assert back.seconds == 1.25 and back.rows == [row(1)]
     assert back.counts == [8.0, 8.0, 8.0]
@@ -30,7 +30,7 @@ def test_it_comes_back_from_json_bit_for_bit():
 
 
 def test_progress_rises_with_every_step_and_every_epoch():
-    position, seen = Position(), []
+    position, seen = RunState(), []
     for _ in range(2):
         for _ in range(2):
             position.add_step(jnp.float32(1), jnp.float32(1))

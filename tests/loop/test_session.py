@@ -24,7 +24,7 @@ from jaxtune.checkpoint import (
     inspect_checkpoint,
     load_meta,
 )
-from jaxtune.loop.resume import RunStopped, Session
+from jaxtune.loop.resume import RunStopped
 from jaxtune.models import Sequence
 from jaxtune.train import fine_tune_phases
 
@@ -371,16 +371,14 @@ def test_a_damaged_checkpoint_is_not_taken_up(root, whole, tmp_path):
 def test_where_a_run_stands_in_words(tmp_path):
     phases = fine_tune_phases(2, 12, 3)
     folder = RunFolder(tmp_path / "run", {}, made_with={**environment(), "jax": "0.1"})
-    with Session(folder, phases, {}, steps_per_epoch=12, name="pets") as session:
-        assert session.opening_lines() == [] and not session.finished
-        position = session.position
-        position.step = 5
-        assert (
-            session.describe(position) == "phase 1/2, 5 of 12 batches of epoch 1 of 1"
-        )
-        position.epoch, position.step = 1, 0
-        assert session.describe(position) == "phase 1/2, epoch 1 of 1"
-        session.checkpoint = tmp_path
-        opening = session.opening_lines()
+    with Resume(folder, phases, {}, steps_per_epoch=12, name="pets") as resume:
+        assert resume.opening_lines() == [] and not resume.finished
+        run = resume.run
+        run.step = 5
+        assert resume.describe(run) == "phase 1/2, 5 of 12 batches of epoch 1 of 1"
+        run.epoch, run.step = 1, 0
+        assert resume.describe(run) == "phase 1/2, epoch 1 of 1"
+        resume.checkpoint = tmp_path
+        opening = resume.opening_lines()
         assert opening[0] == "pets goes on after phase 1/2, epoch 1 of 1"
         assert "it was begun with jax 0.1 on 1 x cpu" in opening[1]

@@ -8,7 +8,8 @@ from photos import make_photos
 
 from jaxtune import LambdaCallback, OutOfMemoryError, SaveBest
 from jaxtune.loop import steps as compiled
-from jaxtune.loop.steps import CompiledStep, Programs
+from jaxtune.loop.fit import fit
+from jaxtune.loop.steps import CompiledStep, CompiledSteps
 from jaxtune.loop.trainer import Trainer
 from jaxtune.train import Phase, constant, split_module
 
@@ -30,9 +31,7 @@ def test_phases_are_run_one_after_the_other(learner):
         Phase("head", 1, 1, (0.0, 1e-2), constant(12), 0.0),
         Phase("whole", 0, 2, (1e-3, 1e-2), constant(24), 0.0),
     ]
-    rows = trainer.run(
-        learner.data, phases, first_epoch=0, key=jax.random.key(0), verbose=False
-    )
+    rows = fit(trainer, learner.data, phases, first_epoch=0, key=jax.random.key(0))
     assert next(rows).phase == 1 and trainer.frozen_groups == ("body",)
     assert [(row.phase, row.epoch) for row in rows] == [(2, 1), (2, 2)]
     assert trainer.frozen_groups == () and trainer.phase == 2
@@ -59,14 +58,14 @@ def test_the_next_phase_is_compiled_while_this_one_trains(root):
 
 def test_a_phase_that_can_not_be_compiled_ahead_says_so_itself(root, monkeypatch):
     model = runs.make_learner(root, verbose=False)
-    made = Programs.train_step
+    made = CompiledSteps.train_step
 
     def fails_unfrozen(self, graphdef, tx, labels):
         if "frozen" in jax.tree.leaves(labels):
             return made(self, graphdef, tx, labels)
         return jax.jit(lambda state, batch, key: state["no such thing"])
 
-    monkeypatch.setattr(Programs, "train_step", fails_unfrozen)
+    monkeypatch.setattr(CompiledSteps, "train_step", fails_unfrozen)
     with pytest.raises(TypeError):
         model.fine_tune(1, freeze_epochs=1)
     assert [row.phase for row in model.history] == [1]
@@ -89,7 +88,7 @@ def test_an_average_is_validated_kept_and_what_the_next_phase_begins_with(
     seen = []
 
     def look(epoch, logs):
-        state = model._trainer._running.state
+        state = model._trainer.running.state
         seen.append((jax.tree.map(np.asarray, state.params), runs.bits(model), logs))
 
     def load_and_validate():
@@ -204,7 +203,7 @@ def test_out_of_memory_later_leaves_the_values_of_the_last_whole_epoch(
     assert len(model.history) == len(seen) == 2
     assert runs.bits(model) == seen[-1]
     assert model.validate()["loss"] == model.history[-1].valid_loss
-    assert model._trainer.mark[1] == 24
+    assert model._trainer.version[1] == 24
 
 
 def test_a_batch_that_does_not_fit_is_refused_before_the_first_step(root, monkeypatch):

@@ -1,0 +1,104 @@
+"""Weights, phase and optimizer out of a checkpoint into a trainer, all or nothing."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxtune.checkpoint import (
+    CheckpointMismatchError,
+    find_checkpoint,
+    inspect_checkpoint,
+    load_checkpoint,
+    with_kept_thresholds,
+)
+from jaxtune.loop.trainer import Trainer
+from jaxtune.train import split_module
+from jaxtune.transfer import denormalizing
+
+
+def load_into(
+    trainer: Trainer,
+    data: Any,
+    path: str | os.PathLike,
+    *,
+    phase: str,
+    with_opt: bool,
+    partial: str | tuple[str, ...] | None,
+    which: str,
+) -> tuple[str, dict[str, float] | None]:
+    """Takes weights, phase and optimizer from a checkpoint; see `Learner.load`.
+
+    Args:
+        trainer: Takes them.
+        data: `ImageDataLoaders`, whose classes must be those of the checkpoint.
+        path: The folder of a checkpoint or of a run.
+        phase: "saved" or "keep".
+        with_opt: Whether the optimizer's state is taken, too.
+        partial: Take only what lies below it.
+        which: "latest" or "best".
+
+    Returns:
+        What was done, in a line; and the thresholds that were saved, or None.
+
+    Raises:
+        FileNotFoundError: If there is no checkpoint.
+        jaxtune.CheckpointMismatchError: If it is of another network or classes.
+    """
+    checkpoint = find_checkpoint(path, which)
+    contents = inspect_checkpoint(checkpoint)
+    meta = contents.meta if isinstance(contents.meta, dict) else {}
+    if partial is None:
+        _check_classes(data, checkpoint, meta.get("classes"))
+    _, params, model_state = split_module(trainer.module)
+    unscaled = denormalizing(trainer.module) if partial is None else None
+    if any("denormalize" in name for name in contents.leaves):
+        unscaled = None
+    if unscaled is not None:
+        # From before outputs were scaled by the targets: it has none of that.
+        model_state = _without(model_state, "denormalize")
+    values = load_checkpoint(
+        checkpoint, params=params, model_state=model_state, partial=partial
+    )
+    place = meta.get("learner") if partial is None else None
+    optimizer = "the optimizer begins anew"
+    if place and phase == "saved":
+        trainer.take_place(place)
+    nnx.update(trainer.module, *values)
+    if unscaled is not None:
+        unscaled.mean.set_value(jnp.zeros_like(unscaled.mean[...]))
+        unscaled.std.set_value(jnp.ones_like(unscaled.std[...]))
+    kept = place and tuple(place["frozen"]) == trainer.frozen_groups
+    if kept and with_opt and "opt_state" in contents.items:
+        trainer.restore_optimizer(checkpoint)
+        optimizer = "the optimizer goes on"
+    frozen = ", ".join(trainer.frozen_groups)
+    what = f"{frozen} frozen" if frozen else "all layer groups train"
+    whose = "as it was" if place is None or phase == "keep" else "as saved"
+    of = "" if partial is None else f" ({partial} only)"
+    line = (
+        f"loaded {os.fspath(path)}{of} · phase {trainer.phase}, {what}, {whose} · "
+        f"{optimizer}"
+    )
+    return line, with_kept_thresholds(meta, path).get("thresholds")
+
+
+def _check_classes(data: Any, checkpoint: Path, classes: list[str] | None) -> None:
+    if classes is None or list(classes) == list(data.classes):
+        return
+    same = sorted(classes) == sorted(data.classes)
+    what = "the same classes in another order" if same else "other classes"
+    raise CheckpointMismatchError(
+        f"{checkpoint} was saved with {what}: {', '.join(classes)}; the data has "
+        f"{', '.join(data.classes)}. Give the data classes= in that order, "
+        "keep each class's row with continue_from(..., extend=True, reorder=True), "
+        'or take the body alone with partial="body".'
+    )
+
+
+def _without(state: nnx.State, name: str) -> nnx.State:
+    """A state without what lies below a name."""
+    flat = nnx.to_flat_state(state)
+    return nnx.from_flat_state((path, x) for path, x in flat if name not in path)
