@@ -65,7 +65,7 @@ def load_into(
     place = meta.get("learner") if partial is None else None
     optimizer = "the optimizer begins anew"
     if place and phase == "saved":
-        trainer.take_place(place)
+        trainer.load_state_dict(place)
     nnx.update(trainer.module, *values)
     if unscaled is not None:
         unscaled.mean.set_value(jnp.zeros_like(unscaled.mean[...]))

@@ -58,7 +58,7 @@ def test_it_goes_back_to_the_newest_whole_epoch(root):
     with pytest.raises(NonFiniteLossError, match="after epoch 2 of this phase"):
         model.fit(4, 1e-3, callbacks=callbacks)
     assert len(model.history) == 2 and runs.bits(model) == kept[-1]
-    assert model._trainer._step == 6 and model._trainer.opt_state is None
+    assert model._trainer.step == 6 and model._trainer.opt_state is None
 
 
 def test_a_network_that_validation_finds_spoiled(root):

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from photos import tiny_resnet
 
-from jaxtune import error_rate, vision_learner
-from jaxtune.loop.loop import NonFiniteLossError
+from jaxtune import NonFiniteLossError, error_rate, vision_learner
 from jaxtune.loop.trainer import Trainer
 from jaxtune.train import FROZEN, cross_entropy, split_module
 

@@ -118,7 +118,7 @@ def test_a_phase_or_everything_ends_when_asked(root, capsys):
     model.fine_tune(2, 1e-2, freeze_epochs=2, callbacks=stop)
     assert model.history.history["phase"] == [1]
     model.fit(1, callbacks=stop_at("on_train_batch_end", StopTraining))
-    assert len(model.history) == 1 and model._trainer._step == 13
+    assert len(model.history) == 1 and model._trainer.step == 13
 
 
 def test_early_stopping_judges_each_phase_by_itself(root):

@@ -19,7 +19,6 @@ from jaxtune import (
     mse,
     sgd,
 )
-from jaxtune.learner.assigning import Assignable
 from jaxtune.loop import steps as programs
 
 
@@ -206,4 +205,4 @@ def test_metrics_that_are_assigned_stand_in_the_next_rows(model):
     row = model.fit(1, 1e-3)[0]
     assert list(row.metrics) == ["accuracy"] and model.num_programs == compiled
     assert list(model.validate()) == ["loss", "accuracy"]
-    assert Assignable.metrics.fget(model) == (accuracy,)
+    assert Learner.metrics.fget(model) == (accuracy,)

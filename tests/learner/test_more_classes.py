@@ -6,7 +6,6 @@ import pytest
 import runs
 from colours import colours, named
 from flax import nnx
-from jaxtune.learner.extending import check_loss, said_of_classes
 
 from jaxtune import (
     F1Score,
@@ -17,6 +16,7 @@ from jaxtune import (
     vision_learner,
     weighted_cross_entropy,
 )
+from jaxtune.learner.more_classes import check_loss, classes_in_words
 from jaxtune.train import split_module
 
 
@@ -112,5 +112,5 @@ def test_losses_with_a_weight_for_each_class():
 
 
 def test_what_is_said():
-    assert said_of_classes(["a"], ["a"]) == "1 classes known"
-    assert said_of_classes((), ()) == "the same numbers to predict"
+    assert classes_in_words(["a"], ["a"]) == "1 classes known"
+    assert classes_in_words((), ()) == "the same numbers to predict"
