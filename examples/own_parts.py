@@ -23,7 +23,7 @@ from jaxtune import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     ImageDataLoaders,
-    Sequence,
+    Sequential,
     TrainState,
     accuracy,
     compile_step,
@@ -99,7 +99,7 @@ def train(data, network, *, epochs, freeze_epochs, rate=2e-3, momentum=0.2, seed
     """Yields (train state, running average, figures) after each epoch."""
     body = create_body(network)
     head = GeMHead(num_features(body), data.num_classes, rngs=nnx.Rngs(seed))
-    net = Sequence({"body": body, "head": head})
+    net = Sequential({"body": body, "head": head})
     _, params, model_state = split_module(net)
     groups = default_groups(net)
     labels = group_labels(params, groups)

@@ -20,7 +20,7 @@ What there is, in the order of the data's way:
 - data: `ImageDataLoaders`; on the device `training_images` and `validation_images`,
   and what they are made of: `augment`, `per_image_keys`, `to_float`, `normalize`.
 - models and pretrained: `resnet18` and others, `ARCHITECTURES`, `register_model` for
-  your own, `read_weights`; the layers `Sequence`, `Conv`, `Linear`, `BatchNorm`.
+  your own, `read_weights`; the layers `Sequential`, `Conv`, `Linear`, `BatchNorm`.
 - transfer: `create_cnn_model`, or `create_body` and `create_head`; `inspect_cuts`;
   `default_groups`, `split_groups`, `group_labels`; `evaluating`, the view for
   validation; `extend_outputs`, for more classes.
@@ -34,6 +34,9 @@ What there is, in the order of the data's way:
   plain Orbax opens what they write.
 - learner: `vision_learner`, `continue_from`, `Learner`, `load_predictor`.
 """
+
+import warnings
+from typing import Any
 
 from jaxtune.checkpoint import CheckpointDamagedError as CheckpointDamagedError
 from jaxtune.checkpoint import CheckpointMismatchError as CheckpointMismatchError
@@ -95,7 +98,7 @@ from jaxtune.models import BatchNorm as BatchNorm
 from jaxtune.models import Conv as Conv
 from jaxtune.models import Linear as Linear
 from jaxtune.models import ResNet as ResNet
-from jaxtune.models import Sequence as Sequence
+from jaxtune.models import Sequential as Sequential
 from jaxtune.pretrained import ARCHITECTURES as ARCHITECTURES
 from jaxtune.pretrained import IMAGENET_MEAN as IMAGENET_MEAN
 from jaxtune.pretrained import IMAGENET_STD as IMAGENET_STD
@@ -207,3 +210,15 @@ from jaxtune.transfer import params as params
 from jaxtune.transfer import split_groups as split_groups
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Returns `Sequential` by its former name, with a warning."""
+    if name == "Sequence":
+        warnings.warn(
+            "jaxtune.Sequence is now called jaxtune.Sequential.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return Sequential
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,7 +11,7 @@ SCRIPT = """
 import hashlib, json, sys
 import jax, numpy as np
 from flax import nnx
-from jaxtune import (BatchNorm, Conv, ImageDataLoaders, Linear, Sequence, error_rate,
+from jaxtune import (BatchNorm, Conv, ImageDataLoaders, Linear, Sequential, error_rate,
                      split_module, vision_learner)
 from jaxtune.models import GlobalAvgPool, ReLU
 
@@ -19,7 +19,7 @@ jax.config.update("jax_enable_compilation_cache", False)
 
 def network():
     rngs = nnx.Rngs(0)
-    return Sequence({
+    return Sequential({
         "conv1": Conv(3, 8, 3, stride=2, padding=1, rngs=rngs), "bn1": BatchNorm(8),
         "relu": ReLU(), "pool": GlobalAvgPool(), "fc": Linear(8, 10, rngs=rngs)})
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxtune.models import BatchNorm, Linear, Sequence
+from jaxtune.models import BatchNorm, Linear, Sequential
 from jaxtune.train import (
     EpochMetric,
     Metric,
@@ -203,10 +203,10 @@ def outputs_of(network: nnx.Module, data: Any) -> Any:
 
 def _outputs_of_head(network: nnx.Module) -> int | None:
     """How many outputs a head of jaxtune's own has; None if one must run it to know."""
-    if not isinstance(network, Sequence) or len(network) != 2:
+    if not isinstance(network, Sequential) or len(network) != 2:
         return None
     layers = network[1]
-    if not isinstance(layers, Sequence):
+    if not isinstance(layers, Sequential):
         return None
     for name in reversed(layers.names):
         layer = layers[name]

@@ -5,7 +5,7 @@ children of a network stand in the order in which they are applied, so a network
 sequence which can be cut, sliced and changed like one.
 """
 
-from collections.abc import Sequence as Many
+from collections.abc import Sequence
 
 from flax import nnx
 from jaxtyping import Array, Float
@@ -21,7 +21,7 @@ from jaxtune.models.layers import (
     ReLU,
     conv_norm,
 )
-from jaxtune.models.sequence import Sequence, numbered
+from jaxtune.models.sequential import Sequential, numbered
 
 
 class BasicBlock(nnx.Module):
@@ -43,7 +43,7 @@ class BasicBlock(nnx.Module):
         groups: int,
         width_per_group: int,
         stride_in_1x1: bool,
-        downsample: Sequence | None,
+        downsample: Sequential | None,
         rngs: nnx.Rngs,
     ):
         """Takes the number of channels in, and of each convolution.
@@ -99,7 +99,7 @@ class Bottleneck(nnx.Module):
         groups: int,
         width_per_group: int,
         stride_in_1x1: bool,
-        downsample: Sequence | None,
+        downsample: Sequential | None,
         rngs: nnx.Rngs,
     ):
         """Takes the number of channels in; 4 * width go out."""
@@ -128,7 +128,7 @@ class Bottleneck(nnx.Module):
         return conv_norm(self.conv3, self.bn3, y, residual=shortcut, relu=True)
 
 
-class ResNet(Sequence):
+class ResNet(Sequential):
     """A residual network: conv1, bn1, relu, maxpool, layer1 … layer4, avgpool, fc.
 
     `net[:-2]` is its body, `net[6]` is `net.layer3`, and a parameter's path, joined by
@@ -158,7 +158,7 @@ class ResNet(Sequence):
     def __init__(
         self,
         block: type[BasicBlock] | type[Bottleneck],
-        blocks: Many[int],
+        blocks: Sequence[int],
         *,
         num_classes: int = 1000,
         in_channels: int = 3,
@@ -184,7 +184,7 @@ class ResNet(Sequence):
             rngs: Stream `params` draws the weights.
         """
 
-        def stage(in_channels: int, width: int, count: int, stride: int) -> Sequence:
+        def stage(in_channels: int, width: int, count: int, stride: int) -> Sequential:
             out_channels = width * block.expansion
             modules = []
             for i in range(count):
@@ -231,7 +231,7 @@ class ResNet(Sequence):
         self.num_features = num_features
 
 
-def _stem(in_channels: int, *, deep: bool, rngs: nnx.Rngs) -> Conv | Sequence:
+def _stem(in_channels: int, *, deep: bool, rngs: nnx.Rngs) -> Conv | Sequential:
     if not deep:
         return Conv(in_channels, 64, 7, stride=2, padding=3, rngs=rngs)
     return numbered(
@@ -247,7 +247,7 @@ def _stem(in_channels: int, *, deep: bool, rngs: nnx.Rngs) -> Conv | Sequence:
 
 def _shortcut(
     in_channels: int, out_channels: int, *, stride: int, average: bool, rngs: nnx.Rngs
-) -> Sequence:
+) -> Sequential:
     norm = BatchNorm(out_channels)
     if not average:
         conv = Conv(in_channels, out_channels, 1, stride=stride, rngs=rngs)

@@ -34,7 +34,7 @@ from jaxtune.data.photos import bad_photos, check_photo_type, find_bad
 from jaxtune.loop.float32 import in_float32, to_float32
 from jaxtune.loop.recovery import warn_not_finite
 from jaxtune.loop.steps import CompiledSteps
-from jaxtune.models import Sequence as ModuleSequence
+from jaxtune.models import Sequential
 from jaxtune.pretrained import ARCHITECTURES
 from jaxtune.results.thresholds import (
     DEFAULT_THRESHOLD,
@@ -462,16 +462,16 @@ def _with_scale(
     """
     if meta.get("kind") != "regression" or denormalizing(module) is not None:
         return module
-    whole = isinstance(module, ModuleSequence) and len(module) == 2
-    if not whole or not isinstance(module[1], ModuleSequence):
+    whole = isinstance(module, Sequential) and len(module) == 2
+    if not whole or not isinstance(module[1], Sequential):
         return module
     if not any("denormalize" in name for name in inspect_checkpoint(path).leaves):
         return module
     outputs = meta["num_outputs"]
     scale = Denormalize([0.0] * outputs, [1.0] * outputs)
     layers = {name: module[1][name] for name in module[1].names}
-    head = ModuleSequence({**layers, "denormalize": scale})
-    return ModuleSequence(dict(zip(module.names, (module[0], head), strict=True)))
+    head = Sequential({**layers, "denormalize": scale})
+    return Sequential(dict(zip(module.names, (module[0], head), strict=True)))
 
 
 def _build(meta: Mapping[str, Any]) -> nnx.Module:

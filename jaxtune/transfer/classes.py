@@ -22,8 +22,7 @@ from jaxtune.arguments import (
     described,
 )
 from jaxtune.data import as_size
-from jaxtune.models import BatchNorm, call_module, kaiming_normal
-from jaxtune.models import Sequence as ModuleSequence
+from jaxtune.models import BatchNorm, Sequential, call_module, kaiming_normal
 from jaxtune.transfer.groups import dotted
 from jaxtune.transfer.running import evaluating
 
@@ -242,9 +241,9 @@ def extend_outputs(
 
 def _find(network, count: int, images, at) -> list[_Layer]:
     part, inputs = network, images
-    if isinstance(network, ModuleSequence) and len(network) == 2:
+    if isinstance(network, Sequential) and len(network) == 2:
         # Body and head: the body runs once; the head keeps its paths.
-        part = ModuleSequence({network.names[1]: network[1]})
+        part = Sequential({network.names[1]: network[1]})
         inputs = _run(network[0], images)
     layers = _candidates(part, count)
     if at is not None:

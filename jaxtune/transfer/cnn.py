@@ -18,7 +18,7 @@ from jaxtune.arguments import (
     like,
     other_library,
 )
-from jaxtune.models import Sequence
+from jaxtune.models import Sequential
 from jaxtune.pretrained import (
     ARCHITECTURES,
     RegisteredModel,
@@ -45,7 +45,7 @@ def create_cnn_model(
     channel_init: str = "zero",
     rngs: nnx.Rngs | None = None,
     **head_options,
-) -> Sequence:
+) -> Sequential:
     """Returns a network for new classes: `net[0]` is the body, `net[1]` the head.
 
     Args:
@@ -129,8 +129,8 @@ def create_cnn_model(
     if head is None:
         features = num_features(body, in_channels=in_channels)
         head = create_head(features, num_classes, rngs=rngs, **head_options)
-        return Sequence({"body": body, "head": head})
-    network = Sequence({"body": body, "head": head})
+        return Sequential({"body": body, "head": head})
+    network = Sequential({"body": body, "head": head})
     shape = output_shape(network, in_channels=in_channels)
     if len(shape) != 2 or shape[-1] != num_classes:
         raise ValueError(

@@ -13,7 +13,7 @@ import jax
 from flax import nnx
 
 from jaxtune.arguments import Integer, check_integer, check_module, described
-from jaxtune.models import Sequence
+from jaxtune.models import Sequential
 from jaxtune.transfer.running import children_of, output_shape
 from jaxtune.transfer.truncation import last_calls, record_calls, truncated
 
@@ -117,7 +117,7 @@ def create_body(
 
     Returns:
         A module which maps images (b, h, w, c) to feature maps (b, h', w', f). Of a
-        `Sequence`, a `Sequence` of the children kept, under the same names. Of any
+        `Sequential`, a `Sequential` of the children kept, under the same names. Of any
         other module, a copy of it with the same paths, which runs the module's own code
         up to where it calls the next child, and gives out what that is handed: all that
         is done between the two, an activation or a sum, is in the body. Only if that is
@@ -143,7 +143,7 @@ def create_body(
         cut = getattr(module, "default_cut", None)
     if cut is None:
         cut = _find_cut(module, in_channels)
-    if isinstance(module, Sequence):
+    if isinstance(module, Sequential):
         body = module[: _position(cut, list(module.names), module)]
         groups = getattr(module, "default_groups", None)
         if groups is not None:

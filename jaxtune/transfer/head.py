@@ -26,10 +26,10 @@ from jaxtune.models import (
     GlobalAvgPool,
     Linear,
     ReLU,
+    Sequential,
     global_max,
     kaiming_normal,
 )
-from jaxtune.models import Sequence as ModuleSequence
 
 
 class ConcatPool(nnx.Module):
@@ -84,8 +84,8 @@ class Denormalize(nnx.Module):
 
 def denormalizing(network: nnx.Module) -> Denormalize | None:
     """Returns the `Denormalize` layer that a network's head ends in, or None."""
-    head = network[-1] if isinstance(network, ModuleSequence) else None
-    last = head[-1] if isinstance(head, ModuleSequence) else None
+    head = network[-1] if isinstance(network, Sequential) else None
+    last = head[-1] if isinstance(head, Sequential) else None
     return last if isinstance(last, Denormalize) else None
 
 
@@ -103,7 +103,7 @@ def create_head(
     target_stats: Sequence[Sequence[float]] | None = None,
     init: Callable = kaiming_normal,
     rngs: nnx.Rngs,
-) -> ModuleSequence:
+) -> Sequential:
     """Returns fastai's head: pool, then per layer batch norm, dropout, linear, ReLU.
 
     With the defaults: pool, bn(2F), dropout .25, linear(2F, 512), relu, bn(512),
@@ -201,7 +201,7 @@ def create_head(
             check_numbers(mean, "the mean in target_stats", **options),
             check_numbers(std, "the std in target_stats", **options, above=0),
         )
-    return ModuleSequence(layers)
+    return Sequential(layers)
 
 
 def _rates(dropout, count: int) -> list[float]:

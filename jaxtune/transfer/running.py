@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxtune.arguments import check_module
-from jaxtune.models import Sequence, call_module
+from jaxtune.models import Sequential, call_module
 
 
 def evaluating(module: nnx.Module) -> nnx.Module:
@@ -92,7 +92,7 @@ def children_of(module: nnx.Module) -> list[tuple[str, Callable]]:
 
     Children of a sequence may be functions.
     """
-    if isinstance(module, Sequence):
+    if isinstance(module, Sequential):
         return [(name, module[name]) for name in module.names]
     if isinstance(module, nnx.Sequential):
         return [(str(i), layer) for i, layer in enumerate(module.layers)]

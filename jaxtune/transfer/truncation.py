@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxtune.models import Sequence, call_module
+from jaxtune.models import Sequential, call_module
 from jaxtune.transfer.running import children_of, evaluating, listen
 
 # Which calls there are.
@@ -66,7 +66,7 @@ def record_calls(module: nnx.Module, in_channels: int, size: int) -> list[Call]:
     Raises:
         ValueError: If the network doesn't run on images (1, size, size, in_channels).
     """
-    in_order = isinstance(module, Sequence | nnx.Sequential)
+    in_order = isinstance(module, Sequential | nnx.Sequential)
     graphdef, state = nnx.split(evaluating(module))
     images = jax.ShapeDtypeStruct((1, size, size, in_channels), jnp.float32)
     records: list[_Record] = []
@@ -237,7 +237,7 @@ def truncated(module: nnx.Module, calls: list[Call], position: int) -> nnx.Modul
         parent, key = _locate(body, name)
         if isinstance(parent, nnx.List):
             # Positions are names: the other items must keep theirs.
-            parent[int(key)] = Sequence({})
+            parent[int(key)] = Sequential({})
         else:
             delattr(parent, key)
     last = children[names[end]]
@@ -327,10 +327,10 @@ def _stopping(body: nnx.Module, kind: type, end: _End, stop: _Reached) -> nnx.Mo
 
     # The network may look a child up before the end: `self.last(self.first(x))`.
     for name in end.removed:
-        put(name, Sequence({}), functools.partial(too_early, name))
+        put(name, Sequential({}), functools.partial(too_early, name))
     children = dict(children_of(body))
     for name in end.names:
-        last = Sequence({}) if name in end.removed else _shallow(children[name])
+        last = Sequential({}) if name in end.removed else _shallow(children[name])
         put(name, last, at_end)
     return run
 

@@ -12,7 +12,7 @@ from jaxtune.inspect.gradcam import (
     plot_grad_cams,
     scale_heat,
 )
-from jaxtune.models import Conv, Sequence
+from jaxtune.models import Conv, Sequential
 
 
 class Square(nnx.Module):
@@ -47,7 +47,7 @@ class Listed(nnx.Module):
 def tiny():
     """Body: squares; head: means times a matrix. All can be written down by hand."""
     head = WeightedMean([[1.0, -1.0, 0.0], [2.0, 0.5, -3.0]])
-    return Sequence({"body": Square(), "head": head})
+    return Sequential({"body": Square(), "head": head})
 
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 3, 5, 2)).astype(np.float32)
@@ -87,9 +87,9 @@ class Smooth(nnx.Module):
 @pytest.mark.parametrize("layer", ["body", "body.first", "body.second.conv"])
 def test_a_deep_networks_weights_are_finite_differences(layer):
     rngs = nnx.Rngs(4)
-    body = Sequence({"first": Smooth(2, 4, rngs), "second": Smooth(4, 5, rngs)})
+    body = Sequential({"first": Smooth(2, 4, rngs), "second": Smooth(4, 5, rngs)})
     head = WeightedMean(np.random.default_rng(2).normal(size=(5, 3)))
-    net = Sequence({"body": body, "head": head})
+    net = Sequential({"body": body, "head": head})
     images = jax.random.normal(jax.random.key(1), (1, 9, 12, 2))
     found = np.asarray(grad_cam(*split_module(net), images, layer=layer, class_index=2))
 
@@ -142,7 +142,9 @@ def test_what_is_no_map_is_refused_with_the_names_there_are(tiny):
     with pytest.raises(ValueError, match=r"'head' is \(4, 3\)"):
         grad_cam(*parts, IMAGES, layer="head")
     shared = Square()
-    twice = Sequence({"body": Sequence({"a": shared, "b": shared}), "head": tiny.head})
+    twice = Sequential(
+        {"body": Sequential({"a": shared, "b": shared}), "head": tiny.head}
+    )
     with pytest.raises(ValueError, match="'body.a' is called 2 times"):
         grad_cam(*split_module(twice), IMAGES, layer="body.a")
 

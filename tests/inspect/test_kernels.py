@@ -10,7 +10,7 @@ from jaxtune.inspect.kernels import (
     outputs_first,
     plot_kernels,
 )
-from jaxtune.models import Conv, Sequence
+from jaxtune.models import Conv, Sequential
 
 
 def test_kernels_are_the_first_convolutions_scaled_about_grey():
@@ -37,7 +37,7 @@ class Own(nnx.Module):
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_any_number_of_channels(channels):
     conv = Conv(channels, 6, 3, rngs=nnx.Rngs(1))
-    found = first_layer_kernels(Sequence({"conv": conv}))
+    found = first_layer_kernels(Sequential({"conv": conv}))
     assert found.shape == (6, 3, 3, 3)
     weight = outputs_first(conv.weight[...])
     if channels == 1:
@@ -53,8 +53,8 @@ def test_any_number_of_channels(channels):
 def test_networks_of_ones_own_and_none_at_all():
     assert first_weight(Own())[0] == ("blocks", "0", "kernel")
     assert first_layer_kernels(Own()).shape == (5, 3, 3, 3)
-    with pytest.raises(ValueError, match="Sequence has no convolution"):
-        first_layer_kernels(Sequence({"pool": GlobalPool()}))
+    with pytest.raises(ValueError, match="Sequential has no convolution"):
+        first_layer_kernels(Sequential({"pool": GlobalPool()}))
     dead = Conv(3, 2, 3, rngs=nnx.Rngs(1))
     dead.weight.set_value(dead.weight[...] * 0)
     np.testing.assert_array_equal(first_layer_kernels(dead), 0.5)

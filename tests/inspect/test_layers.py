@@ -7,7 +7,7 @@ from flax import nnx
 from photos import tiny_resnet
 
 from jaxtune.inspect.summary import multiplications, network_layers
-from jaxtune.models import BatchNorm, Conv, Linear, Sequence
+from jaxtune.models import BatchNorm, Conv, Linear, Sequential
 from jaxtune.train import (
     cross_entropy,
     norm_paths,
@@ -120,7 +120,7 @@ class Mean(nnx.Module):
 
 def small():
     rngs = nnx.Rngs(0)
-    return Sequence(
+    return Sequential(
         {
             "conv1": Conv(3, 4, 3, padding=1, rngs=rngs),
             "bn1": BatchNorm(4),

@@ -4,7 +4,7 @@ from flax import nnx
 from photos import tiny_resnet
 
 from jaxtune import create_body, error_rate, resnet18, vision_learner
-from jaxtune.models import GlobalAvgPool, Linear, Sequence
+from jaxtune.models import GlobalAvgPool, Linear, Sequential
 
 
 def test_a_pretrained_learner_is_frozen_and_another_is_not(data):
@@ -39,7 +39,7 @@ def test_a_body_of_ones_own_is_taken_whole_and_frozen(data):
 
 
 def test_the_head_must_fit_the_classes(data):
-    head = Sequence({"pool": GlobalAvgPool(), "fc": Linear(512, 4, rngs=nnx.Rngs(0))})
+    head = Sequential({"pool": GlobalAvgPool(), "fc": Linear(512, 4, rngs=nnx.Rngs(0))})
     with pytest.raises(
         ValueError, match=r"the head must return \(b, 3\), .* shape \('b', 4\)"
     ):

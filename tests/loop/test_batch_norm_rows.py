@@ -5,7 +5,7 @@ from flax import nnx
 
 from jaxtune import ImageDataLoaders, vision_learner
 from jaxtune.loop.batch_norm_rows import check_enough_rows
-from jaxtune.models import BatchNorm, Conv, Sequence
+from jaxtune.models import BatchNorm, Conv, Sequential
 from jaxtune.transfer import evaluating
 
 
@@ -64,7 +64,7 @@ def test_a_head_without_batch_norm_trains_on_one():
 def test_what_counts_is_what_a_norm_sees():
     size = {"size": (4, 4), "in_channels": 3}
     for norm in (BatchNorm(2), nnx.BatchNorm(2, rngs=nnx.Rngs(0))):
-        network = Sequence({"conv": Conv(3, 2, 1, rngs=nnx.Rngs(0)), "norm": norm})
+        network = Sequential({"conv": Conv(3, 2, 1, rngs=nnx.Rngs(0)), "norm": norm})
         check_enough_rows(network, 1, **size)
         network[0] = Conv(3, 2, 4, rngs=nnx.Rngs(0))
         with pytest.raises(ValueError, match="norm normalises over the batch"):

@@ -25,7 +25,7 @@ from jaxtune.checkpoint import (
     load_meta,
 )
 from jaxtune.loop.resume import RunStopped
-from jaxtune.models import Sequence
+from jaxtune.models import Sequential
 from jaxtune.train import fine_tune_phases
 
 #: Steps and validations of phase 1, and of the whole run.
@@ -286,7 +286,7 @@ def test_a_network_with_random_streams_of_its_own_goes_on_too(root, tmp_path):
         network = runs.smallest_network()
         parts = {name: getattr(network, name) for name in network.names}
         noise = nnx.Dropout(0.5, rngs=nnx.Rngs(5))
-        return Sequence({"conv1": parts["conv1"], "noise": noise, **parts})
+        return Sequential({"conv1": parts["conv1"], "noise": noise, **parts})
 
     results = []
     for steps in (None, 3):

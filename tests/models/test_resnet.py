@@ -9,7 +9,7 @@ from draw import draw_images, draw_labels, positions
 from flax import nnx
 from networks import NOTES, build, golden, torch_shapes
 
-from jaxtune.models import BasicBlock, BatchNorm, ResNet, Sequence, call_module
+from jaxtune.models import BasicBlock, BatchNorm, ResNet, Sequential, call_module
 from jaxtune.train import compile_step, cross_entropy, split_module
 from jaxtune.transfer import evaluating
 
@@ -140,7 +140,7 @@ def test_children_have_torchvisions_order_and_names():
         *("layer1", "layer2", "layer3", "layer4", "avgpool", "fc"),
     )
     assert net[6] is net.layer3 is net["layer3"]
-    assert isinstance(net[:-2], Sequence) and net[:-2][-1] is net.layer4
+    assert isinstance(net[:-2], Sequential) and net[:-2][-1] is net.layer4
     assert isinstance(net.layer1[0].bn1, BatchNorm)
 
 

@@ -10,7 +10,7 @@ from jaxtune import evaluating, split_module, validation_images, vision_learner
 from jaxtune.data import prepare_image
 from jaxtune.inspect.gradcam import grad_cam, scale_heat
 from jaxtune.inspect.kernels import first_weight
-from jaxtune.models import Linear, Sequence
+from jaxtune.models import Linear, Sequential
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_a_network_of_one_size_is_shown_the_size_it_knows(root):
         def __call__(self, x):
             return x.reshape(x.shape[0], 15 * 15 * 8)
 
-    head = Sequence({"flat": Fixed(), "fc": Linear(15 * 15 * 8, 3, rngs=nnx.Rngs(0))})
+    head = Sequential({"flat": Fixed(), "fc": Linear(15 * 15 * 8, 3, rngs=nnx.Rngs(0))})
     data = make_data(root, "single", size=32)
     model = vision_learner(data, smallest_network, cut=2, head=head, verbose=False)
     pixels = np.zeros((70, 90, 3), np.uint8)

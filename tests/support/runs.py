@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from jaxtune import ImageDataLoaders, error_rate, vision_learner
-from jaxtune.models import BatchNorm, Conv, Linear, Sequence
+from jaxtune.models import BatchNorm, Conv, Linear, Sequential
 from jaxtune.train import split_module
 
 EPOCHS, FREEZE_EPOCHS = 2, 2
@@ -25,10 +25,10 @@ class GlobalPool(nnx.Module):
         return x.mean(axis=(1, 2))
 
 
-def smallest_network(rngs: nnx.Rngs | None = None) -> Sequence:
+def smallest_network(rngs: nnx.Rngs | None = None) -> Sequential:
     """Returns a whole network of one convolution; its programs compile at once."""
     rngs = nnx.Rngs(3)
-    return Sequence(
+    return Sequential(
         {
             "conv1": Conv(3, 8, 3, stride=2, rngs=rngs),
             "bn1": BatchNorm(8),

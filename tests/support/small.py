@@ -6,7 +6,7 @@ from flax import nnx
 from runs import GlobalPool
 
 from jaxtune import adapt_channels
-from jaxtune.models import BatchNorm, Conv, Linear, ReLU, Sequence
+from jaxtune.models import BatchNorm, Conv, Linear, ReLU, Sequential
 
 
 def small_network(
@@ -15,7 +15,7 @@ def small_network(
     in_channels: int = 3,
     channel_init: str = "zero",
     rngs: nnx.Rngs | None = None,
-) -> Sequence:
+) -> Sequential:
     """Returns a network of three layer groups; "pretrained" is always the same."""
     rngs = nnx.Rngs(3) if pretrained or rngs is None else rngs
     conv1 = Conv(3, 8, 3, stride=2, rngs=rngs)
@@ -24,7 +24,7 @@ def small_network(
         adapted = adapt_channels(weight, in_channels, channel_init=channel_init)
         conv1 = Conv(in_channels, 8, 3, stride=2, rngs=nnx.Rngs(0))
         conv1.weight.set_value(jnp.asarray(adapted.transpose(2, 3, 1, 0)))
-    network = Sequence(
+    network = Sequential(
         {
             "conv1": conv1,
             "bn1": BatchNorm(8),

@@ -8,7 +8,7 @@ import pytest
 import runs
 from flax import nnx
 
-from jaxtune.models import BatchNorm, Linear, Sequence
+from jaxtune.models import BatchNorm, Linear, Sequential
 from jaxtune.train import (
     FROZEN,
     TrainState,
@@ -212,7 +212,7 @@ def test_a_state_comes_back_from_its_average_and_raw_values(trained):
 
 
 def test_counts_and_keys_have_no_average():
-    net = Sequence({"linear": Linear(2, 3, rngs=nnx.Rngs(0)), "norm": BatchNorm(3)})
+    net = Sequential({"linear": Linear(2, 3, rngs=nnx.Rngs(0)), "norm": BatchNorm(3)})
     net.drop = nnx.Dropout(0.5, rngs=nnx.Rngs(0))
     _, params, model_state = split_module(net)
     labels = jax.tree.map(lambda x: "all", params)

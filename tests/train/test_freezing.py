@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxtune.models import BatchNorm, Linear, Sequence
+from jaxtune.models import BatchNorm, Linear, Sequential
 from jaxtune.train import (
     FROZEN,
     boundary_index,
@@ -34,11 +34,11 @@ class Plain(nnx.Module):
 @pytest.fixture
 def net():
     rngs = nnx.Rngs(0)
-    body = Sequence(
+    body = Sequential(
         {"norm": BatchNorm(3), "linear": Linear(3, 3, rngs=rngs), "plain": Plain(rngs)}
     )
-    head = Sequence({"norm": BatchNorm(3), "drop": nnx.Dropout(0.5)})
-    return Sequence({"body": body, "head": head})
+    head = Sequential({"norm": BatchNorm(3), "drop": nnx.Dropout(0.5)})
+    return Sequential({"body": body, "head": head})
 
 
 def labels_of(net):

@@ -4,12 +4,12 @@ import numpy as np
 import optax
 from flax import nnx
 
-from jaxtune.models import BatchNorm, Linear, Sequence
+from jaxtune.models import BatchNorm, Linear, Sequential
 from jaxtune.train import TrainState, split_module
 
 
 def net():
-    return Sequence({"linear": Linear(2, 3, rngs=nnx.Rngs(0)), "norm": BatchNorm(3)})
+    return Sequential({"linear": Linear(2, 3, rngs=nnx.Rngs(0)), "norm": BatchNorm(3)})
 
 
 def test_a_module_splits_into_plain_arrays_and_comes_back():
@@ -38,7 +38,7 @@ def test_a_state_is_a_tree_and_a_value():
 
 def test_a_parameter_made_from_a_number_compiles_no_second_step():
     """`jnp.asarray(3.0)` has a weak dtype, which arithmetic makes firm."""
-    module = Sequence({"linear": Linear(2, 3, rngs=nnx.Rngs(0))})
+    module = Sequential({"linear": Linear(2, 3, rngs=nnx.Rngs(0))})
     module.linear.power = nnx.Param(jnp.asarray(3.0))
     assert module.linear.power[...].weak_type
     _, params, model_state = split_module(module)

@@ -7,7 +7,7 @@ from flax import nnx
 from runs import smallest_network
 
 from jaxtune.data import CutMix, MixUp, mix
-from jaxtune.models import BasicBlock, ResNet, Sequence
+from jaxtune.models import BasicBlock, ResNet, Sequential
 from jaxtune.train import (
     TrainState,
     apply_module,
@@ -347,7 +347,7 @@ def test_no_mixing_is_another_program_than_mixing_and_draws_nothing():
 def test_accumulated_batches_are_one_that_is_as_large():
     """To rounding, where nothing looks at a batch's statistics; scanned."""
     parts = smallest_network()
-    network = Sequence({name: parts[name] for name in ("conv1", "pool", "fc")})
+    network = Sequential({name: parts[name] for name in ("conv1", "pool", "fc")})
     graphdef, params, model_state = split_module(network)
     labels = jax.tree.map(lambda x: "all", params)
     large = [batch(12, seed=seed, size=8) for seed in range(2)]

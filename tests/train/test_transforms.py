@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from jaxtune.data import Augmentation, training_images
-from jaxtune.models import BatchNorm, Conv, ReLU, Sequence
+from jaxtune.models import BatchNorm, Conv, ReLU, Sequential
 from jaxtune.train import (
     FROZEN,
     TrainState,
@@ -42,7 +42,7 @@ STEPS = 5
 def network():
     """A convolution with a batch norm, and fastai's head."""
     rngs = nnx.Rngs(0)
-    body = Sequence(
+    body = Sequential(
         {
             "conv1": Conv(3, 8, 3, stride=2, padding=1, rngs=rngs),
             "bn1": BatchNorm(8),
@@ -50,7 +50,7 @@ def network():
         }
     )
     head = create_head(8, 5, hidden=(8,), rngs=rngs)
-    return Sequence({"body": body, "head": head})
+    return Sequential({"body": body, "head": head})
 
 
 def batches(number, rows=8, size=16):

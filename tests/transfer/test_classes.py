@@ -6,7 +6,7 @@ from classes import arrays, rows_are_kept
 from flax import nnx
 
 from jaxtune import create_head, resnet18
-from jaxtune.models import Conv, Sequence
+from jaxtune.models import Conv, Sequential
 from jaxtune.transfer import (
     class_rows,
     create_cnn_model,
@@ -18,12 +18,12 @@ from jaxtune.transfer import (
 OLD, NEW = ["ant", "bee", "cat"], ["ant", "asp", "bee", "cat", "eel"]
 
 
-def network(head) -> Sequence:
+def network(head) -> Sequential:
     """Returns a body of one convolution, 8 features, and a head."""
-    return Sequence({"body": Conv(3, 8, 3, rngs=nnx.Rngs(0)), "head": head})
+    return Sequential({"body": Conv(3, 8, 3, rngs=nnx.Rngs(0)), "head": head})
 
 
-def standard(count: int, **options) -> Sequence:
+def standard(count: int, **options) -> Sequential:
     options = {"hidden": (6,), "rngs": nnx.Rngs(count)} | options
     return network(create_head(8, count, **options))
 
@@ -173,7 +173,7 @@ def test_own_heads_are_found_out():
 
 
 def test_what_is_not_clear_is_asked():
-    head = Sequence({"pool": lambda x: x.mean((1, 2))})
+    head = Sequential({"pool": lambda x: x.mean((1, 2))})
     with pytest.raises(ValueError, match="none has an axis of that length"):
         output_axes(network(head), 8, size=16)
     # One number may be a row for each class, or one for all.

@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from jaxtune import create_cnn_model, resnet18, resnet34
-from jaxtune.models import BasicBlock, GlobalAvgPool, Linear, ResNet, Sequence
+from jaxtune.models import BasicBlock, GlobalAvgPool, Linear, ResNet, Sequential
 from jaxtune.train import split_module
 from jaxtune.transfer import evaluating
 
@@ -54,7 +54,7 @@ def test_arguments_reach_a_function_that_takes_them():
 
 
 def test_a_head_of_ones_own():
-    head = Sequence({"pool": GlobalAvgPool(), "fc": Linear(512, 3, rngs=nnx.Rngs(0))})
+    head = Sequential({"pool": GlobalAvgPool(), "fc": Linear(512, 3, rngs=nnx.Rngs(0))})
     net = create_cnn_model(tiny, 3, head=head)
     assert net[1] is head
     with pytest.raises(TypeError, match="comes with options.*hidden"):

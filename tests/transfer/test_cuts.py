@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxtune.models import BasicBlock, GlobalAvgPool, Linear, ResNet, Sequence
+from jaxtune.models import BasicBlock, GlobalAvgPool, Linear, ResNet, Sequential
 from jaxtune.transfer import create_body, evaluating, inspect_cuts, num_features
 
 RNGS = nnx.Rngs(0)
@@ -109,7 +109,7 @@ def test_nnx_sequential_can_be_cut():
 
 
 def test_activations_after_the_last_map_belong_to_the_body():
-    net = Sequence(
+    net = Sequential(
         {
             "conv": nnx.Conv(3, 4, (3, 3), rngs=RNGS),
             "relu": jax.nn.relu,
@@ -122,7 +122,7 @@ def test_activations_after_the_last_map_belong_to_the_body():
 
 def test_an_ambiguous_cut_is_an_error_which_shows_the_choices():
     """VGG's case: a pooling that leaves a map, then a classifier."""
-    net = Sequence(
+    net = Sequential(
         {
             "conv": nnx.Conv(3, 4, (3, 3), rngs=RNGS),
             "pool": lambda x: nnx.max_pool(x, (8, 8), (8, 8)),
@@ -138,7 +138,7 @@ def test_an_ambiguous_cut_is_an_error_which_shows_the_choices():
 
 def test_a_convolutional_classifier_is_not_taken_for_the_body():
     """SqueezeNet's case: the last feature map is the logits'."""
-    net = Sequence(
+    net = Sequential(
         {
             "features": nnx.Conv(3, 16, (3, 3), rngs=RNGS),
             "classifier": nnx.Conv(16, 10, (1, 1), rngs=RNGS),
@@ -150,7 +150,7 @@ def test_a_convolutional_classifier_is_not_taken_for_the_body():
 
 
 def test_a_network_without_feature_maps_is_an_error():
-    net = Sequence(
+    net = Sequential(
         {
             "flat": lambda x: x.reshape(x.shape[0], -1),
             "fc": nnx.Linear(64 * 64 * 3, 2, rngs=RNGS),

@@ -3,7 +3,7 @@ import pytest
 from flax import nnx
 
 from jaxtune import L, create_cnn_model, params
-from jaxtune.models import BasicBlock, Identity, ResNet, Sequence
+from jaxtune.models import BasicBlock, Identity, ResNet, Sequential
 from jaxtune.train import split_module
 from jaxtune.transfer import default_groups, group_labels, split_groups
 
@@ -38,7 +38,7 @@ def test_a_resnet_has_fastais_three_groups(net, tree):
 
 
 def test_any_other_body_is_one_group():
-    net = Sequence({"body": Identity(), "head": Identity()})
+    net = Sequential({"body": Identity(), "head": Identity()})
     assert list(default_groups(net)) == ["body", "head"]
 
 

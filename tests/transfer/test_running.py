@@ -2,12 +2,12 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from jaxtune.models import BatchNorm, Sequence
+from jaxtune.models import BatchNorm, Sequential
 from jaxtune.transfer import evaluating, output_shape
 
 
 def test_evaluating_draws_nothing_and_changes_no_statistic():
-    net = Sequence({"norm": BatchNorm(3), "drop": nnx.Dropout(0.5)})
+    net = Sequential({"norm": BatchNorm(3), "drop": nnx.Dropout(0.5)})
     view = evaluating(net)
     y = view(jnp.full((4, 3), 7.0))
     assert jnp.allclose(y, 7.0, atol=1e-3)
@@ -27,7 +27,7 @@ def test_a_network_that_needs_large_images_is_tried_with_them():
             raise ValueError("too small")
         return x.mean((1, 2))
 
-    assert output_shape(Sequence({"all": large_only})) == (1, 3)
+    assert output_shape(Sequential({"all": large_only})) == (1, 3)
 
 
 def test_a_network_that_runs_on_nothing_says_why():
@@ -35,4 +35,4 @@ def test_a_network_that_runs_on_nothing_says_why():
         raise ValueError("wants text")
 
     with pytest.raises(ValueError, match="runs on no image.*wants text"):
-        output_shape(Sequence({"all": never}))
+        output_shape(Sequential({"all": never}))

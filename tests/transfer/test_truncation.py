@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxtune.models import Sequence, call_module
+from jaxtune.models import Sequential, call_module
 from jaxtune.transfer import create_body, evaluating, inspect_cuts, num_features
 from jaxtune.transfer.truncation import last_calls, record_calls
 
@@ -268,13 +268,13 @@ def test_what_a_child_gives_beside_an_array_is_no_map():
 
 
 def test_the_calls_of_a_sequence_are_its_children_functions_too():
-    net = Sequence({"conv": conv(3), "pool": lambda x: x.mean((1, 2))})
+    net = Sequential({"conv": conv(3), "pool": lambda x: x.mean((1, 2))})
     calls = record_calls(net, 3, 8)
     assert [(c.name, c.output, c.handed, c.whole) for c in calls] == [
         ("conv", (1, 8, 8, 3), (1, 8, 8, 3), True),
         ("pool", (1, 3), (1, 3), True),
     ]
-    broken = Sequence({"conv": conv(3), "fc": nnx.Linear(7, 2, rngs=nnx.Rngs(0))})
+    broken = Sequential({"conv": conv(3), "fc": nnx.Linear(7, 2, rngs=nnx.Rngs(0))})
     with pytest.raises(ValueError, match="doesn't run on images .1, 8, 8, 3.*'fc'"):
         record_calls(broken, 3, 8)
 

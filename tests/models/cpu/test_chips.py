@@ -24,14 +24,14 @@ from flax import nnx
 import jaxtune
 from jaxtune.models import (
     BasicBlock, BatchNorm, Bottleneck, Conv, GlobalAvgPool, Linear, ReLU, ResNet,
-    Sequence)
+    Sequential)
 
 STEPS, BATCH = 3, 8
 kind, size, precision = sys.argv[1:4]
 rngs = nnx.Rngs(0)
 if kind == "last stage":
     # The maps of a ResNet's last stage, and the kernels that see them.
-    net = Sequence({
+    net = Sequential({
         "conv1": Conv(3, 64, 7, stride=8, padding=3, rngs=rngs),
         "bn1": BatchNorm(64),
         "conv2": Conv(64, 512, 3, stride=4, padding=1, rngs=rngs),

@@ -35,7 +35,7 @@ def call_module(module: Callable, x, *, rngs: nnx.Rngs | None = None):
     return module(x)
 
 
-class Sequence(nnx.Module):
+class Sequential(nnx.Module):
     """Modules applied one after the other, each under its own name.
 
     Behaves as `torch.nn.Sequential` does for fastai's users: `net[6]` is a child,
@@ -44,8 +44,8 @@ class Sequence(nnx.Module):
     name: `net["layer3"]`, `net.layer3`.
 
     Example:
-        >>> from jaxtune.models import Identity, ReLU, Sequence
-        >>> net = Sequence({"first": ReLU(), "second": Identity()})
+        >>> from jaxtune.models import Identity, ReLU, Sequential
+        >>> net = Sequential({"first": ReLU(), "second": Identity()})
         >>> net[0] is net.first is net["first"], net[1:].names
         (True, ('second',))
     """
@@ -96,7 +96,7 @@ class Sequence(nnx.Module):
             KeyError: If the name is not there.
         """
         if isinstance(key, slice):
-            return Sequence({name: getattr(self, name) for name in self.names[key]})
+            return Sequential({name: getattr(self, name) for name in self.names[key]})
         return getattr(self, self._name(key))
 
     def __setitem__(self, key: int | str, module: Callable):
@@ -124,6 +124,6 @@ class Sequence(nnx.Module):
         return self.names[index]
 
 
-def numbered(*children: Callable) -> Sequence:
+def numbered(*children: Callable) -> Sequential:
     """Returns a sequence whose children are called "0", "1", …, as PyTorch does."""
-    return Sequence({str(i): child for i, child in enumerate(children)})
+    return Sequential({str(i): child for i, child in enumerate(children)})

@@ -2,12 +2,13 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
+import jaxtune
 from jaxtune.models import (
     BatchNorm,
     Conv,
     Identity,
     ReLU,
-    Sequence,
+    Sequential,
     call_module,
     numbered,
 )
@@ -24,7 +25,7 @@ class Double(nnx.Module):
 
 
 def test_children_run_in_order_and_slices_share_them():
-    net = Sequence({"add": AddOne(), "double": Double(), "more": AddOne()})
+    net = Sequential({"add": AddOne(), "double": Double(), "more": AddOne()})
     assert net(1.0) == 5.0
     assert net[:2](1.0) == 4.0 and net[1:](1.0) == 3.0
     assert net[-2:].names == ("double", "more")
@@ -44,7 +45,7 @@ def test_what_is_computed_at_once_is_what_the_children_give_in_turn():
 
 
 def test_putting_another_child_changes_the_network_for_good():
-    net = Sequence({"add": AddOne(), "double": Double()})
+    net = Sequential({"add": AddOne(), "double": Double()})
     net[0] = Double()
     net["double"] = AddOne()
     assert net(3.0) == 7.0
@@ -54,14 +55,14 @@ def test_putting_another_child_changes_the_network_for_good():
 
 
 def test_a_child_may_get_parameters_in_place_of_none():
-    net = Sequence({"first": Identity(), "last": ReLU()})
+    net = Sequential({"first": Identity(), "last": ReLU()})
     net[0] = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
     paths = {path for path, _ in nnx.to_flat_state(nnx.state(net, nnx.Param))}
     assert paths == {("first", "kernel"), ("first", "bias")}
 
 
 def test_random_streams_reach_the_children_that_take_them():
-    net = Sequence({"add": AddOne(), "drop": nnx.Dropout(0.5), "relu": ReLU()})
+    net = Sequential({"add": AddOne(), "drop": nnx.Dropout(0.5), "relu": ReLU()})
     x = jnp.ones((4, 64))
     one = net(x, rngs=nnx.Rngs(dropout=1))
     same = net(x, rngs=nnx.Rngs(dropout=1))
@@ -71,7 +72,7 @@ def test_random_streams_reach_the_children_that_take_them():
 
 
 def test_functions_are_welcome():
-    assert Sequence({"square": jnp.square})(3.0) == 9.0
+    assert Sequential({"square": jnp.square})(3.0) == 9.0
     assert call_module(jnp.square, 3.0, rngs=nnx.Rngs(0)) == 9.0
 
 
@@ -83,4 +84,12 @@ def test_what_is_not_there_is_named():
     with pytest.raises(KeyError, match="no child 'fc'"):
         net["fc"]
     with pytest.raises(ValueError, match="can't be called 'names'"):
-        Sequence({"names": AddOne()})
+        Sequential({"names": AddOne()})
+
+
+@pytest.mark.parametrize("module", [jaxtune, jaxtune.models])
+def test_the_former_name_of_sequential_works_with_a_warning(module):
+    with pytest.warns(DeprecationWarning, match="Sequence is now called .*Sequential"):
+        assert module.Sequence is Sequential
+    with pytest.raises(AttributeError, match="no attribute 'Sequences'"):
+        _ = module.Sequences
