@@ -1,11 +1,10 @@
-"""Convolution: one operation, which each backend computes in the way it does best.
+"""Convolution as a JAX primitive, lowered to the fastest form on each backend.
 
-A convolution is linear in its images and in its weights; with the gradient of its
-outputs there are three arrays, and any two give the third. So the primitive's
-transposes are the primitive itself, and `grad`, `jvp` and `vmap` go through it as often
-as one likes. The one rule of the file: how it is computed is decided when a program is
-lowered for a backend, never before; the values are those of
-`jax.lax.conv_general_dilated` up to rounding.
+A convolution is linear in its images and in its weights; together with its outputs'
+gradient there are three arrays, any two of which give the third. So the primitive's
+transposes are the primitive itself, and `grad`, `jvp` and `vmap` compose to any order.
+How it is computed is decided only when a program is lowered for a backend; the values
+are those of `jax.lax.conv_general_dilated` up to rounding.
 """
 
 import functools
@@ -37,18 +36,18 @@ def convolve(
 ) -> Float[Array, "b h2 w2 d"]:
     """Returns the convolved images, as `torch.nn.functional.conv2d`.
 
-    On a GPU or a TPU it is `jax.lax.conv_general_dilated`; on a CPU it is oneDNN's
-    where that is faster, see `onednn_computes`, else XLA's in its fastest form.
+    On a GPU or a TPU this is `jax.lax.conv_general_dilated`; on a CPU it is oneDNN
+    where that is faster (see `onednn_computes`), else XLA's fastest form.
 
     Args:
         x: Images or feature maps.
-        weight: Kernels, of the same dtype; i = c / groups.
+        weight: Kernels of the same dtype; i = c / groups.
         stride: In both directions, in pixels.
-        padding: On all four sides, in pixels of zeros.
-        groups: Of channels, convolved apart.
+        padding: Zeros on all four sides, in pixels.
+        groups: Number of channel groups, each convolved separately.
 
     Raises:
-        TypeError: If shapes or dtypes don't fit, see `jax.lax.conv_general_dilated`.
+        TypeError: If shapes or dtypes don't match, as `jax.lax.conv_general_dilated`.
         ValueError: Likewise.
     """
     window = {"stride": stride, "padding": padding, "groups": groups}
@@ -76,17 +75,17 @@ def convolve_affine(
 ) -> Float[Array, "b h2 w2 d"]:
     """Returns `convolve(x) * scale + shift + residual`, then max(x, 0) with `relu`.
 
-    A convolution and the batch norm with running statistics which follows it. oneDNN
-    computes all of it while an output is at hand; XLA fuses what follows as it does.
-    Derivatives are those of the operations one after the other, and computed so.
+    A convolution followed by a batch norm with running statistics. oneDNN computes it
+    all in one pass over the outputs; XLA fuses the elementwise part as usual. The
+    derivative is that of the separate operations.
 
     Args:
         x: Images or feature maps.
         weight: See `convolve`.
-        scale: Of each channel.
-        shift: Of each channel.
-        residual: Added before the maximum, or None.
-        relu: Whether the maximum is taken.
+        scale: Factor of each output channel.
+        shift: Added to each output channel, after the scale.
+        residual: Added before the ReLU, or None.
+        relu: Whether to apply the ReLU.
         stride: See `convolve`.
         padding: See `convolve`.
         groups: See `convolve`.
@@ -99,7 +98,7 @@ def convolve_affine(
 def _affine(x, weight, scale, shift, residual, relu, window):
     window = _named(window)
     shape = _outputs_shape(x, weight, window)
-    # oneDNN reads as many numbers as it needs, whatever there is.
+    # oneDNN does not check sizes: it would read past the end of a shorter array.
     operands = [jnp.broadcast_to(s, shape[-1:]) for s in (scale, shift)]
     operands = [x, weight, *(s.astype("float32") for s in operands)]
     after = ["scale", "shift"]
@@ -117,10 +116,10 @@ def _affine(x, weight, scale, shift, residual, relu, window):
 
 @_affine.defjvp
 def _affine_jvp(relu, window, primals, tangents):
-    def apart(x, weight, *after):
+    def separately(x, weight, *after):
         return affine(convolve(x, weight, **_named(window)), *after, relu=relu)
 
-    return jax.jvp(apart, primals, tangents)
+    return jax.jvp(separately, primals, tangents)
 
 
 def _named(window):
@@ -139,15 +138,15 @@ def _plain_affine(x, weight, *following, after, convolution, shape, **window):
 
 # The primitives.
 
-#: Programs of single operations, outside of any other program.
+#: Compiled primitives for calls outside of `jax.jit`; tests clear their caches.
 _compiled = []
 
 
 def _primitive(name, static, plain, on_cpu):
-    """A primitive of arrays, its plain form, and the one for XLA on a CPU."""
-    made = Primitive(name)
+    """Makes a primitive from its plain form and its form for XLA on a CPU."""
+    primitive = Primitive(name)
     static = (*static, "shape", *WINDOW, "precision")
-    compiled = jax.jit(made.bind, static_argnames=static)
+    compiled = jax.jit(primitive.bind, static_argnames=static)
     _compiled.append(compiled)
 
     def computed(*operands, **settings):
@@ -157,40 +156,40 @@ def _primitive(name, static, plain, on_cpu):
     def batched(operands, axes, **settings):
         return jax.vmap(functools.partial(plain, **settings), axes)(*operands), 0
 
-    made.def_impl(computed)
-    made.def_abstract_eval(
+    primitive.def_impl(computed)
+    primitive.def_abstract_eval(
         lambda images, *_, shape, **__: jax.core.ShapedArray(shape, images.dtype)
     )
-    batching.primitive_batchers[made] = batched
+    batching.primitive_batchers[primitive] = batched
     lower_plain, lower_on_cpu, lower_onednn = (
         mlir.lower_fun(form, multiple_results=False)
         for form in (plain, on_cpu, onednn_convolution)
     )
 
     def lower_for_cpu(context, *operands, precision, **settings):
-        if _may_call(context) and onednn_computes(context.avals_in, **settings):
+        if _can_call_onednn(context) and onednn_computes(context.avals_in, **settings):
             return lower_onednn(context, *operands, **settings)
         return lower_on_cpu(context, *operands, precision=precision, **settings)
 
-    mlir.register_lowering(made, lower_plain)
-    mlir.register_lowering(made, lower_for_cpu, platform="cpu")
-    return made
+    mlir.register_lowering(primitive, lower_plain)
+    mlir.register_lowering(primitive, lower_for_cpu, platform="cpu")
+    return primitive
 
 
-def _may_call(context) -> bool:
-    """Whether a program may call what only this process has.
+def _can_call_onednn(context) -> bool:
+    """Whether the program being lowered may contain a foreign call.
 
-    Not if it is exported, nor if it is divided among devices: XLA does not divide a
-    call that it knows nothing about.
+    Exported programs may not, since the call's target exists in this process only, nor
+    programs sharded over several devices, since XLA can't partition foreign calls.
     """
     module = context.module_context
     axes = module.axis_context
-    alone = isinstance(axes, mlir.ShardingContext) and axes.num_devices == 1
-    return alone and not module.lowering_parameters.for_export
+    one_device = isinstance(axes, mlir.ShardingContext) and axes.num_devices == 1
+    return one_device and not module.lowering_parameters.for_export
 
 
 def _gradient(missing, shape, arrays, settings):
-    """The primitive's third array, from the two others."""
+    """The third of a convolution's arrays, from the other two."""
     left, right = (arrays[name] for name in GIVEN[missing])
     return _convolution_p.bind(left, right, result=missing, shape=shape, **settings)
 

@@ -1,9 +1,8 @@
 """Layers with PyTorch's arithmetic and PyTorch's parameter names, in JAX's layouts.
 
-Images go in as (b, h, w, c). A leaf's name is the published one (`weight`, `bias`,
-`running_mean`, `running_var`), so that a parameter's path is its published name; the
-arrays are laid out as JAX likes them: convolutions (h, w, in, out), linear (in, out).
-The one rule of the file: a layer holds arrays and calls functions of arrays.
+Images are (b, h, w, c). Arrays have PyTorch's names (`weight`, `bias`, `running_mean`,
+`running_var`), so that a parameter's path is its published name, and JAX's layouts:
+convolutions (h, w, in, out), linear layers (in, out).
 """
 
 from collections.abc import Callable, Sequence
@@ -24,8 +23,9 @@ def kaiming_normal(
 
     Args:
         key: A `jax.random` key.
-        shape: Of the weights, outputs last: (h, w, in, out) or (in, out).
-        fan: `"fan_in"` keeps the forward pass's variance, `"fan_out"` the backward's.
+        shape: Of the weights: (h, w, in, out) or (in, out).
+        fan: `"fan_in"` preserves variance in the forward pass, `"fan_out"` in the
+            backward pass.
 
     References:
         He et al., "Delving Deep into Rectifiers", https://arxiv.org/abs/1502.01852.
@@ -38,8 +38,8 @@ def kaiming_normal(
 class Conv(nnx.Module):
     """Two-dimensional convolution with explicit padding, as `torch.nn.Conv2d`.
 
-    Maps (b, h, w, in) to (b, h', w', out) with h' = (h + 2 padding - kernel) // stride
-    + 1. Computes in the dtype of its input.
+    Maps (b, h, w, in) to (b, h', w', out), where h' is
+    (h + 2 * padding - kernel) // stride + 1. Computes in the dtype of its input.
     """
 
     def __init__(
@@ -101,9 +101,9 @@ class Linear(nnx.Module):
 class BatchNorm(nnx.Module):
     """Batch normalization over all axes but the last, with PyTorch's statistics.
 
-    Differs from `flax.nnx.BatchNorm` where PyTorch does: the running variance takes the
-    unbiased batch variance (n / (n - 1)), and `momentum` is the weight of the new batch
-    (0.1 keeps 90 %). Statistics are float32 whatever the dtype of the input.
+    Unlike in `flax.nnx.BatchNorm`, the running variance is updated with the unbiased
+    batch variance (n / (n - 1)), and `momentum` is the weight of the new batch (0.1
+    keeps 90 % of the old value). Statistics are float32 whatever the input's dtype.
 
     References:
         Ioffe and Szegedy, "Batch Normalization", https://arxiv.org/abs/1502.03167.
@@ -118,7 +118,7 @@ class BatchNorm(nnx.Module):
         epsilon: float = 1e-5,
         bias: float = 0.0,
     ):
-        """Starts at weight 1 and the given bias, in train mode (batch statistics)."""
+        """Initializes weight to 1 and bias as given; uses batch statistics."""
         self.weight = nnx.Param(jnp.ones((num_features,), jnp.float32))
         self.bias = nnx.Param(jnp.full((num_features,), bias, jnp.float32))
         self.running_mean = nnx.BatchStat(jnp.zeros((num_features,), jnp.float32))
@@ -128,7 +128,7 @@ class BatchNorm(nnx.Module):
         self.use_running_average = False
 
     def set_view(self, use_running_average: bool | None = None):
-        """Chooses running or batch statistics; called by `nnx.view`."""
+        """Switches between running and batch statistics; called by `nnx.view`."""
         if use_running_average is not None:
             self.use_running_average = use_running_average
 
@@ -141,7 +141,7 @@ class BatchNorm(nnx.Module):
         return x * scale.astype(x.dtype) + shift.astype(x.dtype)
 
     def affine(self) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
-        """Returns scale and shift: all that the layer does with running statistics."""
+        """Returns scale and shift by channel, given the running statistics."""
         return self._affine(self.running_mean[...], self.running_var[...])
 
     def _affine(self, mean, var):
@@ -170,7 +170,7 @@ class ReLU(nnx.Module):
 
 
 class Identity(nnx.Module):
-    """Returns its input; keeps the numbering of published names."""
+    """Returns its input; a placeholder that keeps the published numbering."""
 
     def __call__(self, x: Float[Array, "*b"]) -> Float[Array, "*b"]:
         """Returns x."""
@@ -181,23 +181,23 @@ class MaxPool(nnx.Module):
     """Maximum over windows with explicit padding, as `torch.nn.MaxPool2d`."""
 
     def __init__(self, window: int, *, stride: int, padding: int = 0):
-        """Keeps the sizes, in pixels."""
+        """Sets window, stride and padding, in pixels."""
         self.window, self.stride, self.padding = window, stride, padding
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-        """Returns the maxima; padding never wins."""
+        """Returns the maxima; padding is -inf, so it is never one."""
         return max_pool(x, self.window, self.stride, self.padding)
 
 
 class AvgPool(nnx.Module):
-    """Mean over 2x2-style windows, short windows at the far edges kept.
+    """Mean over windows, including partial windows at the far edges.
 
     As `torch.nn.AvgPool2d(window, window, ceil_mode=True, count_include_pad=False)`,
     which timm's "d" networks use in their shortcuts.
     """
 
     def __init__(self, window: int):
-        """Keeps the window, which is also the stride, in pixels."""
+        """Sets the window, which is also the stride, in pixels."""
         self.window = window
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
@@ -223,18 +223,19 @@ def conv_norm(
     residual: Callable[[], Float[Array, "b h2 w2 d"]] | None = None,
     relu: bool = False,
 ) -> Float[Array, "b h2 w2 d"]:
-    """Returns relu(norm(conv(x)) + residual()), in one operation where it can be one.
+    """Returns relu(norm(conv(x)) + residual()), fused into one operation if possible.
 
-    It can be where both are this file's own classes and the norm uses its running
-    statistics. Any other modules, and those that someone listens to, are called.
+    It is possible if the modules are exactly `Conv` (without bias) and `BatchNorm`
+    using running statistics. Other modules, and views whose classes were changed to
+    record their calls, are called one by one.
 
     Args:
         conv: A convolution.
-        norm: What normalizes its outputs.
+        norm: The norm layer after it.
         x: Images or feature maps.
-        residual: Gives what is added to the normalized outputs. A function, so that
+        residual: Returns what is added to the normalized outputs. A function, so that
             modules are called in PyTorch's order: the shortcut's last.
-        relu: Whether max(x, 0) is taken of the sum.
+        relu: Whether to apply the ReLU to the sum.
     """
     if _is_affine(conv, norm):
         return convolve_affine(
@@ -253,10 +254,10 @@ def conv_norm(
 
 
 def in_one_operation(children: Sequence[Callable]) -> int:
-    """Returns how many of a sequence's first children `conv_norm` computes at once.
+    """Returns how many of the first children `conv_norm` can fuse.
 
     Args:
-        children: Modules and functions, in the order in which they are applied.
+        children: Modules and functions in the order of application.
 
     Returns:
         3 for convolution, norm and ReLU, 2 for convolution and norm, else 0.

@@ -1,7 +1,7 @@
-"""A convolution in JAX's own operations, its gradients, and what may follow it.
+"""A convolution, its gradients, and the affine map after it, in plain JAX operations.
 
-Arrays in, arrays out. The one rule of the file: nothing here is written for one
-backend; a GPU or a TPU gets exactly the operations that `jax.lax` and `jax.grad` make.
+Nothing here is specific to a backend; on a GPU or a TPU these are exactly the
+operations that `jax.lax` and `jax.grad` give.
 """
 
 import functools
@@ -10,15 +10,15 @@ from collections.abc import Callable
 import jax
 from jaxtyping import Array, Float
 
-#: Where dimensions lie: images, weights, outputs.
+#: Dimension order of images, weights and outputs.
 LAYOUTS = ("NHWC", "HWIO", "NHWC")
 
-#: What says where a convolution's windows lie, in this order.
+#: Names of a convolution's settings, in this order.
 WINDOW = ("stride", "padding", "groups")
 
-#: A convolution has three arrays, any two of which give the third; these two, in the
-#: order of the operands. With the outputs' gradient as outputs, the other two are
-#: gradients.
+#: A convolution has three arrays, any two of which give the third. By the name of the
+#: third: the two operands in order. If "outputs" is the gradient of the outputs, the
+#: results "images" and "weight" are gradients too.
 GIVEN = {
     "outputs": ("images", "weight"),
     "images": ("outputs", "weight"),
@@ -35,14 +35,14 @@ def plain_convolve(
     groups: int = 1,
     precision: str | None = None,
 ) -> Float[Array, "b h2 w2 d"]:
-    """Returns the convolved images, in JAX's own operation.
+    """Returns the convolved images, by `jax.lax.conv_general_dilated`.
 
     Args:
         images: Images or feature maps.
         weight: Kernels; i = c / groups.
         stride: In both directions, in pixels.
-        padding: On all four sides, in pixels of zeros.
-        groups: Of channels, convolved apart.
+        padding: Zeros on all four sides, in pixels.
+        groups: Number of channel groups, each convolved separately.
         precision: Of the products, see `jax.lax.Precision`.
     """
     return jax.lax.conv_general_dilated(
@@ -65,15 +65,14 @@ def plain_convolution(
     forward: Callable = plain_convolve,
     **window,
 ) -> Float[Array, "..."]:
-    """Returns one of a convolution's three arrays, given the two others.
+    """Returns one of a convolution's three arrays, given the other two.
 
     Args:
         left: The first array that `GIVEN` names for the result.
         right: The second.
         result: "outputs", or the gradient of "images" or "weight".
         shape: Of the result.
-        forward: The convolution, of the form of `plain_convolve`, whose outputs or
-            gradients these are.
+        forward: The convolution, with the signature of `plain_convolve`.
         **window: stride, padding, groups and precision, see `plain_convolve`.
     """
     convolve = functools.partial(forward, **window)

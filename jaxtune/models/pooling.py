@@ -1,7 +1,6 @@
-"""Maxima over windows and over whole maps, with PyTorch's gradients.
+"""Maxima over windows and over whole feature maps, with PyTorch's gradients.
 
-Arrays in, arrays out, through `jit`, `grad`, `jvp` and `vmap`. The one rule of the
-file: the gradient of a maximum goes to the first place that has it.
+The gradient of a maximum goes to the first position that attains it.
 """
 
 import functools
@@ -17,17 +16,17 @@ from jaxtyping import Array, Float
 def max_pool(
     x: Float[Array, "b h w c"], window: int, stride: int, padding: int
 ) -> Float[Array, "b h2 w2 c"]:
-    """Returns the maxima over windows; padding never wins.
+    """Returns the maxima over windows; padding is -inf, so it is never one.
 
-    The gradient of a window goes to the first place that has its maximum, row by row,
-    as in PyTorch. A TPU has an instruction for that; elsewhere it is selects of slices,
-    since JAX's own gradient of `reduce_window` looks for each maximum anew and
-    scatters, which takes XLA on a CPU four times as long.
+    The gradient of a window goes to the first position of its maximum, in row-major
+    order, as in PyTorch. A TPU has an instruction for that. Elsewhere it is a chain of
+    selects over slices, since JAX's own gradient of `reduce_window` searches for each
+    maximum again and scatters, which takes XLA four times as long on a CPU.
 
     Args:
         x: Feature maps.
         window: Height and width, in pixels.
-        stride: Between two windows, in pixels.
+        stride: Between adjacent windows, in pixels.
         padding: On all four sides, in pixels.
     """
     sides = ((padding, padding), (padding, padding))
@@ -72,10 +71,10 @@ def _moved_by_selects(x, tangent, **sizes):
 def global_max(x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
     """Returns the maxima over height and width.
 
-    The gradient goes to the first place that has the maximum, row by row, as in
-    PyTorch. JAX's own gradient of a maximum asks which places are equal to it, and
-    divides by how many are: none, where the compiler computes the layer before twice
-    and rounds it in two ways.
+    The gradient goes to the first position of the maximum, in row-major order, as in
+    PyTorch. JAX's own gradient compares all positions with the maximum and divides by
+    the number of equal ones. That can be 0, if the compiler computes the layer before
+    twice and rounds differently: the gradient is then NaN.
 
     Args:
         x: Feature maps.
@@ -88,7 +87,7 @@ def _global_max_jvp(primals, tangents):
     (x,), (tangent,) = primals, tangents
     places = (x.shape[0], -1, x.shape[3])
     where = x.reshape(places).argmax(1, keepdims=True)
-    # Taken rather than masked: a mask as large as the maps would be kept until then.
+    # Indexed rather than masked: a mask would keep an array as large as the maps.
     moved = jnp.take_along_axis(
         tangent.reshape(places), where, axis=1, mode="promise_in_bounds"
     )
@@ -96,7 +95,7 @@ def _global_max_jvp(primals, tangents):
 
 
 def _window_slices(x, *, window, stride, padding, fill):
-    """One array of the outputs' size for each place of a window, row by row."""
+    """Yields an array of the outputs' size for each position in a window, in order."""
     ends = [(side + 2 * padding - window) // stride * stride for side in x.shape[1:3]]
     around = ((0, 0, 0), (padding, padding, 0), (padding, padding, 0), (0, 0, 0))
     x = jax.lax.pad(x, jnp.asarray(fill, x.dtype), around)

@@ -1,8 +1,7 @@
 """Residual networks whose parameter paths are torchvision's and timm's names.
 
-Images (b, h, w, c) in, logits (b, num_classes) out. The one rule of the file: the
-children of a network stand in the order in which they are applied, so a network is a
-sequence which can be cut, sliced and changed like one.
+They map images (b, h, w, c) to logits (b, num_classes). Each is a `Sequential` of its
+children in order of application, so it can be cut and sliced.
 """
 
 from collections.abc import Sequence
@@ -46,11 +45,11 @@ class BasicBlock(nnx.Module):
         downsample: Sequential | None,
         rngs: nnx.Rngs,
     ):
-        """Takes the number of channels in, and of each convolution.
+        """Maps `in_channels` channels to `width`.
 
         Raises:
-            ValueError: If asked for groups or another width, which only the bottleneck
-                has.
+            ValueError: If given groups, another base width or a strided 1x1, which only
+                `Bottleneck` has.
         """
         if groups != 1 or width_per_group != 64 or stride_in_1x1:
             raise ValueError(
@@ -79,8 +78,8 @@ class BasicBlock(nnx.Module):
 class Bottleneck(nnx.Module):
     """1x1, 3x3 and 1x1 convolutions and a shortcut (ResNet-50 and deeper, ResNeXt).
 
-    The stride is in the 3x3 convolution, as torchvision and timm have it ("v1.5");
-    `stride_in_1x1` puts it into the first 1x1, as the paper had it ("v1").
+    The stride is in the 3x3 convolution, as in torchvision and timm ("v1.5");
+    `stride_in_1x1` puts it in the first 1x1, as in the paper ("v1").
 
     References:
         He et al., "Deep Residual Learning", https://arxiv.org/abs/1512.03385.
@@ -102,7 +101,7 @@ class Bottleneck(nnx.Module):
         downsample: Sequential | None,
         rngs: nnx.Rngs,
     ):
-        """Takes the number of channels in; 4 * width go out."""
+        """Maps `in_channels` channels to 4 * `width`."""
         inner = width * width_per_group // 64 * groups
         first, second = (stride, 1) if stride_in_1x1 else (1, stride)
         self.conv1 = Conv(in_channels, inner, 1, stride=first, rngs=rngs)
@@ -147,9 +146,9 @@ class ResNet(Sequential):
         https://arxiv.org/abs/1812.01187, timm/models/resnet.py.
     """
 
-    #: Where `create_body` cuts when nothing is said: before avgpool and fc.
+    #: Where `create_body` cuts by default: before avgpool and fc.
     default_cut = -2
-    #: With the head, fastai's three layer groups: names and patterns of body paths.
+    #: fastai's layer groups of the body, by name and path pattern; the head is a third.
     default_groups = (
         ("early", r"(conv1|bn1|layer1|layer2)\."),
         ("late", r"(layer3|layer4)\."),
@@ -173,7 +172,7 @@ class ResNet(Sequential):
 
         Args:
             block: `BasicBlock` or `Bottleneck`.
-            blocks: How many of them in each of the four stages.
+            blocks: Number of blocks in each of the four stages.
             num_classes: Number of logits.
             in_channels: Channels of the images.
             groups: Groups of the 3x3 convolution (ResNeXt).
@@ -181,7 +180,7 @@ class ResNet(Sequential):
             deep_stem: Three 3x3 convolutions instead of one 7x7 (timm's "d").
             average_shortcut: Average pooling before the shortcut's 1x1 ("d").
             stride_in_1x1: The paper's bottleneck ("v1"), see `Bottleneck`.
-            rngs: Stream `params` draws the weights.
+            rngs: Its stream `params` draws the weights.
         """
 
         def stage(in_channels: int, width: int, count: int, stride: int) -> Sequential:

@@ -1,8 +1,7 @@
-"""An ordered, named sequence of modules which can be indexed, sliced and changed.
+"""`Sequential`: named modules in order, which can be indexed, sliced and replaced.
 
-The one rule of the file: a child's name is its attribute's name, so that parameter
-paths are the published names and `net[6]`, `net["layer3"]` and `net.layer3` are one
-object.
+Each child is an attribute under its own name, so parameter paths are the published
+names, and `net[6]`, `net["layer3"]` and `net.layer3` are the same object.
 """
 
 import functools
@@ -22,12 +21,12 @@ def _accepts_rngs(call: Callable) -> bool:
 
 
 def call_module(module: Callable, x, *, rngs: nnx.Rngs | None = None):
-    """Returns `module(x)`, with `rngs` handed over if the module takes it.
+    """Returns `module(x)`, or `module(x, rngs=rngs)` if it accepts `rngs`.
 
     Args:
         module: An NNX module or a plain function.
         x: Its input.
-        rngs: Random streams of this call (dropout), or None where nothing is random.
+        rngs: Random streams for this call (dropout), or None if nothing is random.
     """
     call = type(module).__call__ if isinstance(module, nnx.Module) else module
     if rngs is not None and _accepts_rngs(call):
@@ -38,10 +37,10 @@ def call_module(module: Callable, x, *, rngs: nnx.Rngs | None = None):
 class Sequential(nnx.Module):
     """Modules applied one after the other, each under its own name.
 
-    Behaves as `torch.nn.Sequential` does for fastai's users: `net[6]` is a child,
-    `net[:-2]` is a sequence which shares its children with this one, `net[0] = conv`
-    changes the network for good, `len` and iteration work. A child is also found by
-    name: `net["layer3"]`, `net.layer3`.
+    As with `torch.nn.Sequential`, `net[6]` is a child, `net[:-2]` a `Sequential` that
+    shares its children with this one, `net[0] = conv` replaces a child in place, and
+    `len` and iteration work. Children can also be accessed by name: `net["layer3"]`,
+    `net.layer3`.
 
     Example:
         >>> from jaxtune.models import Identity, ReLU, Sequential
@@ -51,13 +50,13 @@ class Sequential(nnx.Module):
     """
 
     def __init__(self, children: Mapping[str, Callable]):
-        """Takes the children in order.
+        """Stores the children in order.
 
         Args:
-            children: Module by name; functions are welcome too.
+            children: Modules or plain functions by name.
 
         Raises:
-            ValueError: If a name is taken by an attribute of the class.
+            ValueError: If a name is that of an attribute of the class.
         """
         for name, child in children.items():
             if hasattr(type(self), name) or name == "names":
@@ -69,7 +68,7 @@ class Sequential(nnx.Module):
         self.names = tuple(children)
 
     def __call__(self, x, *, rngs: nnx.Rngs | None = None):
-        """Applies every child in order; `rngs` goes to those that take it."""
+        """Applies every child in order; `rngs` goes to those that accept it."""
         children = list(self)
         while children:
             count = in_one_operation(children)
@@ -85,26 +84,26 @@ class Sequential(nnx.Module):
         return len(self.names)
 
     def __iter__(self) -> Iterator[Callable]:
-        """Goes through the children in order."""
+        """Iterates over the children in order."""
         return (getattr(self, name) for name in self.names)
 
     def __getitem__(self, key: int | str | slice):
-        """Returns a child by position or name, or a sequence by slice.
+        """Returns a child by position or name, or a `Sequential` by slice.
 
         Raises:
-            IndexError: If the position is not there.
-            KeyError: If the name is not there.
+            IndexError: If there is no such position.
+            KeyError: If there is no such name.
         """
         if isinstance(key, slice):
             return Sequential({name: getattr(self, name) for name in self.names[key]})
         return getattr(self, self._name(key))
 
     def __setitem__(self, key: int | str, module: Callable):
-        """Puts another module in a child's place, under the same name.
+        """Replaces a child by another module, under the same name.
 
         Raises:
-            IndexError: If the position is not there.
-            KeyError: If the name is not there.
+            IndexError: If there is no such position.
+            KeyError: If there is no such name.
         """
         name = self._name(key)
         delattr(self, name)
@@ -125,5 +124,5 @@ class Sequential(nnx.Module):
 
 
 def numbered(*children: Callable) -> Sequential:
-    """Returns a sequence whose children are called "0", "1", …, as PyTorch does."""
+    """Returns a `Sequential` whose children are named "0", "1", …, as in PyTorch."""
     return Sequential({str(i): child for i, child in enumerate(children)})

@@ -1,1 +1,1 @@
-"""What convolutions need on a CPU alone: XLA's fast forms of them, and oneDNN."""
+"""CPU-only code for convolutions: forms that XLA runs fast, and calls to oneDNN."""

@@ -1,7 +1,4 @@
-"""An identity that XLA's CPU backend does not fuse across.
-
-The one rule of the file: on every other backend nothing is left of it.
-"""
+"""An identity that XLA's CPU backend does not fuse across; a no-op elsewhere."""
 
 import jax
 from jax.extend.core import Primitive
@@ -10,9 +7,9 @@ from jaxtyping import Array, Shaped
 
 
 def cpu_barrier(x: Shaped[Array, "*b"]) -> Shaped[Array, "*b"]:
-    """Returns x, computed on a CPU before anything that uses it.
+    """Returns x; on a CPU, XLA does not fuse its producers with its consumers.
 
-    Its derivative and its transpose are likewise.
+    The same holds for its derivative and its transpose.
 
     Args:
         x: Any array.

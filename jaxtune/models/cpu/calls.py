@@ -1,7 +1,6 @@
-"""Convolutions of compiled programs as calls of oneDNN, where it is worth it.
+"""Convolutions of compiled programs as foreign calls to oneDNN, where it is faster.
 
-Shapes in, whether oneDNN computes them out; arrays in, the call out. The one rule of
-the file: what is called was made and accepted by oneDNN before the program runs.
+oneDNN has compiled each convolution before the program that calls it runs.
 """
 
 import functools
@@ -19,22 +18,22 @@ from jaxtune.models.plain import GIVEN, WINDOW
 
 _TARGET = "jaxtune_convolution"
 
-#: By settings, dtype and shapes: a convolution and the places of its arrays among the
-#: operands, or None where oneDNN has none.
+#: By settings, dtype and shapes: a convolution and the positions of its arrays among
+#: the operands, or None if oneDNN can't compute it.
 _made: dict[tuple, tuple | None] = {}
 
 
 def onednn_computes(operands: Sequence[jax.core.ShapedArray], **convolution) -> bool:
     """Returns whether oneDNN computes a convolution on this machine.
 
-    It does where it measures faster than XLA, that is on chips with AVX-512, on Linux
-    and x86-64, if the library is installed (`onednn-cpu-gomp`, which comes with jaxtune
-    there), and the convolution is one that it offers on this chip. The environment's
-    JAXTUNE_ONEDNN=0 keeps it from being loaded; 1 uses it on lesser chips too.
+    It does where it was measured to be faster than XLA: on Linux on x86-64 chips with
+    AVX-512, if the library is installed (`onednn-cpu-gomp`, a dependency of jaxtune
+    there) and supports the convolution on this chip. The environment variable
+    JAXTUNE_ONEDNN=0 turns it off; 1 uses it on chips without AVX-512 too.
 
     Args:
-        operands: The arrays that are given, see `onednn_convolution`.
-        **convolution: Its other arguments.
+        operands: Shapes and dtypes of the operands of `onednn_convolution`.
+        **convolution: The other arguments of `onednn_convolution`.
     """
     dtype = np.dtype(operands[0].dtype).name
     shapes = [array.shape for array in operands] + [convolution["shape"]]
@@ -57,13 +56,13 @@ def onednn_convolution(
     """Returns one of a convolution's three arrays; see `plain_convolution`.
 
     Args:
-        *operands: The two arrays that `GIVEN` names, then what `after` does.
+        *operands: The two arrays that `GIVEN` names, then those that `after` needs.
         shape: Of the result.
         result: Which array is computed.
-        after: What becomes of the outputs before they are written, of `onednn.AFTER`.
+        after: Operations applied to the outputs, some of `onednn.AFTER` in its order.
         stride: In pixels.
         padding: In pixels.
-        groups: Of channels.
+        groups: Number of channel groups.
     """
     call = jax.ffi.ffi_call(_TARGET, jax.ShapeDtypeStruct(shape, operands[0].dtype))
     window = {"stride": stride, "padding": padding, "groups": groups}
@@ -88,7 +87,7 @@ def _register() -> None:
 
 @functools.cache
 def _chip_has_avx512() -> bool:
-    """Whether Linux names AVX-512; the library needn't be loaded to know that."""
+    """Whether the CPU flags include AVX-512, checked before loading the library."""
     try:
         return " avx512bw " in Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -96,7 +95,7 @@ def _chip_has_avx512() -> bool:
 
 
 def _call(operands, settings):
-    """Fills the last operand, as XLA calls it."""
+    """Fills the last operand; called by XLA."""
     made = _convolution(settings, operands[0].dtype, *(o.shape for o in operands))
     if made is None:
         raise RuntimeError("oneDNN offers no such convolution on this machine")

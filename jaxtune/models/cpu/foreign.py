@@ -1,8 +1,8 @@
-"""Calls from compiled programs into Python, without copying an array.
+"""Calls from compiled programs into Python, without copying arrays.
 
-XLA's call frame in, shapes and addresses out: the C interface that `jax.ffi` documents
-for foreign functions (jaxlib's `xla/ffi/api/c_api.h`, 64-bit). It grows, but its fields
-keep their places. The one rule of the file: nothing here knows what is computed.
+Reads XLA's call frame by the C interface that `jax.ffi` documents for foreign functions
+(jaxlib's `xla/ffi/api/c_api.h`, 64-bit). New fields may be appended to its structs, but
+existing ones keep their offsets.
 """
 
 import ctypes
@@ -65,7 +65,7 @@ class _Interface(ctypes.Structure):
     ]
 
 
-# What each call reads is unpacked from bytes; ctypes' own fields take longer.
+# Read at each call, so unpacked from bytes, which is faster than ctypes' fields.
 # XLA_FFI_CallFrame: size, extension, interface, context, stage; then size, extension,
 # length, kinds and items, of arguments and of results; then the same of attributes,
 # with names before items.
@@ -76,17 +76,17 @@ _BUFFER = struct.Struct("2Q i4x 3Q")
 _NUMBERS = struct.Struct("i4x 2Q")
 _POINTER = struct.Struct("Q")
 
-#: Seconds until an interrupt that fell into a call comes again.
+#: Seconds after a call until an interrupt that arrived during it is raised again.
 _AFTER_THE_CALL = 0.01
 
 _Handler = ctypes.CFUNCTYPE(c_void_p, c_void_p)
 
-#: What XLA may still call must not be collected.
+#: References to the handlers: XLA may call them as long as the process lives.
 _handlers = []
 
 
 class Operand(NamedTuple):
-    """An array of a call: dtype by name, shape as int64 bytes, address."""
+    """An array of a call: dtype by name, shape as bytes of int64, address."""
 
     dtype: str
     shape: bytes
@@ -96,12 +96,13 @@ class Operand(NamedTuple):
 def register(name: str, function: Callable) -> None:
     """Makes a function callable from programs on the CPU, as `jax.ffi.ffi_call(name)`.
 
-    The calls have one attribute, an array of int64. XLA's threads call it, one or
-    several at a time, and Python's lock is taken for each call. What it raises, the
-    program raises. It may be called again for the same arrays: Ctrl-C comes after it.
+    The calls have one attribute, an array of int64. XLA calls the function from its own
+    threads, several possibly at once, each holding the GIL. Its exceptions are raised
+    by the program. After a Ctrl-C during a call it is called again with the same
+    arrays; the KeyboardInterrupt is raised after the call.
 
     Args:
-        name: That programs know it by.
+        name: Name of the call's target.
         function: Of (operands, settings): a list of `Operand`, results last, and the
             attribute's bytes. Fills the results.
     """
@@ -124,9 +125,9 @@ def register(name: str, function: Callable) -> None:
             _, length, address = _NUMBERS.unpack(settings)
             function(operands, ctypes.string_at(address, 8 * length))
         except Exception as error:
-            said = "".join(traceback.format_exception_only(error)).strip()
+            text = "".join(traceback.format_exception_only(error)).strip()
             arguments = _ErrorArguments(
-                ctypes.sizeof(_ErrorArguments), None, said.encode(), _INTERNAL_ERROR
+                ctypes.sizeof(_ErrorArguments), None, text.encode(), _INTERNAL_ERROR
             )
             return _Interface.from_address(interface).make_error(arguments)
 
@@ -138,7 +139,7 @@ def register(name: str, function: Callable) -> None:
                 answered = answer(frame)
                 break
             except KeyboardInterrupt:
-                # ctypes would drop it, and XLA take the arrays as they are for filled.
+                # ctypes would drop it, and XLA would use results that aren't filled.
                 interrupted = True
         if interrupted:
             main = threading.main_thread().ident
@@ -159,7 +160,7 @@ def _operand(pointer: int) -> Operand:
 
 
 def _introduce(extension: int) -> None:
-    """Answers which version of the interface this is written for."""
+    """Reports the version of the interface that this file is written for."""
     metadata = _MetadataExtension.from_address(extension).metadata.contents
     metadata.version.major, metadata.version.minor = 0, 1
 

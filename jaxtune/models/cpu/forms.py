@@ -1,7 +1,6 @@
-"""Convolutions in the forms that XLA's CPU backend computes fast.
+"""Convolutions in forms that XLA's CPU backend computes fast.
 
-Arrays in, arrays out. The one rule of the file: the values are those of the plain
-operation up to rounding; only the time differs.
+The values are those of the plain convolution up to rounding; only the time differs.
 """
 
 import jax
@@ -12,10 +11,10 @@ from jaxtyping import Array, Float
 
 from jaxtune.models.plain import LAYOUTS, plain_convolution, plain_convolve
 
-#: Maps of so many places at most are convolved by a matrix product.
+#: Feature maps of at most this many pixels are convolved by one matrix product.
 _FEW_PLACES = 4
 
-#: Images of fewer channels are photos, which the stem convolves.
+#: Inputs with fewer channels are taken for photos, convolved by a network's stem.
 _FEW_CHANNELS = 16
 
 _IMAGES, _KERNELS, _ = LAYOUTS
@@ -34,14 +33,15 @@ def cpu_convolution(
 ) -> Float[Array, "..."]:
     """Returns one of a convolution's three arrays; see `plain_convolution`.
 
-    - A 1x1 convolution is a matrix product, which XLA on a CPU runs as one only if it
-      is written as one (0.65 of the time of a ResNet-50's step).
-    - Maps of very few places, and their gradients, are one matrix product.
-    - For the weights' gradient XLA lays both operands out anew, and computes what made
-      them (batch norm, residual sum, ReLU) once more on the way, in an order that
-      misses the cache. They are laid out before.
-    - For the images' gradient of a strided convolution XLA convolves an array that is
-      three quarters zeros. It becomes a sum of dense convolutions.
+    - A 1x1 convolution is written as a matrix product: XLA on a CPU does not do that by
+      itself. A training step of a ResNet-50 then takes 0.65 times as long.
+    - Convolutions of maps of very few pixels, and their gradients, are written as one
+      matrix product.
+    - For the weights' gradient XLA transposes both operands, and recomputes on the way
+      what produced them (batch norm, residual sum, ReLU), in an order that misses the
+      cache. Here they are transposed before.
+    - For the images' gradient of a strided convolution XLA convolves an array of which
+      three quarters are zeros. Here it is a sum of dense convolutions.
 
     Args:
         left: See `plain_convolution`.
@@ -50,7 +50,7 @@ def cpu_convolution(
         shape: Of the result.
         stride: In pixels.
         padding: In pixels.
-        groups: Of channels.
+        groups: Number of channel groups.
         precision: Of the products.
     """
     images = shape if result == "images" else left.shape
@@ -82,10 +82,10 @@ def _as_product(x, weight, *, stride, precision, **_):
 
 
 def _at_few_places(x, weight, *, stride, padding, precision, **_):
-    """A convolution of a map of very few places, as one matrix product.
+    """A convolution of a map of very few pixels, as one matrix product.
 
-    XLA on the CPU takes 15 times as long for a 3x3 convolution of 2x2 places, which is
-    what the last stage of a ResNet sees of a photo of 64 pixels.
+    XLA on a CPU takes 15 times as long for a 3x3 convolution of a 2x2 map, which is
+    what the last stage of a ResNet gets for a photo of 64 pixels.
     """
     (batch, *sides, _), sizes = x.shape, weight.shape[:2]
     outputs = [
@@ -109,9 +109,10 @@ def _at_few_places(x, weight, *, stride, padding, precision, **_):
 
 
 def _laid_out_before(x, weight, *, stride, padding, precision, **_):
-    """A convolution whose gradient by the weights reads arrays that lie as it wants.
+    """A convolution whose operands have the layout that its weights' gradient reads.
 
-    The stem's outputs are its own gradient's alone: there is nothing to read twice.
+    The stem's outputs are left as they are: their gradient is not read a second time,
+    as the photos need no gradient.
     """
     is_stem = x.shape[-1] < _FEW_CHANNELS
     y = jax.lax.conv_general_dilated(
@@ -126,7 +127,7 @@ def _laid_out_before(x, weight, *, stride, padding, precision, **_):
 
 
 def _laid_out(x, axes):
-    """The transposed array, read from the array and not from what made it."""
+    """The transposed array, computed from the array itself, not fused into it."""
     with set_xla_metadata(inlineable="false"):
         return _transpose(x, axes)
 
@@ -137,7 +138,7 @@ def _transpose(x, axes):
 
 
 def _by_phases(x, weight, *, stride, padding, precision, **_):
-    """A strided convolution as a sum of dense ones of every other row and column."""
+    """A strided convolution as a sum of dense ones of every n-th row and column."""
     sizes, sides = weight.shape[:2], x.shape[1:3]
     outputs = [
         (side + 2 * padding - size) // stride + 1

@@ -1,7 +1,7 @@
-"""oneDNN's C interface: what it makes, where it lies, and how it runs.
+"""oneDNN's C interface: creates its objects, and runs its primitives.
 
-Shapes and addresses in, oneDNN's objects out. The one rule of the file: it alone calls
-the library; everything that oneDNN makes and runs it does in one thread.
+No other file calls the library, and everything in oneDNN is created and run in one
+thread.
 """
 
 import ctypes
@@ -11,17 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 from ctypes import POINTER, byref, c_float, c_int, c_int64, c_size_t, c_void_p
 from typing import Any
 
-#: What it computes in, and oneDNN's number for it.
+#: Dtypes supported, and oneDNN's numbers for them.
 DTYPES = {"float32": 3, "bfloat16": 2}
 
 # From oneDNN's dnnl_types.h.
 _CPU, _IN_ORDER, _ANY_LAYOUT, _MAX_DIMENSIONS = 1, 1, 1, 12
 _SCRATCHPAD_OF_THE_USER = 1
-#: Bits of `dnnl_cpu_isa_t` that a chip with AVX-512 (F, BW, VL and DQ) has.
+#: Bits of `dnnl_cpu_isa_t` for AVX-512 (F, BW, VL and DQ).
 _AVX512_CORE = 0x27
 _ALIGNMENT = 64
 
-#: The major version whose interface this file knows; within it, it is kept.
+#: The major version whose interface this file uses; it is stable within that.
 _MAJOR = 3
 
 
@@ -32,11 +32,11 @@ class _Version(ctypes.Structure):
 class Library:
     """The loaded library, with an engine, a stream and a thread of its own.
 
-    Everything is made and run in that thread, one thing at a time: each takes every
-    core, OpenMP keeps as many threads for each thread that calls it, and XLA calls from
-    any. Scratch memory is this object's own too; by default oneDNN ties it to the
-    thread that made a primitive, and another one would write to memory that isn't
-    there.
+    Everything is created and run in that thread, one thing at a time: each primitive
+    uses all cores, OpenMP keeps a pool of threads for each calling thread, and XLA
+    calls from any of its own. This object also provides the scratch memory: by default
+    oneDNN ties it to the thread that created a primitive, and running it from another
+    thread would write to unallocated memory.
     """
 
     def __init__(self, path: str):
@@ -46,10 +46,10 @@ class Library:
             path: Of the shared object.
 
         Raises:
-            OSError: It can't be loaded.
-            RuntimeError: Its interface is not the one that is known here.
+            OSError: If it can't be loaded.
+            RuntimeError: If its version isn't supported.
         """
-        # Idle OpenMP threads would spin for the cores that XLA's threads need.
+        # Otherwise idle OpenMP threads spin on the cores that XLA's threads need.
         policy = os.environ.get("OMP_WAIT_POLICY")
         os.environ["OMP_WAIT_POLICY"] = policy or "PASSIVE"
         try:
@@ -66,7 +66,7 @@ class Library:
             raise RuntimeError(
                 f"version {version.major}.{version.minor} is not {_MAJOR}.x"
             )
-        # What returns at once needn't give up Python's lock and wait for it again.
+        # PyDLL keeps the GIL: releasing it costs more than these short calls.
         quick = ctypes.PyDLL(path)
         self._point = quick.dnnl_memory_set_data_handle
         self._point.argtypes = [c_void_p, c_void_p]
@@ -79,19 +79,19 @@ class Library:
         self.stream = self._made("stream_create", self.engine, _IN_ORDER)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="onednn")
         self._space = ctypes.create_string_buffer(0)
-        # What is below 0 times this is 0, and NaN stays NaN, as in JAX's ReLU;
-        # oneDNN's own makes 0 of NaN.
+        # PReLU with this slope maps negative numbers to 0 and NaN to NaN, as JAX's ReLU
+        # does; oneDNN's own ReLU maps NaN to 0.
         self._slope = c_float(-0.0)
         self.slope = self.memory(self.described((1, 1, 1, 1), "float32", "0123"))
         self.place(self.slope, ctypes.addressof(self._slope))
 
     def do(self, call: Callable, *arguments, **options) -> Any:
-        """Returns what a call makes in the library's thread; raises what it raises."""
+        """Runs a function in the library's thread, and returns or raises its result."""
         return self._thread.submit(call, *arguments, **options).result()
 
     @property
     def has_avx512(self) -> bool:
-        """Whether it computes with AVX-512 here: the chip has it, and it is allowed."""
+        """Whether oneDNN uses AVX-512: the chip has it, and no setting forbids it."""
         return self._calls.dnnl_get_effective_cpu_isa() & _AVX512_CORE == _AVX512_CORE
 
     def _made(self, name: str, *arguments) -> c_void_p:
@@ -105,14 +105,14 @@ class Library:
             raise RuntimeError(f"oneDNN's {name} failed with status {status}.")
 
     def described(self, shape, dtype: str, order: str | None) -> c_void_p:
-        """Returns a description of a dense array in oneDNN's order of dimensions.
+        """Returns a memory descriptor of a dense array.
 
         Args:
-            shape: As oneDNN orders it: (b, c, h, w), weights
+            shape: In oneDNN's order of dimensions: (b, c, h, w), for weights
                 (group, out, in, h, w).
             dtype: "float32" or "bfloat16".
-            order: The dimensions from the slowest to the fastest, as indices in a
-                string; None leaves the layout to oneDNN.
+            order: The layout in memory: dimensions from the slowest to the fastest, as
+                indices in a string; None leaves it to oneDNN.
         """
         sizes, number = dimensions(shape), DTYPES[dtype]
         if order is None:
@@ -131,12 +131,12 @@ class Library:
         )
 
     def attributes(self, operands=(), *, relu: bool = False) -> c_void_p:
-        """Returns how a primitive runs: where its scratch memory is, what comes last.
+        """Returns a primitive's attributes: post-operations and scratch memory.
 
         Args:
-            operands: (number of a binary operation, description of the second operand),
+            operands: (number of a binary operation, descriptor of the second operand),
                 applied in this order.
-            relu: Whether max(x, 0) comes last.
+            relu: Whether a ReLU is applied last.
         """
         operations = self._made("post_ops_create")
         for number, description in operands:
@@ -155,15 +155,15 @@ class Library:
         return self._made(f"{kind}_primitive_desc_create", *arguments)
 
     def primitive(self, descriptor: c_void_p) -> c_void_p:
-        """Returns what `run` runs."""
+        """Returns a primitive, which `run` executes."""
         return self._made("primitive_create", descriptor)
 
     def asked(self, descriptor: c_void_p, query: int) -> c_void_p:
-        """Returns the description that a primitive has of one of its arrays."""
+        """Returns a primitive's memory descriptor of one of its arrays."""
         return c_void_p(self._calls.dnnl_primitive_desc_query_md(descriptor, query, 0))
 
     def memory(self, description: c_void_p) -> c_void_p:
-        """Returns an array without a place, see `place`."""
+        """Returns a memory object without an address; `place` sets it."""
         return self._made("memory_create", description, self.engine, c_void_p(0))
 
     def size(self, description: c_void_p) -> int:
@@ -171,11 +171,14 @@ class Library:
         return self._calls.dnnl_memory_desc_get_size(description)
 
     def place(self, memory: c_void_p, address: int) -> None:
-        """Tells where an array lies."""
+        """Sets a memory object's address."""
         self._point(memory, address)
 
     def space(self, *sizes: int) -> list[int]:
-        """Returns addresses of so many bytes each, good until the call's end."""
+        """Returns addresses of scratch memory of these sizes in bytes.
+
+        They are valid until the next call of this method.
+        """
         lengths = [-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes]
         if len(self._space) < sum(lengths) + _ALIGNMENT:
             self._space = ctypes.create_string_buffer(sum(lengths) + _ALIGNMENT)
@@ -183,10 +186,10 @@ class Library:
         return [first + sum(lengths[:number]) for number in range(len(lengths))]
 
     def run(self, primitive: c_void_p, arguments: ctypes.Array) -> None:
-        """Runs a primitive to its end.
+        """Executes a primitive and waits for it.
 
         Raises:
-            RuntimeError: oneDNN refused.
+            RuntimeError: If oneDNN reports an error.
         """
         status = self._execute(primitive, self.stream, len(arguments), arguments)
         if status:
@@ -194,5 +197,5 @@ class Library:
 
 
 def dimensions(sizes) -> ctypes.Array:
-    """Returns sizes as oneDNN takes them."""
+    """Returns sizes as a `dnnl_dims_t`."""
     return (c_int64 * _MAX_DIMENSIONS)(*sizes)

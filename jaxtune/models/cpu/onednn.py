@@ -1,7 +1,6 @@
-"""Convolutions by oneDNN, the library with which PyTorch convolves on a CPU.
+"""Convolutions by oneDNN, the library that PyTorch uses on CPUs.
 
-Shapes and addresses of arrays in, an array filled. The one rule of the file: it knows
-nothing of JAX.
+They read and fill arrays given by address; nothing here depends on JAX.
 """
 
 import ctypes
@@ -14,15 +13,15 @@ import numpy as np
 
 from jaxtune.models.cpu.library import Library, dimensions
 
-#: The distribution that brings the library, built for GCC's OpenMP.
+#: The Python package that contains the library, built with GCC's OpenMP.
 DISTRIBUTION = "onednn-cpu-gomp"
 
-#: What may come out of a convolution's three arrays, given the two others.
+#: A convolution's three arrays; each can be computed from the other two.
 RESULTS = ("outputs", "images", "weight")
 
-#: What outputs may go through before they are written, in this order: times a float32
-#: number for each channel, plus one for each, plus an array like them, max(x, 0)
-#: (of -inf, NaN).
+#: Operations that can be applied to the outputs, in this order: multiply by a float32
+#: factor for each channel, add a float32 number for each channel, add an array of the
+#: outputs' shape, ReLU (NaN for -inf).
 AFTER = ("scale", "shift", "residual", "relu")
 
 # From oneDNN's dnnl_types.h.
@@ -30,20 +29,21 @@ _DIRECT, _FORWARD = 1, 64
 _FROM, _TO, _SCRATCHPAD = 1, 17, 80
 _QUERY_SCRATCHPAD = 136
 _ADD, _MULTIPLY = 0x1FFF0, 0x1FFF1
-#: Argument number of the first post-operation's second operand; the next is as far on.
+#: Argument number of the n-th post-operation: n times this (from 1), with `_SECOND`
+#: (the second operand of a binary operation) or `_SLOPE` (of PReLU) in its low bits.
 _POST_OPERATION, _SECOND, _SLOPE = 32768, 2, 33
-#: For each result: argument numbers of (images, weight, outputs), and the query that
-#: answers how the weights are to be laid out.
+#: For each result: argument numbers of (images, weight, outputs), and the query for the
+#: layout of the weights.
 _ARGUMENTS = {
     "outputs": (1, 33, 17, 131),
     "images": (129, 33, 145, 131),
     "weight": (1, 161, 145, 132),
 }
 
-#: Channels that a vector of any chip divides.
+#: A multiple of the number of float32 in a vector register of any x86-64 chip.
 _VECTOR = 16
 
-# The order of dimensions in memory, by their numbers in oneDNN's: (b, c, h, w) and
+# Layouts in memory, as indices into oneDNN's order of dimensions: (b, c, h, w) and
 # (group, out, in, h, w).
 _CHANNELS_LAST, _OUTPUTS_LAST = "0231", "34201"
 
@@ -54,10 +54,10 @@ class _Argument(ctypes.Structure):
 
 @functools.cache
 def library() -> Library | None:
-    """Returns the installed library, or None where there is none that fits.
+    """Returns the installed library, or None if there is none that works.
 
-    A library that is there and doesn't load, has another interface, or convolves a few
-    numbers wrongly is left alone, with one warning.
+    If it is installed but doesn't load, has an unsupported version, or computes a small
+    convolution wrongly, it is not used, and a warning is issued once.
     """
     try:
         files = importlib.metadata.files(DISTRIBUTION) or []
@@ -67,8 +67,8 @@ def library() -> Library | None:
     if not paths:
         return None
     try:
-        found = Library(paths[0])
-        found.do(_check, found)
+        loaded = Library(paths[0])
+        loaded.do(_check, loaded)
     except (OSError, RuntimeError) as error:
         warnings.warn(
             f"oneDNN ({DISTRIBUTION}) is installed and can't be used: {error}. XLA's "
@@ -78,11 +78,11 @@ def library() -> Library | None:
             stacklevel=2,
         )
         return None
-    return found
+    return loaded
 
 
 def _check(library: Library) -> None:
-    """Raises RuntimeError unless a small convolution and its gradients come out."""
+    """Raises RuntimeError unless a small convolution and its gradients are correct."""
     rng = np.random.default_rng(0)
     images, weight, outputs = (
         rng.integers(-4, 5, shape).astype(np.float32)
@@ -100,17 +100,17 @@ def _check(library: Library) -> None:
         shapes = {name: array.shape for name, array in given.items()}
         convolution = Convolution(library, result, **shapes, **window, dtype="float32")
         convolution(*(array.ctypes.data for array in filled.values()))
-        # Small whole numbers have exact products and sums.
+        # Products and sums of small integers are exact.
         if not np.array_equal(filled[result], expected[result]):
             raise RuntimeError(f"its {result} of a small convolution are wrong")
 
 
 class Convolution:
-    """One of a convolution's three arrays, computed from the two others.
+    """A convolution that computes one of its three arrays from the other two.
 
     Images are (b, h, w, c), weights (h, w, in / groups, out), outputs (b, h, w, out),
-    as JAX lays them out. With the outputs' gradient as `outputs`, the other two are
-    gradients.
+    as in JAX. With the outputs' gradient as `outputs`, the results "images" and
+    "weight" are gradients.
     """
 
     def __init__(
@@ -137,19 +137,20 @@ class Convolution:
             outputs: Shape.
             stride: In pixels, in both directions.
             padding: In pixels, on all four sides.
-            groups: Of channels, convolved apart.
+            groups: Number of channel groups, each convolved separately.
             dtype: Of all three, "float32" or "bfloat16".
-            after: What becomes of the outputs before they are written, in the order of
-                `AFTER`, for the result "outputs" alone.
+            after: Operations applied to the outputs, in the order of `AFTER`; for the
+                result "outputs" only.
 
         Raises:
-            RuntimeError: oneDNN knows no such convolution, or computes it wrongly.
+            RuntimeError: If oneDNN does not support the convolution, or is known to
+                compute it wrongly.
         """
         number_of = _ARGUMENTS[result]
         (b, h, w, c), (kh, kw, i, o), (_, h2, w2, _) = images, weight, outputs
         if kh * kw == 1 and (i % _VECTOR or o // groups % _VECTOR):
-            # oneDNN 3.2 takes a stride by copying, and leaves what fills the vectors up
-            # as it was: the weights' gradient is wrong, with what lay there before.
+            # oneDNN 3.2 copies the images for a stride and doesn't clear the padding of
+            # its vectors: the weights' gradient then contains uninitialized memory.
             raise RuntimeError("oneDNN fails at 1x1 kernels of so few channels")
         x = library.described((b, c, h, w), dtype, _CHANNELS_LAST)
         y = library.described((b, o, h2, w2), dtype, _CHANNELS_LAST)
@@ -202,7 +203,7 @@ class Convolution:
             "reorder",
             *(before, library.engine, after, library.engine, library.attributes()),
         )
-        # The layout of the weights and the scratch memory are there for a call's time.
+        # The reordered weights and the scratch memory exist only during a call.
         self._spaces = [(self._packed, library.size(packed))]
         self._lay_out = library.primitive(lay_out)
         self._laid_out = _arguments(
@@ -231,16 +232,16 @@ class Convolution:
         return [(_SCRATCHPAD, memory)]
 
     def __call__(self, images: int, weight: int, outputs: int, *operands: int) -> None:
-        """Fills the result; to be called in the library's thread, see `Library.do`.
+        """Fills the result; call it in the library's thread only, see `Library.do`.
 
         Args:
             images: Address of the array.
             weight: Address of the array.
             outputs: Address of the array.
-            *operands: Addresses of the arrays that `after` named.
+            *operands: Addresses of the arrays for `after`.
 
         Raises:
-            RuntimeError: oneDNN refused.
+            RuntimeError: If oneDNN reports an error.
         """
         library = self._library
         library.place(self._images, images)
