@@ -131,7 +131,7 @@ def test_links_and_anchors_lead_somewhere(page):
 def test_modules_and_scripts_that_are_named_are_there(page):
     for name in re.findall(r"python -m (benchmarks\.\w+)", TEXTS[page]):
         assert (ROOT / f"{name.replace('.', '/')}.py").exists(), name
-    for name in re.findall(r"examples/\w+\.py", TEXTS[page]):
+    for name in re.findall(r"examples/[\w/]+\.py", TEXTS[page]):
         assert (ROOT / name).exists(), name
 
 
