@@ -19,7 +19,7 @@ from jaxtune.learner.more_classes import (
     classes_in_words,
     freezing_in_words,
 )
-from jaxtune.learner.options import (
+from jaxtune.learner.settings import (
     check_data,
     check_known,
     check_options,

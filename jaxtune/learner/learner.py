@@ -50,10 +50,10 @@ from jaxtune.inspect.kernels import compare_kernels
 from jaxtune.inspect.plan import Plan, plan_phases
 from jaxtune.inspect.summary import Summary, network_layers, summarize
 from jaxtune.learner.assignment import check_assignable, is_ours
-from jaxtune.learner.loading import load_into
 from jaxtune.learner.loss_and_metrics import fit_measures, scaled_objective
 from jaxtune.learner.more_classes import extended
-from jaxtune.learner.options import (
+from jaxtune.learner.restore import load_into
+from jaxtune.learner.settings import (
     FINE_TUNING,
     batch_sizes,
     check_alone,
@@ -65,6 +65,7 @@ from jaxtune.learner.options import (
     replaced_loaders,
 )
 from jaxtune.loop.callbacks import CallbackList
+from jaxtune.loop.compiled_steps import CompiledSteps
 from jaxtune.loop.events import FitEvents
 from jaxtune.loop.extra_validation import matching_loaders
 from jaxtune.loop.fit import fit
@@ -74,7 +75,6 @@ from jaxtune.loop.rate_search import search_rates
 from jaxtune.loop.resume import Resume
 from jaxtune.loop.run_description import describe_run, upgraded_recipe, without_metrics
 from jaxtune.loop.sharding import check_one_process
-from jaxtune.loop.steps import CompiledSteps
 from jaxtune.loop.trainer import Trainer
 from jaxtune.models import kaiming_normal
 from jaxtune.results.explanation import Explainer

@@ -11,7 +11,7 @@ from flax import nnx
 
 from jaxtune.arguments import check_flag, check_function
 from jaxtune.learner.loss_and_metrics import fit_measures, scaled_objective
-from jaxtune.learner.options import (
+from jaxtune.learner.settings import (
     batch_sizes,
     check_data,
     check_options,

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtune.arguments import Integer, Number, check_choice, check_flag
 from jaxtune.data import target_stats
 from jaxtune.learner.learner import Learner
-from jaxtune.learner.options import (
+from jaxtune.learner.settings import (
     check_data,
     check_known,
     check_options,

@@ -22,6 +22,7 @@ from jaxtune.checkpoint import fingerprint, load_opt_state
 from jaxtune.inspect.diff import Snapshot
 from jaxtune.loop.batch_norm_rows import check_enough_rows
 from jaxtune.loop.columns import table_columns
+from jaxtune.loop.compiled_steps import CompiledSteps
 from jaxtune.loop.extra_validation import describe_extra
 from jaxtune.loop.float32 import in_float32, to_float32
 from jaxtune.loop.history import Row
@@ -29,7 +30,6 @@ from jaxtune.loop.recovery import SPOILED, GoodValues, has_diverged, is_readable
 from jaxtune.loop.run_description import describe_groups, name_of
 from jaxtune.loop.run_state import RunState
 from jaxtune.loop.sharding import data_sharding, place_batch
-from jaxtune.loop.steps import CompiledSteps
 from jaxtune.train import (
     ComputePrecision,
     Norms,

@@ -31,9 +31,9 @@ from jaxtune.checkpoint import (
 )
 from jaxtune.data import ImageError, Photos, list_photos, prepare_image
 from jaxtune.data.photos import bad_photos, check_photo_type, find_bad
+from jaxtune.loop.compiled_steps import CompiledSteps
 from jaxtune.loop.float32 import in_float32, to_float32
 from jaxtune.loop.recovery import warn_not_finite
-from jaxtune.loop.steps import CompiledSteps
 from jaxtune.models import Sequential
 from jaxtune.pretrained import ARCHITECTURES
 from jaxtune.results.thresholds import (

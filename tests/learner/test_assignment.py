@@ -19,7 +19,7 @@ from jaxtune import (
     mse,
     sgd,
 )
-from jaxtune.loop import steps as programs
+from jaxtune.loop import compiled_steps as programs
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtune.loop import steps as compiled
+from jaxtune.loop import compiled_steps as compiled
+from jaxtune.loop.compiled_steps import CompiledStep
 from jaxtune.loop.memory import OutOfMemoryError
-from jaxtune.loop.steps import CompiledStep
 
 
 def make(step=lambda state, batch: (state + batch["x"].sum(), batch["x"].mean())):

@@ -10,8 +10,8 @@ from photos import make_photos, tiny_resnet
 
 from jaxtune.checkpoint import CheckpointMismatchError, RunMismatchError
 from jaxtune.loop.callbacks import Callback
+from jaxtune.loop.compiled_steps import CompiledSteps
 from jaxtune.loop.epoch_table import describe_phase
-from jaxtune.loop.steps import CompiledSteps
 from jaxtune.loop.trainer import Trainer
 from jaxtune.train import (
     FROZEN,

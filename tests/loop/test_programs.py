@@ -7,7 +7,7 @@ from flax import nnx
 from photos import tiny_resnet
 
 from jaxtune import ImageDataLoaders, vision_learner
-from jaxtune.loop.steps import CompiledSteps
+from jaxtune.loop.compiled_steps import CompiledSteps
 from jaxtune.train import Phase, constant, cross_entropy, focal, split_module
 from jaxtune.transfer import evaluating
 

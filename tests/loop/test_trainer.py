@@ -7,9 +7,9 @@ import runs
 from photos import make_photos
 
 from jaxtune import LambdaCallback, OutOfMemoryError, SaveBest
-from jaxtune.loop import steps as compiled
+from jaxtune.loop import compiled_steps as compiled
+from jaxtune.loop.compiled_steps import CompiledStep, CompiledSteps
 from jaxtune.loop.fit import fit
-from jaxtune.loop.steps import CompiledStep, CompiledSteps
 from jaxtune.loop.trainer import Trainer
 from jaxtune.train import Phase, constant, split_module
 

@@ -11,6 +11,7 @@ from jaxtune.data import prepare_image
 from jaxtune.inspect.gradcam import grad_cam, scale_heat
 from jaxtune.inspect.kernels import first_weight
 from jaxtune.models import Linear, Sequential
+from jaxtune.results.explanation import Explainer
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_another_class_another_layer_and_several_photos(model):
 
 def test_the_network_looks_at_a_larger_photo_than_it_trained_on(model, monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
-    monkeypatch.setattr(model, "_agrees", lambda *given: True)
+    monkeypatch.setattr(Explainer, "_agrees", lambda *given: True)
     cam, small = model.grad_cam(pixels), model.grad_cam(pixels, size=16)
     np.testing.assert_array_equal(cam.photo, prepare_image(pixels, 64))
     assert cam.heat.shape == (31, 31) and small.heat.shape == (7, 7)

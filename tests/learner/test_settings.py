@@ -23,7 +23,7 @@ from jaxtune import (
     sgd,
     vision_learner,
 )
-from jaxtune.learner.options import check_statistics
+from jaxtune.learner.settings import check_statistics
 
 learner = functools.partial(
     vision_learner, arch=smallest_network, cut=2, hidden=(), verbose=False

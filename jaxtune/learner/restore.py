@@ -28,7 +28,7 @@ def load_into(
     with_opt: bool,
     partial: str | tuple[str, ...] | None,
     which: str,
-) -> tuple[str, dict[str, float] | None]:
+) -> tuple[str, Any]:
     """Takes weights, phase and optimizer from a checkpoint; see `Learner.load`.
 
     Args:
@@ -41,7 +41,7 @@ def load_into(
         which: "latest" or "best".
 
     Returns:
-        What was done, in a line; and the thresholds that were saved, or None.
+        What was done, in a line; and the saved thresholds, or None.
 
     Raises:
         FileNotFoundError: If there is no checkpoint.
