@@ -12,3 +12,4 @@ from jaxtune.plots.figure import COLORS as COLORS
 from jaxtune.plots.figure import new_figure as new_figure
 from jaxtune.plots.images import image_grid as image_grid
 from jaxtune.plots.matrices import matrix_plot as matrix_plot
+from jaxtune.plots.rate_curve import rate_curve_plot as rate_curve_plot

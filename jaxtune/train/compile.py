@@ -1,6 +1,6 @@
 """Compiles steps with the options that each backend needs.
 
-The one rule of the file: an option a jaxlib does not know is left out, never an error.
+Options that the installed jaxlib does not know are omitted.
 """
 
 import functools
@@ -12,27 +12,27 @@ import jax
 from jaxtune.arguments import check_flag, check_function
 from jaxtune.pretrained import cache_dir
 
-#: XLA's CPU backend sends convolutions to YNNPACK by default, which makes a training
-#: step of a ResNet more than twice as slow; dot products and reductions stay there.
+#: By default XLA's CPU backend uses YNNPACK for convolutions too, which makes training
+#: a ResNet more than twice as slow. This limits it to dot products and reductions.
 _CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": (
         "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
     )
 }
 
-#: Flags of XLA's GPU compiler that leave out kernels which add up in any order.
+#: XLA flags that exclude GPU kernels with a nondeterministic order of additions.
 _DETERMINISTIC = (
     "--xla_gpu_deterministic_ops=true",
     "--xla_gpu_exclude_nondeterministic_ops=true",
 )
 
-#: JAX's own `jax_persistent_cache_min_compile_time_secs`, in seconds.
-_JAX_KEEPS_FROM = 1.0
+#: JAX's default of `jax_persistent_cache_min_compile_time_secs`, in seconds.
+_DEFAULT_MIN_COMPILE_TIME = 1.0
 
 
 @functools.cache
 def compiler_options(backend: str) -> dict[str, str] | None:
-    """Returns the compiler options for a backend that this jaxlib knows, or None.
+    """Returns the compiler options for a backend, or None if there are none.
 
     Args:
         backend: "cpu", "gpu" or "tpu", see `jax.default_backend`.
@@ -43,51 +43,51 @@ def compiler_options(backend: str) -> dict[str, str] | None:
         probe = jax.jit(lambda x: x + 1, compiler_options=_CPU_OPTIONS)
         probe.lower(jax.ShapeDtypeStruct((), "float32")).compile()
     except Exception:
-        # Experimental options come and go; without them steps are only slower.
+        # The option is experimental and may be removed; without it steps are slower.
         return None
     return _CPU_OPTIONS
 
 
 def compile_step(step: Callable, *, donate: bool = False) -> Callable:
-    """Returns `jax.jit(step)` with this backend's options.
+    """Returns `jax.jit(step)` with the backend's compiler options.
 
-    Compile last: JAX takes options for whole programs only, so what this returns can't
-    be scanned or differentiated. Do that to the step itself, and compile the result.
+    JAX accepts such options for outermost programs only, so the result can't be scanned
+    or differentiated. Do that with the step itself, and compile the result.
 
     Args:
         step: A pure function.
-        donate: Whether the first argument, the state, is given up to the result; it
-            can't be used after the call.
+        donate: Whether to donate the first argument, the state; it can't be used after
+            the call.
 
     Raises:
-        TypeError: If the step can't be called.
+        TypeError: If the step is not callable.
     """
     check_function(step, "step", "a pure function, such as make_train_step makes")
     donate = check_flag(donate, "donate")
     return jax.jit(
         step,
         donate_argnums=(0,) if donate else (),
-        # JAX wants a program's options before it knows where the program will run; no
-        # other line of the package asks for the default backend.
+        # JAX needs the options before it knows on which backend the program will run.
         compiler_options=compiler_options(jax.default_backend()),
     )
 
 
 def enable_compilation_cache() -> None:
-    """Keeps compiled programs on disk between runs, unless the user chose a place.
+    """Enables JAX's persistent compilation cache, unless the user already has.
 
-    Sets JAX's `jax_compilation_cache_dir`, if nothing set it before, to a folder in
-    jaxtune's cache (see `cache_dir`). Programs that compile in less than a second are
-    kept too, unless the user chose from when on: a job has a hundred of them.
+    Sets `jax_compilation_cache_dir`, unless it is set, to a folder in jaxtune's cache
+    (see `cache_dir`). Programs that compile in less than a second are cached too,
+    unless the user has changed that minimum: a run has about a hundred of them.
 
-    Where XLA_FLAGS asks for kernels of one fixed order of additions, the folder is
-    another one: XLA keeps beside the programs which kernels were the fastest, and takes
-    them from there without asking whether they still may be used.
+    If XLA_FLAGS asks for deterministic kernels, a separate folder is used: XLA also
+    caches which kernels were fastest, and reuses them without checking whether they are
+    deterministic.
     """
     if jax.config.jax_compilation_cache_dir is None:
         flags = os.environ.get("XLA_FLAGS", "")
         fixed = any(flag in flags for flag in _DETERMINISTIC)
         folder = cache_dir() / ("programs-deterministic" if fixed else "programs")
         jax.config.update("jax_compilation_cache_dir", str(folder))
-    if jax.config.jax_persistent_cache_min_compile_time_secs == _JAX_KEEPS_FROM:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    option = "jax_persistent_cache_min_compile_time_secs"
+    if getattr(jax.config, option) == _DEFAULT_MIN_COMPILE_TIME:
+        jax.config.update(option, 0.0)

@@ -1,7 +1,7 @@
-"""Which parameters train, and which batch norms keep still.
+"""Which parameters train, and which norm layers use their running statistics.
 
-Labels and a freeze boundary in; optimizer labels and a view of the module out. The one
-rule of the file: what is frozen is said by labels and views, never by changing a value.
+Freezing is expressed by labels for the optimizer and by views of the module; it never
+changes a parameter or the module itself.
 """
 
 from collections.abc import Collection, Iterable
@@ -21,27 +21,27 @@ from jaxtune.models import BatchNorm
 from jaxtune.train.optimizer import FROZEN
 from jaxtune.transfer import dotted
 
-#: What the norm layers of frozen groups do. "frozen": running statistics, nothing
-#: moves. "stats": batch statistics, the running ones move, parameters don't. "train":
-#: as "stats", and their parameters train (fastai's behaviour).
+#: What the norm layers of frozen groups do. "frozen": use running statistics, nothing
+#: changes. "stats": use batch statistics and update the running ones, but not the
+#: parameters. "train": as "stats", and train the parameters (fastai's behaviour).
 Norms = Literal["frozen", "stats", "train"]
 
-_NORMS = (
-    BatchNorm,
+FLAX_NORMS = (
     nnx.BatchNorm,
     nnx.LayerNorm,
     nnx.GroupNorm,
     nnx.InstanceNorm,
     nnx.RMSNorm,
 )
+_NORMS = (BatchNorm, *FLAX_NORMS)
 
 
 def check_norms(norms: Any) -> Norms:
     """Returns "frozen", "stats" or "train" as it is.
 
     Raises:
-        TypeError: If it is no string.
-        ValueError: If it is another one.
+        TypeError: If it is not a string.
+        ValueError: If it is another string.
     """
     return check_choice(norms, "norms", get_args(Norms))
 
@@ -58,7 +58,7 @@ def norm_paths(module: nnx.Module) -> frozenset[str]:
 
 
 def no_decay_paths(module: nnx.Module) -> frozenset[str]:
-    """Returns the dotted paths of what weight decay leaves alone: norms and biases.
+    """Returns the dotted paths of parameters without weight decay: norms and biases.
 
     References:
         fastai 2.8.12, learner.py `Learner.create_opt` with wd_bn_bias=False.
@@ -75,13 +75,13 @@ def no_decay_paths(module: nnx.Module) -> frozenset[str]:
 def boundary_index(
     boundary: Integer | str, groups: Iterable[str], *, name: str = "boundary"
 ) -> int:
-    """Returns how many of the first groups a freeze boundary freezes.
+    """Returns the index of the first group that trains; those before it are frozen.
 
     Args:
-        boundary: Number of the first group that trains (negative ones count from the
-            end: -1 trains the last group only), or its name.
+        boundary: That group's index (a negative one counts from the end: -1 trains the
+            last group only) or its name.
         groups: Names of the groups, first to last.
-        name: What the errors call the boundary.
+        name: Name of the argument, for the error messages.
 
     Raises:
         TypeError: If it is neither a whole number nor a name.
@@ -102,7 +102,7 @@ def boundary_index(
         boundary = check_integer(boundary, name)
     except TypeError:
         raise TypeError(
-            f"{name} must be the number or the name of a layer group "
+            f"{name} must be the index or the name of a layer group "
             f"({', '.join(names)}); received {described(boundary)}."
         ) from None
     index = boundary + len(names) if boundary < 0 else boundary
@@ -121,13 +121,13 @@ def optimizer_labels(
     norms: Norms = "frozen",
     norm_params: Collection[str] = (),
 ) -> nnx.State:
-    """Returns the label tree with `FROZEN` in place of what does not train.
+    """Returns the label tree with `FROZEN` for each parameter that does not train.
 
     Args:
         labels: Group name of each parameter.
         frozen: Names of the frozen groups.
         norms: Whether the norm parameters of frozen groups train ("train", fastai's
-            behaviour) or not ("frozen" and "stats").
+            behaviour) or not ("frozen" or "stats").
         norm_params: Dotted paths of the parameters of norm layers.
     """
     check_norms(norms)
@@ -142,14 +142,14 @@ def optimizer_labels(
 
 
 def _check_frozen(frozen: Any) -> None:
-    # In a string any part of a name would count as frozen.
+    # With a string, `name in frozen` would match substrings.
     if (
         isinstance(frozen, str)
         or not isinstance(frozen, Collection)
         or not all(isinstance(name, str) for name in frozen)
     ):
         raise TypeError(
-            "frozen must be a collection of the frozen groups' names; received "
+            "frozen must be a collection of names of layer groups; received "
             f"{described(frozen)}."
         )
 
@@ -161,12 +161,13 @@ def training_view(
     *,
     norms: Norms = "frozen",
 ) -> nnx.Module:
-    """Returns a view of a module in train mode, with the frozen groups' norms still.
+    """Returns a view of a module in train mode, except for the norms of frozen groups.
 
-    Dropout draws and batch norms use the batch's statistics; with norms="frozen", those
-    of frozen groups use their running statistics, which therefore stay as they are. A
-    norm without parameters belongs to the groups of what surrounds it. The view shares
-    its variables with the module, whose own mode is left alone.
+    Dropout is active and batch norms use batch statistics; with norms="frozen", those
+    of frozen groups use their running statistics, which are then not updated. A norm
+    without parameters counts as frozen if all parameters of the innermost surrounding
+    module that has any are. The view shares its variables with the module, whose own
+    mode does not change.
 
     References:
         flax 0.12, `nnx.view`.
@@ -189,9 +190,9 @@ def training_view(
             return False
         prefix = tuple(str(key) for key in path)
         while True:
-            around = {name for p, name in groups.items() if p[: len(prefix)] == prefix}
-            if around or not prefix:
-                return bool(around) and around <= set(frozen)
+            below = {name for p, name in groups.items() if p[: len(prefix)] == prefix}
+            if below or not prefix:
+                return bool(below) and below <= set(frozen)
             prefix = prefix[:-1]
 
     return nnx.view(

@@ -1,12 +1,11 @@
-"""Losses, one value for each example.
+"""Losses: functions of outputs and labels that return one float32 for each row.
 
-Logits and labels in, a loss per row out, in float32. The one rule of the file: nothing
-is averaged over rows here; the step does that, so that padded rows never count.
+None takes the mean over rows: the step does, so that padded rows never count.
 
-Keywords are given with `functools.partial(cross_entropy, label_smoothing=0.1)`, whose
-values a run's recipe can read. Two attributes of a function say what it is for: `kinds`
-of labels, and which of its keywords have one value `per_class`, with what reads them:
-a learner lets them be given by the classes' names.
+Options are set with `functools.partial(cross_entropy, label_smoothing=0.1)`, whose
+values are part of a run's description. A loss has two optional attributes: `kinds`, the
+kinds of labels it is for, and `per_class`, its keywords with one value for each class
+and the functions that check them; a learner accepts those values by class name.
 """
 
 import functools
@@ -19,13 +18,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Num
 
-from jaxtune.arguments import Number, check_function, like
+from jaxtune.arguments import Number, check_function, either, like
 from jaxtune.data import as_mapping, class_values, one_or_class_values
 
-#: Kinds of labels: a class number, 0s and 1s of several classes, values.
+#: Kinds of labels: one class number, 0 or 1 for each class, numbers to predict.
 KINDS = ("single", "multi", "regression")
 
-#: One value a class: in the order of the class numbers, or by number or name.
+#: One value for each class: in the order of the class numbers, or by number or name.
 PerClass = Sequence[float | int] | Mapping | Float[Array | np.ndarray, " c"]
 
 _WEIGHTS = functools.partial(class_values, least=0.0)
@@ -43,14 +42,14 @@ def cross_entropy(
     Args:
         logits: Before the softmax.
         label: Class numbers.
-        label_smoothing: Share of the label that is spread over all classes alike; 0.1
-            in fastai's `LabelSmoothingCrossEntropy`.
-        class_weights: A factor for each class's rows, see `weighted_cross_entropy`;
-            as in fastai the spread share has none.
+        label_smoothing: Fraction of the label that is spread evenly over all classes;
+            0.1 in fastai's `LabelSmoothingCrossEntropy`.
+        class_weights: A factor for each class's rows, see `weighted_cross_entropy`; as
+            in fastai it does not apply to the spread fraction.
 
     Raises:
         ValueError: If there are not as many weights as classes, or they are given by
-            names: those are known to a learner only.
+            class name, which only a learner knows.
 
     References:
         `torch.nn.CrossEntropyLoss`, fastai `CrossEntropyLossFlat`.
@@ -74,24 +73,24 @@ def weighted_cross_entropy(
     *,
     label_smoothing: float | int = 0.0,
 ) -> Callable[[Float[Array, "b c"], Int[Array, "b"]], Float[Array, "b"]]:
-    """Returns a cross-entropy in which some classes count more than others.
+    """Returns a cross-entropy with a weight for each class.
 
-    A row's loss is multiplied by its class's weight, and rows are averaged. PyTorch
-    divides by the sum of the batch's weights instead of the number of rows. With
-    weights whose mean over the photos is 1 (such as balanced ones, photos / (classes x
-    photos of the class)) the two are the same over an epoch; here a photo counts the
-    same in whatever batch it comes, and padding, devices and sums over batches change
-    nothing. For PyTorch's very number divide by the mean weight of the batch's labels.
+    Each row's loss is multiplied by its class's weight, and the mean is taken over
+    rows. PyTorch divides by the sum of the batch's weights instead of the number of
+    rows. If the weights' mean over all photos is 1 (as for balanced ones, photos /
+    (classes * photos of the class)), both agree over an epoch; here, however, a photo
+    counts the same whatever batch it is in. Divide by the mean weight of the batch's
+    labels for PyTorch's value.
 
     Args:
-        class_weights: Of each class, 0 or more: a list in the order of the class
-            numbers; a dict by class number, as Keras's `class_weight`; or, for a
-            learner, a dict by class name. A dict has every class.
+        class_weights: Numbers of at least 0: a list in the order of the class numbers;
+            a dict by class number, as Keras's `class_weight`; or, in a learner, a dict
+            by class name. A dict must contain all classes.
         label_smoothing: As for `cross_entropy`.
 
     Raises:
-        TypeError: If they are no list or dict of numbers.
-        ValueError: If weights are negative, not finite, or all 0.
+        TypeError: If they are not a list or dict of numbers.
+        ValueError: If a weight is negative, infinite or NaN, or all are 0.
 
     References:
         `torch.nn.CrossEntropyLoss(weight=...)`.
@@ -108,11 +107,11 @@ def weighted_cross_entropy(
     weights: Any = class_values(given, None, "class_weights", least=0.0)
     if not any(weights):
         raise ValueError(
-            "class_weights needs one number of at least 0 for each class, and one"
-            f" above 0; got {weights}."
+            "class_weights needs one number of at least 0 for each class, at least one"
+            f" of them above 0; got {weights}."
         )
     if by_key is not None:
-        # Whether keys are numbers or names is known where the classes are.
+        # Keys may be names, so their order is resolved later, with the classes.
         weights = dict(zip(by_key, weights, strict=True))
     options = {"class_weights": weights}
     if label_smoothing:
@@ -129,14 +128,14 @@ def focal(
 ) -> Float[Array, "b"]:
     """Returns the focal loss of each row: (1 - p)^gamma (-log p).
 
-    p is the probability of the row's own class: rows already right count little.
+    p is the probability of the row's label, so rows already predicted well count less.
 
     Args:
         logits: Before the softmax.
         label: Class numbers.
-        gamma: How little; 0 is `cross_entropy`.
-        class_weights: A factor for each class's rows, the paper's alpha. fastai lets it
-            into p too, which then is no probability; here it is a factor alone.
+        gamma: The larger, the less they count; 0 is `cross_entropy`.
+        class_weights: A factor for each class's rows, the paper's alpha. Unlike in
+            fastai it does not enter p.
 
     References:
         Lin et al., "Focal Loss for Dense Object Detection",
@@ -144,9 +143,9 @@ def focal(
         `FocalLoss`.
     """
     losses = cross_entropy(logits, label)
-    # At 0 a power less than 1 has no derivative.
-    rest = jnp.maximum(-jnp.expm1(-losses), 1e-7)
-    losses = rest**gamma * losses
+    # Not 0, where x ** gamma has no derivative for gamma < 1.
+    one_minus_p = jnp.maximum(-jnp.expm1(-losses), 1e-7)
+    losses = one_minus_p**gamma * losses
     if class_weights is not None:
         losses = losses * _weights_of(label, class_weights, logits.shape[-1])
     return losses
@@ -162,14 +161,14 @@ def binary_cross_entropy(
     *,
     pos_weight: Number | PerClass | None = None,
 ) -> Float[Array, "b"]:
-    """Returns each row's sigmoid cross-entropy, the mean over its classes.
+    """Returns the sigmoid cross-entropy of each row, the mean over classes.
 
     Args:
-        logits: Before the sigmoid, one for each class by itself.
-        label: 1 for each class the image has, else 0; values between are allowed.
-        pos_weight: A factor for each class's 1s: zeros / ones of the class counts both
-            sides alike. A number for all, a list, or a dict as for
-            `weighted_cross_entropy`. All 1 if None.
+        logits: Before the sigmoid, one for each class.
+        label: 1 for each class the image has, else 0; values in between are allowed.
+        pos_weight: A factor for the loss of each class's 1s; the class's ratio of 0s to
+            1s balances them. One number for all classes, a list, or a dict as for
+            `weighted_cross_entropy`; 1 if None.
 
     Raises:
         ValueError: If there are not as many weights as classes.
@@ -202,13 +201,13 @@ def mse(
     *,
     scale: Sequence[float | int] | None = None,
 ) -> Float[Array, "b"]:
-    """Returns the squared error of each row, the mean over its outputs.
+    """Returns the squared error of each row, the mean over outputs.
 
     Args:
-        outputs: What the network says, (b,) or (b, k).
-        target: As many values; (b,) and (b, 1) are the same.
-        scale: Divides the error of each output, (k,): with the targets' standard
-            deviations, each counts the same, whatever its unit.
+        outputs: The network's outputs, (b,) or (b, k).
+        target: As many values; (b,) and (b, 1) are equivalent.
+        scale: Divides the error of each output, (k,). With the targets' standard
+            deviations all outputs count the same, whatever their units.
 
     Raises:
         ValueError: If there are not as many values as outputs.
@@ -229,7 +228,7 @@ def l1(
     *,
     scale: Sequence[float | int] | None = None,
 ) -> Float[Array, "b"]:
-    """Returns the absolute error of each row, the mean over its outputs; see `mse`.
+    """Returns the absolute error of each row, the mean over outputs; see `mse`.
 
     References:
         `torch.nn.L1Loss`, fastai `L1LossFlat`.
@@ -241,7 +240,7 @@ l1.kinds = ("regression",)
 l1.takes_scale = True
 
 
-#: jaxtune's own losses by name, as `loss=` takes them.
+#: jaxtune's losses by the name that `loss=` accepts.
 LOSSES: dict[str, Callable] = {
     function.__name__: function
     for function in (cross_entropy, focal, binary_cross_entropy, mse, l1)
@@ -249,20 +248,20 @@ LOSSES: dict[str, Callable] = {
 
 
 def identity(outputs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Returns what it is given: the activation of regression."""
+    """Returns its argument: the activation for regression."""
     return outputs
 
 
 def check_loss(loss: Any) -> Callable:
-    """Returns a loss as it is, or the one of jaxtune's that has a name.
+    """Returns a loss function as it is, or one of jaxtune's losses by its name.
 
     Args:
-        loss: A function (logits, label) -> a value for each row, or the name of one of
+        loss: A function (logits, label) -> one value for each row, or a key of
             `LOSSES`.
 
     Raises:
-        TypeError: If it is no function.
-        ValueError: If the name is not known.
+        TypeError: If it is not callable.
+        ValueError: If the name is unknown.
 
     Example:
         >>> check_loss("mse") is mse
@@ -270,21 +269,21 @@ def check_loss(loss: Any) -> Callable:
     """
     if isinstance(loss, str):
         if loss not in LOSSES:
-            raise ValueError(f"no loss is called {loss!r}. {like(loss, LOSSES)}")
+            raise ValueError(f"there is no loss {loss!r}. {like(loss, LOSSES)}")
         return LOSSES[loss]
     wanted = "a function (logits, label) -> one value for each row"
     return check_function(loss, "loss", wanted, classes=False)
 
 
 def default_loss(kind: str) -> Callable[[Array, Array], Float[Array, "b"]]:
-    """Returns the loss for a kind of labels.
+    """Returns the default loss for a kind of labels.
 
     Args:
         kind: "single" (`cross_entropy`), "multi" (`binary_cross_entropy`) or
             "regression" (`mse`).
 
     Raises:
-        ValueError: If it is another.
+        ValueError: If it is none of these.
 
     References:
         fastai 2.8.12, vision/data.py, the `loss_func` of each block.
@@ -293,20 +292,22 @@ def default_loss(kind: str) -> Callable[[Array, Array], Float[Array, "b"]]:
 
 
 def default_activation(kind: str) -> Callable[[Array], Array]:
-    """Returns what makes outputs into predictions for a kind of labels.
+    """Returns the function from outputs to predictions for a kind of labels.
 
     Args:
         kind: "single" (softmax), "multi" (sigmoid) or "regression" (`identity`).
 
     Raises:
-        ValueError: If it is another.
+        ValueError: If it is none of these.
     """
     return _of_kind(kind, (jax.nn.softmax, jax.nn.sigmoid, identity))
 
 
 def _of_kind(kind, functions):
     if kind not in KINDS:
-        raise ValueError(f"labels are {', '.join(map(repr, KINDS))}; got {kind!r}.")
+        raise ValueError(
+            f"kind must be {either([repr(known) for known in KINDS])}; got {kind!r}."
+        )
     return functions[KINDS.index(kind)]
 
 
@@ -318,7 +319,7 @@ def _per_class(weights, classes, name):
     if not isinstance(weights, jax.Array):
         weights = class_values(weights, classes, name)
     weights = jnp.asarray(weights, jnp.float32)
-    # An index too large takes the last one: a wrong number would go unnoticed.
+    # JAX clips indices out of bounds, so too few weights would go unnoticed.
     if weights.shape != (classes,):
         raise ValueError(
             f"{name} needs one number for each of the {classes} classes; got shape"
@@ -332,7 +333,7 @@ def _difference(outputs, target, scale):
     shapes = outputs.shape, target.shape
     outputs, target = (x.astype(jnp.float32).reshape(rows, -1)
                        for x in (outputs, target))  # fmt: skip
-    # Broadcasting (b, 1) against (b, k) would train on nonsense.
+    # Broadcasting (b, 1) against (b, k) would give a wrong loss.
     if outputs.shape != target.shape:
         raise ValueError(
             "the network needs one output for each value of the target; outputs are"

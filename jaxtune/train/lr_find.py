@@ -1,7 +1,6 @@
-"""The learning rate finder: a short mock training, and what its curve suggests.
+"""The learning rate finder: a short mock training, and suggestions from its curve.
 
-A step, a state and batches in; a curve and suggestions out. The one rule of the file:
-states are values, so the search changes nothing, and needs no file to undo it.
+Train states are immutable, so the search changes nothing and has nothing to restore.
 """
 
 import dataclasses
@@ -12,27 +11,26 @@ import jax
 import numpy as np
 
 from jaxtune.arguments import Integer, check_flag, check_function, check_integer
-from jaxtune.plots import Line, Panel, line_plot
+from jaxtune.plots import rate_curve_plot
 from jaxtune.train.state import TrainState
 
 _SMOOTHING = 0.98
 _DIVERGED = 4.0
-#: Points at the end of the curve that no suggestion looks at.
+#: Points at the end of the curve that all suggestions ignore.
 _SKIP_END = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class LRFind:
-    """What a search for a learning rate found.
+    """The result of a learning rate search.
 
     Attributes:
         rates: Learning rate of each step, float64 (n,).
         losses: Smoothed loss after each step, float64 (n,).
-        suggestions: Suggested rates by name; a suggestion that the curve does not allow
-            is left out.
-        what: What trained during the search; in another phase the result is another.
+        suggestions: Suggested learning rates by name; empty if the curve is too short.
+        what: Describes what was trained; the suggestions are valid for that only.
         phase: Number of the phase that would come next, from 1; 0 if not known.
-        groups: Names of the layer groups in which something trained.
+        groups: Names of the layer groups that had trainable parameters.
     """
 
     rates: np.ndarray
@@ -43,7 +41,7 @@ class LRFind:
     groups: tuple[str, ...] = ()
 
     def __getattr__(self, name: str) -> float:
-        """Returns a suggestion by its name: `found.valley`."""
+        """Returns a suggestion by its name: `result.valley`."""
         suggestions = self.__dict__.get("suggestions", {})
         if name in suggestions:
             return suggestions[name]
@@ -52,40 +50,25 @@ class LRFind:
         )
 
     def __str__(self) -> str:
-        """Returns the suggestions, and for what they are."""
+        """Returns the suggestions and what was trained."""
         listed = ", ".join(f"{n} {rate:.3g}" for n, rate in self.suggestions.items())
         return f"{listed or 'no suggestion'} ({self.what})"
 
     def plot(self, *, skip_end: Integer = 5) -> "matplotlib.figure.Figure":
-        """Returns a figure of the smoothed loss over the rate, suggestions as points.
-
-        What trained stands over it: the suggestions are for that alone.
+        """Returns a figure of the loss by learning rate, see `plots.rate_curve_plot`.
 
         Args:
-            skip_end: How many of the last steps, where the loss explodes, to leave out.
+            skip_end: Number of steps to omit at the end, where the loss explodes.
 
         Raises:
-            ImportError: If matplotlib is not there.
-
-        References:
-            fastai 2.8.12, callback/schedule.py `plot_lr_find`.
+            ImportError: If matplotlib is not installed.
         """
-        skip_end = check_integer(skip_end, "skip_end", least=0)
-        shown = slice(max(1, len(self.rates) - skip_end))
-        lines = [Line(self.rates[shown], self.losses[shown])]
-        finite = np.isfinite(self.losses)
-        known = np.log(self.rates[finite]), self.losses[finite]
-        for color, (name, rate) in enumerate(self.suggestions.items(), start=1):
-            place = [rate], [np.interp(np.log(rate), *known)]
-            lines.append(Line(*place, f"{name} {rate:.2g}", color, "points"))
-        return line_plot(
-            Panel(
-                lines,
-                "\n".join(self.what.rsplit(" · ", 1)),
-                x_label="learning rate",
-                y_label="loss",
-                log_x=True,
-            )
+        return rate_curve_plot(
+            self.rates,
+            self.losses,
+            self.suggestions,
+            title="\n".join(self.what.rsplit(" · ", 1)),
+            skip_end=check_integer(skip_end, "skip_end", least=0),
         )
 
 
@@ -97,18 +80,19 @@ def lr_sweep(
     *,
     stop_div: bool = True,
 ) -> np.ndarray:
-    """Returns the smoothed loss after each of some steps.
+    """Trains for a few steps and returns the smoothed loss after each.
 
     Args:
         train_step: (state, batch, key) -> (state, metrics).
-        state: Its optimizer's schedule decides the rates; see `exponential`.
+        state: Its optimizer's schedule gives the learning rates; see `exponential`.
         batches: One for each step.
-        key: Of all of them.
-        stop_div: Whether to stop when the loss is four times the best so far, or no
-            finite number.
+        key: A `jax.random` key, the same for all steps.
+        stop_div: Whether to stop when the smoothed loss exceeds four times its minimum
+            so far, or is NaN.
 
     Returns:
-        Losses, float64 (n,), debiased means with a memory of 0.98.
+        Exponential moving averages of the loss with decay 0.98, corrected for their
+        start at 0, float64 (n,).
 
     References:
         Smith, "Cyclical Learning Rates", https://arxiv.org/abs/1506.01186.
@@ -133,18 +117,18 @@ def suggest_rates(
     losses: Sequence[float] | np.ndarray,
     num_it: Integer,
 ) -> dict[str, float]:
-    """Returns what the four methods suggest, by their names.
+    """Returns the suggestions of four methods: valley, slide, minimum and steep.
 
-    The first tenth of the steps and the last five are left out, and everything from the
-    first loss that is no number.
+    They ignore the first tenth of the steps, the last five, and everything from the
+    first NaN or infinite loss on.
 
     Args:
         rates: Learning rate of each step.
         losses: Smoothed loss after each step.
-        num_it: Steps that were planned.
+        num_it: Number of steps planned.
 
     Raises:
-        ValueError: If there are not as many losses as rates, or no step was planned.
+        ValueError: If there are not as many losses as rates, or `num_it` is below 1.
 
     References:
         fastai 2.8.12, callback/schedule.py `lr_find`.
@@ -152,8 +136,8 @@ def suggest_rates(
     num_it = check_integer(num_it, "num_it", least=1)
     if len(rates) != len(losses):
         raise ValueError(
-            f"there must be a loss for each rate; received {len(rates)} rates and "
-            f"{len(losses)} losses."
+            f"rates and losses must have the same length; received {len(rates)} rates "
+            f"and {len(losses)} losses."
         )
     chosen = slice(num_it // 10, -_SKIP_END)
     rates = np.asarray(rates, np.float64)[chosen]
@@ -161,15 +145,14 @@ def suggest_rates(
     bad = np.flatnonzero(~np.isfinite(losses))
     if bad.size:
         rates, losses = rates[: bad[0]], losses[: bad[0]]
-    suggestions = {}
-    for method in (valley, slide, minimum, steep):
-        if len(losses) >= 2:
-            suggestions[method.__name__] = method(rates, losses)
-    return suggestions
+    if len(losses) < 2:
+        return {}
+    methods = (valley, slide, minimum, steep)
+    return {method.__name__: method(rates, losses) for method in methods}
 
 
 def valley(rates: np.ndarray, losses: np.ndarray) -> float:
-    """Returns the rate half way down the longest falling subsequence of losses.
+    """Returns the rate halfway along the longest decreasing subsequence of losses.
 
     Args:
         rates: Rising learning rates, (n,).
@@ -198,13 +181,13 @@ def slide(
     difference: int = 15,
     threshold: float = 0.005,
 ) -> float:
-    """Returns the rate where an interval slid down from the right first lies level.
+    """Returns the rate where an interval, moved from right to left, first lies level.
 
     Args:
         rates: Rising learning rates, (n,).
         losses: Smoothed losses, (n,).
         difference: Width of the interval, in steps.
-        threshold: Slopes that differ by less are level.
+        threshold: The interval is level if its ends' slopes differ by no more.
 
     References:
         fastai 2.8.12, callback/schedule.py `slide`.
@@ -212,15 +195,15 @@ def slide(
     slopes = np.gradient(losses)
     difference = min(difference, len(losses) - 1)
     right, left = -1, -1 - difference
-    found = rates[left]
+    rate = rates[left]
     while left >= -len(losses) and abs(slopes[right] - slopes[left]) > threshold:
-        found = rates[left]
+        rate = rates[left]
         right, left = right - 1, left - 1
-    return float(found)
+    return float(rate)
 
 
 def minimum(rates: np.ndarray, losses: np.ndarray) -> float:
-    """Returns a tenth of the rate where the loss is lowest.
+    """Returns a tenth of the rate with the lowest loss.
 
     References:
         fastai 2.8.12, callback/schedule.py `minimum`.
@@ -229,7 +212,7 @@ def minimum(rates: np.ndarray, losses: np.ndarray) -> float:
 
 
 def steep(rates: np.ndarray, losses: np.ndarray) -> float:
-    """Returns the rate where the loss falls fastest, over the rate's logarithm.
+    """Returns the rate where the loss falls fastest per step in log(rate).
 
     References:
         fastai 2.8.12, callback/schedule.py `steep`.

@@ -1,7 +1,7 @@
-"""Computing in bfloat16 while everything that is kept stays float32.
+"""Mixed precision: computing in bfloat16 with parameters and statistics in float32.
 
-A module in, a view of it out. The one rule of the file: parameters and statistics are
-shared with the module and keep their dtype; only what flows between layers is narrow.
+The bfloat16 view of a module shares its variables, which keep their dtype; only
+activations are bfloat16.
 """
 
 import functools
@@ -16,52 +16,45 @@ from flax import nnx
 from jaxtune.arguments import check_choice, check_module
 from jaxtune.models import BatchNorm, Conv, Linear
 from jaxtune.models.cpu.barrier import cpu_barrier
+from jaxtune.train.freezing import FLAX_NORMS
 
-#: What a network computes in. float16 is left out: its range asks for loss scaling.
+#: Dtypes to compute in. float16 is not supported: its range requires loss scaling.
 ComputePrecision = Literal["float32", "bfloat16"]
-
-_FLAX_NORMS = (
-    nnx.BatchNorm,
-    nnx.LayerNorm,
-    nnx.GroupNorm,
-    nnx.InstanceNorm,
-    nnx.RMSNorm,
-)
 
 
 def check_precision(precision: Any) -> ComputePrecision:
     """Returns "float32" or "bfloat16" as it is.
 
     Raises:
-        TypeError: If it is no string.
-        ValueError: If it is another one.
+        TypeError: If it is not a string.
+        ValueError: If it is another string.
     """
     return check_choice(precision, "precision", get_args(ComputePrecision))
 
 
 def with_precision(module: nnx.Module, precision: str) -> nnx.Module:
-    """Returns a view of a module which computes in bfloat16 and keeps float32.
+    """Returns a view of a module that computes in bfloat16, with float32 parameters.
 
-    Flax's distinction of `dtype` (computation) and `param_dtype` (storage), for a
-    network that is there already. For GPUs and TPUs, where it is faster and activations
-    take half the memory; on most CPUs it is slower than float32. bfloat16 has float32's
-    range, so no loss is scaled.
+    It sets Flax's `dtype` (of computation), not `param_dtype` (of storage), on an
+    existing network. It is for GPUs and TPUs, where it is faster and halves the memory
+    of activations; on most CPUs it is slower than float32. bfloat16 has the range of
+    float32, so no loss scaling is needed.
 
     - Layers with a `dtype` (`nnx.Conv`, `nnx.Linear`, `nnx.Einsum`, attention, …), and
-      jaxtune's `Conv` and `Linear`, compute in bfloat16, whatever they are given:
-      parameters are cast where they are used, so their gradients are float32.
-    - Norm layers compute in float32, statistics, weight and bias included, and only
-      their output is cast.
-    - A module with parameters of its own and no `dtype` computes in float32, as it
-      would without this view: what it is given is cast. All others (pooling,
-      activations, dropout) compute in the dtype of their input.
+      jaxtune's `Conv` and `Linear`, compute in bfloat16, whatever their inputs' dtype.
+      Parameters are cast where they are used, so their gradients are float32.
+    - Norm layers compute in float32, including statistics, weight and bias; only their
+      output is cast.
+    - Other modules that hold variables themselves and have no `dtype` compute in
+      float32, as they would without this view: their inputs are cast. All others
+      (pooling, activations, dropout) compute in the dtype of their input.
     - The network's outputs are float32, and so are loss, metrics, gradients and the
-      optimizer. Only on their way between devices are the gradients of such layers
-      bfloat16, which each device rounds them to anyway: half the bytes.
+      optimizer. Only between devices are the gradients of bfloat16 layers exchanged in
+      bfloat16, to which each device rounds them anyway: half the bytes.
 
     Args:
-        module: The network, or a view of it: see `training_view` and `evaluating`,
-            which may come before or after.
+        module: The network, or a view of it; `training_view` and `evaluating` can be
+            applied before or after.
         precision: "bfloat16"; "float32" returns the module as it is.
 
     Raises:
@@ -83,7 +76,7 @@ def with_precision(module: nnx.Module, precision: str) -> nnx.Module:
     check_precision(precision)
     if precision == "float32":
         return module
-    # Nothing is asked of the view but to be another module with the same variables.
+    # No mode is changed: the view is only a new module with the same variables.
     view = nnx.view(module, raise_if_not_found=False)
     nodes = [node for _, node in nnx.iter_graph(view) if isinstance(node, nnx.Module)]
     for node in nodes:
@@ -100,29 +93,29 @@ def _narrow(node: nnx.Module) -> None:
         _cast(node, jnp.bfloat16, jnp.bfloat16)
     elif _computes_in(node):
         node.dtype = jnp.bfloat16
-        if isinstance(node, _FLAX_NORMS):
-            node.promote_dtype = _as_they_are
+        if isinstance(node, FLAX_NORMS):
+            node.promote_dtype = _unchanged
         _cast(node, None, jnp.bfloat16)
     elif own:
         _cast(node, jnp.float32, None)
 
 
 def _computes_in(node: nnx.Module) -> bool:
-    """Whether a layer's attribute `dtype` says what it computes in."""
+    """Whether a layer has an attribute `dtype` for its computation."""
     if "dtype" not in vars(node):
         return False
     dtype = node.dtype
     return dtype is None or jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
 
 
-def _as_they_are(arrays: tuple, *, dtype: Any = None, inexact: bool = True) -> tuple:
-    """A norm's `promote_dtype`: its float32 values meet the narrow input in float32."""
+def _unchanged(arrays: tuple, *, dtype: Any = None, inexact: bool = True) -> tuple:
+    """A norm's `promote_dtype`: JAX then promotes bfloat16 inputs to float32."""
     return arrays
 
 
 def _cast(module: nnx.Module, inputs: Any, outputs: Any) -> None:
-    # The class is changed rather than the module wrapped: a wrapper would put its own
-    # name into every parameter's path.
+    # The module's class is replaced: a wrapper would add its own name to the path of
+    # every parameter.
     if callable(module):
         kind = _casting_class(type(module), inputs, outputs)
         object.__setattr__(module, "__class__", kind)
@@ -130,7 +123,7 @@ def _cast(module: nnx.Module, inputs: Any, outputs: Any) -> None:
 
 @functools.cache
 def _casting_class(kind: type, inputs: Any, outputs: Any) -> type:
-    # One subclass for each class, so that two views of one network are one graph.
+    # Cached, so that two views of a network have equal graph definitions.
     call: Callable = kind.__call__
 
     @functools.wraps(call)
@@ -141,21 +134,21 @@ def _casting_class(kind: type, inputs: Any, outputs: Any) -> type:
         if outputs is None:
             return result
         result = _to(outputs, result)
-        return _apart(result) if outputs == jnp.bfloat16 else result
+        return _unfused(result) if outputs == jnp.bfloat16 else result
 
     names = {"__call__": __call__, "__module__": kind.__module__}
     return type(kind.__name__, (kind,), names)
 
 
-def _apart(tree: Any) -> Any:
-    """Keeps a layer apart from the next one where the compiler needs that."""
-    # jaxlib 0.12 on a CPU makes one YNNPACK program of several narrow layers and a
-    # reduction, which reads memory that nothing wrote: NaN, or worse, some number.
+def _unfused(tree: Any) -> Any:
+    """Keeps XLA's CPU backend from fusing a layer with the next one."""
+    # jaxlib 0.12 on a CPU fuses bfloat16 layers and a reduction into one YNNPACK kernel
+    # that reads uninitialized memory: the result is NaN or an arbitrary number.
     return _map_arrays(cpu_barrier, tree)
 
 
 def _to(dtype: Any, tree: Any) -> Any:
-    """Casts arrays of the other of the two dtypes."""
+    """Casts float32 and bfloat16 arrays to one of the two."""
     other = jnp.bfloat16 if dtype == jnp.float32 else jnp.float32
 
     def cast(leaf):
@@ -165,13 +158,13 @@ def _to(dtype: Any, tree: Any) -> Any:
 
 
 def _map_arrays(function: Callable, tree: Any) -> Any:
-    """Applies a function to the arrays of a tree, in containers too; to no module's."""
+    """Applies a function to the arrays in tuples, lists and dicts, not in modules."""
 
     def apply(leaf):
         is_array = isinstance(leaf, jax.Array | np.ndarray)
         return function(leaf) if is_array else leaf
 
-    # Random streams are trees too; a copy of them would draw the same again.
+    # Streams of random keys are trees too; a copy would draw the same numbers again.
     return jax.tree.map(
         apply, tree, is_leaf=lambda leaf: not isinstance(leaf, tuple | list | dict)
     )

@@ -1,7 +1,6 @@
-"""The train state: everything that a step changes, as one pytree.
+"""The train state: everything that a training step changes, as one immutable pytree.
 
-The one rule of the file: a state is a value; whoever wants another makes another. Its
-fields hold arrays, or what stands in their place while JAX maps over trees.
+Its fields are trees of arrays, or of JAX's placeholders for them (shapes, axes, None).
 """
 
 import dataclasses
@@ -21,11 +20,12 @@ class TrainState:
     """Parameters, statistics and optimizer state after some number of steps.
 
     Attributes:
-        step: Batches done, int32 (); updates too, without gradient accumulation.
+        step: Number of batches done, int32 (); without gradient accumulation also the
+            number of updates.
         params: Parameters, a tree of arrays by path.
-        model_state: Everything else the network holds: batch-norm statistics.
-        opt_state: The optimizer's state; rates and schedule are in it.
-        ema: Moving average of what moves, see `init_average`; None for no average.
+        model_state: The network's other variables, such as batch-norm statistics.
+        opt_state: The optimizer's state, including learning rates and schedule.
+        ema: Moving average of the weights, see `init_average`; None for no average.
     """
 
     step: Any
@@ -47,19 +47,19 @@ class TrainState:
 
         Args:
             params: Parameters, see `split_module`.
-            model_state: Everything else the network holds.
+            model_state: The network's other variables.
             tx: The optimizer.
-            ema: An average of the values, see `init_average`, or None.
+            ema: A moving average of the weights, see `init_average`, or None.
 
         Raises:
-            TypeError: If `tx` is no `optax.GradientTransformation`.
+            TypeError: If `tx` is not an `optax.GradientTransformation`.
         """
         check_transformation(tx)
         step = jnp.zeros((), jnp.int32)
         return cls(step, params, model_state, tx.init(params), ema)
 
     def replace(self, **changes) -> "TrainState":
-        """Returns a state with some of its fields changed."""
+        """Returns a copy of the state with some fields replaced."""
         return dataclasses.replace(self, **changes)
 
 
@@ -67,7 +67,7 @@ def check_transformation(tx: Any) -> Any:
     """Returns an Optax optimizer as it is.
 
     Raises:
-        TypeError: If it is something else, such as a function that makes one.
+        TypeError: If it is something else, such as a function that returns one.
     """
     return check_instance(
         tx,
@@ -80,14 +80,13 @@ def check_transformation(tx: Any) -> Any:
 def split_module(
     module: nnx.Module,
 ) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
-    """Returns a module as a graph definition, parameters, and everything else.
+    """Splits a module into its graph definition, parameters and other variables.
 
-    The trees hold plain arrays: no variable of the module is in them, so a step can
-    donate a copy of them without touching the module. `nnx.merge(graphdef, params,
-    model_state)` is the way back.
+    The trees hold the module's plain arrays, no `nnx.Variable`.
+    `nnx.merge(graphdef, params, model_state)` is the inverse.
 
     Raises:
-        TypeError: If it is no NNX module.
+        TypeError: If it is not an NNX module.
     """
     check_module(module, "module")
     graphdef, params, model_state = nnx.split(module, nnx.Param, ...)
@@ -95,14 +94,10 @@ def split_module(
 
 
 def _strong(tree: nnx.State) -> nnx.State:
-    # An array made from a Python number alone has a "weak" dtype, which the first step
-    # turns into a firm one: the step would be compiled a second time.
-    return jax.tree.map(
-        lambda x: jnp.asarray(x, x.dtype) if _is_weak(x) else x,
-        tree,
-    )
+    # An array made of a Python number alone is weakly typed, and the first step returns
+    # it strongly typed: the step would be compiled a second time.
+    def strong(x):
+        weak = isinstance(x, jax.Array) and getattr(x, "weak_type", False)
+        return jnp.asarray(x, x.dtype) if weak else x
 
-
-def _is_weak(x) -> bool:
-    # Random keys are arrays too, and have no such thing.
-    return isinstance(x, jax.Array) and getattr(x, "weak_type", False)
+    return jax.tree.map(strong, tree)

@@ -166,5 +166,5 @@ def test_each_kind_of_labels_has_its_loss_and_activation():
         default_activation("multi")(LOGITS), 1 / (1 + np.exp(-LOGITS)), rtol=1e-5
     )
     for default in (default_loss, default_activation):
-        with pytest.raises(ValueError, match="'single', 'multi', 'regression'; got"):
+        with pytest.raises(ValueError, match="'single', 'multi' or 'regression'; got"):
             default("both")

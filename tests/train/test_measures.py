@@ -152,11 +152,11 @@ def test_what_says_for_which_labels_it_is_is_refused_for_others():
     check_kind_of(lambda o, y: y, "multi", role="metric", fits="mae")
     strict = functools.partial(accuracy_multi, thresh=0.9)
     for function, kind, message in (
-        (accuracy, "multi", "accuracy is for one class a photo.*several.*fits fits"),
+        (accuracy, "multi", "accuracy is for one class a photo.*several.*Use fits"),
         (strict, "single", "metric accuracy_multi is for several classes a photo"),
         (jax.jit(accuracy), "regression", "these labels are numbers to predict"),
-        (F1Score(), "multi", "F1ScoreMulti fits"),
-        (F1ScoreMulti(), "single", "F1Score fits"),
+        (F1Score(), "multi", "Use F1ScoreMulti"),
+        (F1ScoreMulti(), "single", "Use F1Score\\."),
     ):
         with pytest.raises(ValueError, match=message):
             check_kind_of(function, kind, role="metric", fits="fits")
