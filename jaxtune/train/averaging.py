@@ -1,8 +1,7 @@
-"""The average of the weights: an exponential moving average beside what trains.
+"""An exponential moving average (EMA) of the weights, kept beside those that train.
 
-Parameters and statistics after each update in, their averages out. The one rule of the
-file: training never sees the average; it is data of the state, and so is its decay, so
-that another decay compiles nothing.
+Training never reads the average. It is part of the train state, and so is its decay, so
+that another decay needs no recompilation.
 """
 
 import dataclasses
@@ -23,13 +22,14 @@ from jaxtune.transfer import dotted
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Average:
-    """A moving average of what moves in a state; the field `ema` of `TrainState`.
+    """A moving average of parameters and statistics; the field `ema` of `TrainState`.
 
     Attributes:
-        decay: How much of the average one update leaves at most, float32 ().
-        updates: Updates averaged so far, int32 ().
+        decay: Upper limit of the fraction of the average that an update keeps, see
+            `decay_after`, float32 ().
+        updates: Number of updates averaged so far, int32 ().
         params: Averages of the parameters that train, by path; None for the others.
-        model_state: Averages of the statistics that move, likewise.
+        model_state: Averages of the statistics that are updated; None for the others.
     """
 
     decay: Any
@@ -42,7 +42,7 @@ def check_decay(decay: Any, name: str = "ema_decay") -> Any:
     """Returns an average's decay; None for no average.
 
     Raises:
-        TypeError: If it is no number.
+        TypeError: If it is not a number.
         ValueError: If it is not above 0 and below 1.
     """
     return None if decay is None else check_number(decay, name, above=0, below=1)
@@ -58,20 +58,20 @@ def init_average(
 ) -> Average:
     """Returns the average before the first update: a copy of the values.
 
-    `TrainState.create(params, model_state, tx, ema=init_average(params, model_state))`
-    is all that `make_train_step`'s step needs; `averaged(state)` is the network to
-    validate and to keep.
+    Pass it to `TrainState.create(params, model_state, tx, ema=...)`, and the step of
+    `make_train_step` updates it; `averaged(state)` returns the network to validate and
+    to save.
 
     Args:
         params: Parameters, see `split_module`.
-        model_state: Everything else the network holds.
+        model_state: The network's other variables.
         labels: Group name of each parameter; those labelled `FROZEN` have no average.
             All have one if None.
-        decay: How much of the average one update leaves, in the long run: it is then a
-            mean over the last 1 / (1 - decay) updates or so. May be traced. Lightning's
-            default, 0.999, is the default here; the first updates leave less, see
-            `decay_after`, so it also suits trainings of a few hundred steps.
-        still: Dotted paths of statistics that don't move, which have no average either;
+        decay: The fraction of the average that an update keeps in the long run; the
+            average then spans about the last 1 / (1 - decay) updates. May be traced.
+            The default is Lightning's; since the first updates keep less, see
+            `decay_after`, it also suits runs of a few hundred steps.
+        still: Dotted paths of statistics that are not updated, which have no average;
             see `still_statistics`.
 
     References:
@@ -96,7 +96,7 @@ def init_average(
 
 
 def still_statistics(view: nnx.Module) -> frozenset[str]:
-    """Returns the dotted paths of the statistics that a training view leaves alone.
+    """Returns the dotted paths of the statistics that a training view never updates.
 
     Args:
         view: See `training_view`.
@@ -110,17 +110,16 @@ def still_statistics(view: nnx.Module) -> frozenset[str]:
 
 
 def decay_after(updates: int | Int[Array, ""], decay: Number) -> Float[Array, ""]:
-    """Returns how much of the average the next update leaves.
+    """Returns the fraction of the average that the next update keeps.
 
     It rises with the number of updates t, as min(decay, (1 + t) / (10 + t)): the first
-    update leaves a tenth, the hundredth nine tenths, and the average spans about the
-    last tenth of a training until `decay` is reached (0.99 after 890 updates, 0.999
-    after 8990). What the network was at the beginning is soon forgotten, which matters
-    where training is short.
+    update keeps a tenth, the hundredth nine tenths, and until `decay` is reached (0.99
+    after 890 updates, 0.999 after 8990) the average spans about the last tenth of the
+    run. So the initial weights are soon forgotten, which matters in short runs.
 
     Args:
-        updates: Updates averaged so far, t.
-        decay: Its upper limit.
+        updates: Number of updates averaged so far, t.
+        decay: Upper limit.
 
     References:
         TensorFlow 2, `tf.train.ExponentialMovingAverage` with num_updates.
@@ -136,20 +135,21 @@ def update_average(
     *,
     moved: Bool[Array, ""] | bool = True,
 ) -> Average:
-    """Returns the average after an update; pure.
+    """Returns the average after an update.
 
     Args:
-        average: Before it.
+        average: The average before the update.
         params: Parameters after the update.
-        model_state: Statistics after it.
-        moved: Whether there was an update; if not, the average stays, bit for bit.
+        model_state: Statistics after the update.
+        moved: Whether there was an update; if not, the average stays the same bit for
+            bit.
     """
     moved = jnp.asarray(moved)
     weight = 1.0 - decay_after(average.updates, average.decay)
 
     def follow(old, new):
-        # Unlike optax.incremental_update's sum of two products, this leaves a value
-        # that does not move (at a rate of 0, for instance) as it is, bit for bit.
+        # Unlike optax.incremental_update's sum of two products, this keeps a value that
+        # does not change (at learning rate 0, for instance) the same bit for bit.
         followed = old + (weight * (new - old)).astype(old.dtype)
         return jnp.where(moved, followed, old)
 
@@ -162,9 +162,9 @@ def update_average(
 
 
 def averaged(state: TrainState) -> tuple[nnx.State, nnx.State]:
-    """Returns the parameters and statistics to validate, predict with and keep.
+    """Returns the parameters and statistics to validate, predict with and save.
 
-    They are the averages where the state has some, and its own values elsewhere; no
+    They are the averages where the state has one, and its own values elsewhere. No
     array is computed or copied.
     """
     if state.ema is None:
@@ -176,19 +176,19 @@ def averaged(state: TrainState) -> tuple[nnx.State, nnx.State]:
 
 
 def raw_values(state: TrainState) -> dict[str, Any] | None:
-    """Returns what a state holds beside the averaged network, to be kept with it.
+    """Returns what a checkpoint holds besides the averaged network.
 
     Returns:
-        `params` and `model_state`, the values that training goes on with where they
+        `params` and `model_state`, the values that training resumes from where they
         have an average (None elsewhere), and the average's `updates`. None if the state
         has no average.
     """
     if state.ema is None:
         return None
     return {
-        "params": _where_averaged(lambda _, x: x, state.ema.params, state.params),
+        "params": _where_averaged(_second, state.ema.params, state.params),
         "model_state": _where_averaged(
-            lambda _, x: x, state.ema.model_state, state.model_state
+            _second, state.ema.model_state, state.model_state
         ),
         "updates": state.ema.updates,
     }
@@ -198,17 +198,15 @@ def with_raw_values(state: TrainState, raw: dict[str, Any]) -> TrainState:
     """Returns a state from its averaged network and `raw_values`, bit for bit.
 
     Args:
-        state: Its parameters and statistics are those of `averaged`; of its average
-            only the form and the decay count.
-        raw: What `raw_values` gave.
+        state: Its parameters and statistics are those of `averaged`. Of its average
+            only the decay is used.
+        raw: The result of `raw_values`.
     """
     average = Average(
         decay=state.ema.decay,
         updates=raw["updates"],
-        params=_where_averaged(lambda _, x: x, raw["params"], state.params),
-        model_state=_where_averaged(
-            lambda _, x: x, raw["model_state"], state.model_state
-        ),
+        params=_where_averaged(_second, raw["params"], state.params),
+        model_state=_where_averaged(_second, raw["model_state"], state.model_state),
     )
     return state.replace(
         params=_filled(raw["params"], state.params),
@@ -218,13 +216,13 @@ def with_raw_values(state: TrainState, raw: dict[str, Any]) -> TrainState:
 
 
 def _copy(x: Array) -> Array | None:
-    # A copy: a state that is donated can't give up one buffer twice. Random keys and
-    # counts have no average.
+    # Copied, since a donated state must not contain a buffer twice. Random keys and
+    # integers have no average.
     return jnp.array(x, copy=True) if jnp.issubdtype(x.dtype, jnp.floating) else None
 
 
 def _where_averaged(function: Callable, part: Any, tree: Any) -> Any:
-    """Calls a function of two leaves where the first tree has one; None elsewhere."""
+    """Calls a function of two leaves where the first is not None; None elsewhere."""
     return jax.tree.map(
         lambda old, new: None if old is None else function(old, new),
         part,
@@ -233,7 +231,12 @@ def _where_averaged(function: Callable, part: Any, tree: Any) -> Any:
     )
 
 
+def _second(_: Any, x: Any) -> Any:
+    return x
+
+
 def _filled(part: Any, tree: Any) -> Any:
+    """The first tree, with leaves of the second where it has None."""
     return jax.tree.map(
         lambda own, other: other if own is None else own,
         part,

@@ -1,7 +1,6 @@
-"""The devices that this process computes on, or a sentence which says why not.
+"""The devices that this process computes on, and why a wanted one is not available.
 
-The one rule of the file: nowhere else is JAX asked which devices there are; where the
-user gets others than those that were asked for or paid for, it is said.
+No other file asks JAX for its devices, so that a missing GPU never goes unnoticed.
 """
 
 import functools
@@ -14,31 +13,31 @@ from typing import Any
 
 import jax
 
-#: What the extra `cuda` brings, of whichever CUDA.
+#: Packages that the extra `cuda` installs, by version of CUDA.
 _CUDA_PLUGINS = ("jax-cuda13-plugin", "jax-cuda12-plugin")
 _GPU = ("cuda", "gpu", "rocm")
 
-#: Words by which a backend says that it had no memory to start with.
+#: Words in the error of a backend that had too little memory to start.
 _NO_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "OUT_OF_MEMORY")
 
-#: What to do where a card's memory is taken.
+#: What to do if another process holds the GPU's memory.
 SHARED_CARD = (
-    "Another process may hold the card's memory (nvidia-smi lists them): JAX takes "
-    "75 % of it at its start. End that process, or give both less: "
-    "XLA_PYTHON_CLIENT_MEM_FRACTION=0.4 takes that share, "
-    "XLA_PYTHON_CLIENT_PREALLOCATE=false takes memory only as it is needed."
+    "Another process may hold the card's memory (nvidia-smi lists them): JAX reserves "
+    "75 % of it at the start. End that process, or make both reserve less: "
+    "XLA_PYTHON_CLIENT_MEM_FRACTION=0.4 reserves that fraction, "
+    "XLA_PYTHON_CLIENT_PREALLOCATE=false allocates memory only as needed."
 )
 
 
 class DeviceError(RuntimeError):
-    """JAX has no device here, or none of the platform that was asked for."""
+    """JAX has no device here, or none of the platform asked for."""
 
 
 def local_devices() -> list[jax.Device]:
-    """Returns the devices of this process, of the platform that JAX prefers.
+    """Returns the devices of this process, of JAX's default platform.
 
-    Warns, once, if that is the processor although JAX's CUDA plugin is installed, and
-    nobody asked for the processor.
+    Warns once if that is the CPU although JAX's CUDA plugin is installed and nothing
+    asks for the CPU.
 
     Raises:
         DeviceError: If there is none of the platform that `JAX_PLATFORMS` asks for, or
@@ -55,40 +54,44 @@ def local_devices() -> list[jax.Device]:
 
 @functools.cache
 def say_once(message: str) -> None:
-    """Warns of something, once in a process, at the user's own line."""
+    """Warns once in a process, at the line of the caller outside of jaxtune."""
     where: dict[str, Any] = {"stacklevel": 2}
     if sys.version_info >= (3, 12):
         where = {"skip_file_prefixes": (str(Path(__file__).parents[1]),)}
     warnings.warn(message, **where)  # noqa: B028
 
 
-def _why_not(said: str) -> str:
-    """A sentence for what JAX said when it found no device."""
+def _why_not(message: str) -> str:
+    """Our error message for JAX's, when it has no device."""
     asked = jax.config.jax_platforms
-    hint = f" {SHARED_CARD}" if any(word in said for word in _NO_MEMORY) else ""
+    hint = _memory_hint(message)
     if not asked:
         return (
-            f"JAX can't start: {_reason(said)}.{hint} JAX_PLATFORMS=cpu leaves every "
-            "device but the processor alone."
+            f"JAX can't start: {_reason(message)}.{hint} With JAX_PLATFORMS=cpu only "
+            "the CPU is used."
         )
-    failed = re.search(r"Unable to initialize backend '(\w+)'", said)
-    here = [name for name in _here() if not failed or name != failed.group(1)]
+    failed = re.findall(r"Unable to initialize backend '(\w+)'", message)[:1]
+    available = [name for name in _available() if name not in failed]
     return (
-        f"JAX_PLATFORMS={asked} asks for a platform that is not here: {_reason(said)}."
-        f"{hint} What there is: {', '.join(here)}. Leave JAX_PLATFORMS unset to take "
-        "the best there is."
+        f"JAX_PLATFORMS={asked} asks for a platform that is not available: "
+        f"{_reason(message)}.{hint} Available: {', '.join(available)}. Unset "
+        "JAX_PLATFORMS to use the best of them."
     )
 
 
-def _reason(said: str) -> str:
-    """Why a backend did not start, as far as JAX says so."""
-    unknown = re.search(r"Backend '(\w+)' is not in the list of known", said)
+def _memory_hint(message: str) -> str:
+    return f" {SHARED_CARD}" if any(word in message for word in _NO_MEMORY) else ""
+
+
+def _reason(message: str) -> str:
+    """Why a backend did not start, from JAX's error message."""
+    unknown = re.search(r"Backend '(\w+)' is not in the list of known", message)
     if unknown is None:
-        found = re.search(r"Unable to initialize backend '\w+': (.*)", said, re.S)
-        text = (found.group(1) if found else said).split(" (set JAX_PLATFORMS")[0]
+        failed = re.search(r"Unable to initialize backend '\w+': (.*)", message, re.S)
+        text = (failed.group(1) if failed else message).split(" (set JAX_PLATFORMS")[0]
         text = text.split(" (you may need to")[0].strip().rstrip(".")
         text = re.sub(r"^[A-Z_]+: ", "", text)
-        # JAX says nothing at all where no NVIDIA card is to be seen.
+        # JAX gives no reason if it sees no NVIDIA card.
         return text or _no_gpu()
     name = unknown.group(1)
     return _no_gpu() if name in _GPU else f"JAX knows no platform {name!r}"
@@ -102,12 +105,12 @@ def _no_gpu() -> str:
             "no NVIDIA GPU can be seen (nvidia-smi must list one; a container needs "
             "--gpus all)"
         )
-    return "its CUDA plugin did not start, and JAX's own lines above say why"
+    return "JAX's CUDA plugin did not start, see JAX's own messages above"
 
 
 @functools.cache
 def _look_for_a_gpu() -> None:
-    """Says why the processor computes where a GPU was wanted."""
+    """Warns if JAX uses the CPU although its CUDA plugin is installed, and why."""
     plugin = _cuda_plugin()
     asked = jax.config.jax_platforms or getattr(jax.config, "jax_platform_name", None)
     if plugin is None or (asked and not set(_plain(asked)) & set(_GPU)):
@@ -115,13 +118,12 @@ def _look_for_a_gpu() -> None:
     try:
         jax.devices("cuda")
     except (RuntimeError, AssertionError) as error:
-        said = str(error)
-        failed = re.search(r"failed to initialize: (.*)\. Available", said, re.S)
+        failed = re.search(r"failed to initialize: (.*)\. Available", str(error), re.S)
         reason = failed.group(1) if failed else _no_gpu()
-        hint = f" {SHARED_CARD}" if any(word in reason for word in _NO_MEMORY) else ""
         say_once(
-            f"no GPU is used although {plugin} is installed: {reason}.{hint} The "
-            "processor computes; JAX_PLATFORMS=cpu says that you want that."
+            f"no GPU is used although {plugin} is installed: {reason}."
+            f"{_memory_hint(reason)} The CPU is used instead; set JAX_PLATFORMS=cpu if "
+            "you want that."
         )
 
 
@@ -129,8 +131,8 @@ def _cuda_plugin() -> str | None:
     return next(filter(_is_installed, _CUDA_PLUGINS), None)
 
 
-def _here() -> list[str]:
-    """Platforms that JAX has the code for and this machine a device file."""
+def _available() -> list[str]:
+    """Platforms for which JAX's plugin is installed and there is a device file."""
     names = ["cpu"]
     if _cuda_plugin() is not None and _is_there("nvidia[0-9]*", "dxg"):
         names.append("cuda")
@@ -140,7 +142,7 @@ def _here() -> list[str]:
 
 
 def _is_there(*patterns: str) -> bool:
-    """Whether there is such a device file; dxg is Windows' for its Linux."""
+    """Whether there is such a device file; dxg is that of a GPU in WSL."""
     return any(any(Path("/dev").glob(pattern)) for pattern in patterns)
 
 

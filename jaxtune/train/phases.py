@@ -1,7 +1,6 @@
-"""Phases: which groups train, for how long, at which rates.
+"""Phases of training: which layer groups train, for how long, at which learning rates.
 
-A recipe's few numbers in, a tuple of phases out. The one rule of the file: a phase is
-plain data; whoever trains it, the learner or a loop of one's own, gets the same run.
+A phase is plain data, so the learner and a training loop of your own give the same run.
 """
 
 import dataclasses
@@ -29,23 +28,24 @@ from jaxtune.train.schedules import (
     slanted_triangular,
 )
 
+#: fastai's default momentum at the start, the peak and the end of a cycle.
 MOMENTUMS = (0.95, 0.85, 0.95)
 
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """One stretch of training: one freeze boundary, one schedule.
+    """One phase of training: a freeze boundary and a schedule.
 
     Attributes:
-        name: What the start line calls it; None for its number.
-        boundary: How many of the first layer groups are frozen; None leaves frozen
-            what is, and the optimizer's moments with it.
+        name: Printed at the phase's start; None for its number.
+        boundary: Number of frozen layer groups, counted from the first; None keeps what
+            is frozen now, and the optimizer's moments.
         epochs: Passes over the training data.
-        rates: Peak learning rate of each layer group, frozen ones included.
-        schedule: How rate and momentum move over the batches of all its epochs; with
-            gradient accumulation over their updates, see `over_updates`, which the
-            learner uses by itself.
-        weight_decay: Of everything but norms and biases.
+        rates: Peak learning rate of each layer group, including frozen ones.
+        schedule: A `Schedule` of learning rate and momentum over the batches of all
+            epochs. For gradient accumulation it must be over updates, see
+            `over_updates`; the learner converts it.
+        weight_decay: Of all parameters but norms and biases.
     """
 
     name: str | None
@@ -56,7 +56,7 @@ class Phase:
     weight_decay: float
 
     def as_dict(self) -> dict:
-        """Returns the phase as plain JSON, so that two can be compared and kept."""
+        """Returns the phase as JSON-compatible values, to be compared or saved."""
         schedule: Schedule = self.schedule
         return {
             "boundary": self.boundary,
@@ -84,31 +84,32 @@ def fine_tune_phases(
     momentums: Sequence[Number] = MOMENTUMS,
     unfreeze_to: Integer = 0,
 ) -> tuple[Phase, ...]:
-    """Returns fastai's `fine_tune`: the head alone, then everything.
+    """Returns fastai's `fine_tune`: the head alone, then the whole network.
 
-    Phase 1 has every group frozen but the last, peak rate `base_lr` (a tenth of it for
-    what still trains in earlier groups), rising for 99 % of the way. Phase 2 has none
-    frozen, with peak rates from base_lr / 2 / lr_mult in the first group to base_lr / 2
-    in the last.
+    In phase 1 all groups but the last are frozen. The peak learning rate is `base_lr`
+    (a tenth of it for what still trains in the frozen groups), reached after 99 % of
+    the phase. In phase 2 no group is frozen, and the peak learning rates rise
+    geometrically from base_lr / 2 / lr_mult in the first group to base_lr / 2 in the
+    last.
 
     Args:
         num_groups: Number of layer groups.
         steps_per_epoch: Batches in an epoch.
         epochs: Epochs after unfreezing.
-        base_lr: Peak rate of the head in phase 1.
-        freeze_epochs: Epochs before unfreezing; 0 leaves phase 1 out.
-        lr_mult: How much slower the first group is than the last.
-        pct_start: Fraction of phase 2 spent rising.
-        div: Phase 2 starts at its peak rates / div.
-        div_final: Both phases end at their peak rates / div_final.
-        weight_decay: Of everything but norms and biases.
-        momentums: At a cycle's start, at its peak and at its end.
-        unfreeze_to: How many of the first groups stay frozen in phase 2.
+        base_lr: Peak learning rate of the head in phase 1.
+        freeze_epochs: Epochs before unfreezing; 0 omits phase 1.
+        lr_mult: Ratio of the last group's learning rate to the first's in phase 2.
+        pct_start: Fraction of phase 2 before the peak.
+        div: Phase 2 starts at the peak learning rates / div.
+        div_final: Both phases end at the peak learning rates / div_final.
+        weight_decay: Of all parameters but norms and biases.
+        momentums: Momentum at the start, the peak and the end of a cycle.
+        unfreeze_to: Number of groups that stay frozen in phase 2, from the first.
 
     Raises:
-        TypeError: If an argument is no number, or a number of epochs not whole.
-        ValueError: If one is out of range, or there is one group only and a frozen
-            phase is asked for.
+        TypeError: If an argument is not a number, or a count not an integer.
+        ValueError: If one is out of range, or there is only one layer group and
+            `freeze_epochs` is not 0.
 
     Example:
         >>> head, whole = fine_tune_phases(3, steps_per_epoch=10, epochs=2)
@@ -189,16 +190,16 @@ def gradual_phases(
     Args:
         num_groups: Number of layer groups.
         steps_per_epoch: Batches in an epoch.
-        epochs: Epochs of the last phase, in which everything trains.
-        base_lr: Peak rate of the last group.
-        epochs_each: Epochs of each phase before.
-        decay: Each group's rate is that of the next one divided by this.
-        weight_decay: Of everything but norms and biases.
-        schedule: Makes a phase's schedule from its number of batches.
+        epochs: Epochs of the last phase, in which all groups train.
+        base_lr: Peak learning rate of the last group.
+        epochs_each: Epochs of each earlier phase.
+        decay: Ratio of each group's learning rate to that of the group before it.
+        weight_decay: Of all parameters but norms and biases.
+        schedule: A function from a phase's number of batches to its schedule.
 
     Raises:
-        TypeError: If an argument is no number, or a number of epochs not whole.
-        ValueError: If one is out of range, or there is one group only.
+        TypeError: If an argument is not a number, or a count not an integer.
+        ValueError: If one is out of range, or there is only one layer group.
 
     Example:
         >>> phases = gradual_phases(3, 10, 4)
@@ -243,29 +244,30 @@ def check_epochs(epochs: Any, name: str, least: int = 1) -> int:
     """Returns a number of epochs as an int.
 
     Raises:
-        TypeError: If it is no whole number.
+        TypeError: If it is not an integer.
         ValueError: If it is less than `least`.
     """
     return check_integer(epochs, name, least=least)
 
 
 def check_base_lr(base_lr: Any, *, recipe: str = "fine_tune") -> float:
-    """Returns a recipe's one learning rate, which it spreads over the groups itself.
+    """Returns the one learning rate from which a recipe derives that of each group.
 
     Args:
-        base_lr: The rate.
-        recipe: Name of the learner's method.
+        base_lr: The learning rate.
+        recipe: Name of the learner's method, for the error messages.
 
     Raises:
-        TypeError: If it is no number. Of a slice the message says what gives its rates.
+        TypeError: If it is not a number. For a slice, the message says which arguments
+            give its rates.
         ValueError: If it is negative, infinite or NaN.
     """
     wanted = (
-        "base_lr must be one number, the head's peak learning rate, which is spread "
-        "over the layer groups; received "
+        "base_lr must be one number, the head's peak learning rate, from which those "
+        "of the other layer groups follow; received "
     )
     if isinstance(base_lr, slice):
-        instead = "fit_one_cycle takes a slice, and trains in one phase."
+        instead = "fit_one_cycle accepts a slice; it trains in one phase."
         if recipe == "fine_tune":
             instead = f"{_fine_tune_at(base_lr)}; {instead}"
         raise TypeError(f"{wanted}{base_lr}. {instead}")
@@ -276,7 +278,7 @@ def check_base_lr(base_lr: Any, *, recipe: str = "fine_tune") -> float:
 
 
 def _fine_tune_at(rates: slice) -> str:
-    """What to write for `fine_tune` to come to the rates of a slice."""
+    """Which arguments make `fine_tune` use the learning rates of a slice."""
     try:
         last = check_number(rates.stop, "stop", above=0)
         if rates.start is None:
@@ -285,27 +287,27 @@ def _fine_tune_at(rates: slice) -> str:
     except (TypeError, ValueError):
         return "Write base_lr=2e-3"
     return (
-        f"For rates from {first:g} in the first group to {last:g} in the last, once "
-        f"all train, write base_lr={2 * last:g}, lr_mult={last / first:g}"
+        f"For learning rates from {first:g} in the first group to {last:g} in the "
+        f"last after unfreezing, write base_lr={2 * last:g}, lr_mult={last / first:g}"
     )
 
 
 def checked_phases(phases: Any, num_groups: int) -> tuple[Phase, ...]:
-    """Returns phases of one's own with plain numbers in them.
+    """Returns a user's phases with their fields checked and numbers plain.
 
     Args:
         phases: A list of `Phase`.
         num_groups: Number of layer groups.
 
     Raises:
-        TypeError: If one is no `Phase`, or a field of one is of another type.
-        ValueError: If there is none, or a field is out of range.
+        TypeError: If it is not a list of `Phase`, or a field has a wrong type.
+        ValueError: If it is empty, or a field is out of range.
     """
     wanted = "a list of Phase, such as fine_tune_phases makes"
     if not isinstance(phases, list | tuple):
         raise TypeError(f"phases must be {wanted}; received {described(phases)}.")
     if not phases:
-        raise ValueError(f"phases must be {wanted}; received an empty one.")
+        raise ValueError(f"phases must be {wanted}; received an empty list.")
     return tuple(_checked(phase, num_groups) for phase in phases)
 
 

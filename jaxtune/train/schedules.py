@@ -1,8 +1,8 @@
 """Schedules of learning rate and momentum, as data.
 
-A step number in, a multiple of the peak rate and a momentum out. The one rule of the
-file: a schedule is a pytree of small arrays, so another schedule, rate or number of
-epochs reaches a compiled step as other numbers, and can be vmapped or differentiated.
+A schedule maps a step number to a multiple of the peak learning rate and a momentum. It
+is a pytree of small arrays, an argument of the compiled step: another schedule needs no
+recompilation, and schedules can be vmapped and differentiated.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from jaxtune.arguments import (
     described,
 )
 
-#: Pieces of a curve; shorter curves are padded, so every schedule has one shape.
+#: Pieces of a curve; shorter ones are padded, so that all schedules have one shape.
 MAX_PIECES = 4
 COSINE, LINEAR, EXPONENTIAL = 0, 1, 2
 
@@ -31,7 +31,7 @@ Rates = Number | slice | Sequence[Number]
 
 _MOMENTUMS = "numbers, the momentum at a cycle's start, peak and end"
 
-#: An array; or what stands in its place while JAX maps over trees (axes, shapes, None).
+#: An array, or JAX's placeholder for one in tree transformations (axes, shapes, None).
 Leaf = Any
 
 
@@ -53,7 +53,7 @@ class Curve:
     kinds: Leaf
 
     def __call__(self, position: Float[Array, ""]) -> Float[Array, ""]:
-        """Returns the value at a position; before 0 and after 1, that at the end."""
+        """Returns the value at a position, which is clipped to [0, 1]."""
         position = jnp.clip(position, 0.0, 1.0)
         piece = jnp.minimum((position >= self.ends).sum(), self.ends.size - 1)
         begins = jnp.concatenate([jnp.zeros_like(self.ends[:1]), self.ends[:-1]])
@@ -64,7 +64,7 @@ class Curve:
         start, stop = self.starts[piece], self.stops[piece]
         cosine = start + (1 - jnp.cos(jnp.pi * q)) * (stop - start) / 2
         linear = start + q * (stop - start)
-        # The ratio is guarded so that no branch makes a NaN for the others' gradient.
+        # All three are computed: a division by 0 would make the others' gradient NaN.
         both = (start > 0) & (stop > 0)
         ratio = jnp.where(both, stop, 1.0) / jnp.where(both, start, 1.0)
         exponential = start * ratio**q
@@ -74,12 +74,12 @@ class Curve:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """How learning rate and momentum move over a run of `total_steps` updates.
+    """Learning rate and momentum over a run of `total_steps` updates.
 
     Attributes:
         learning_rate: Curve of the multiple of the peak learning rate.
         momentum: Curve of the momentum (Adam's b1).
-        total_steps: Updates in the whole run, float32 ().
+        total_steps: Number of updates in the run, float32 ().
     """
 
     learning_rate: Any
@@ -92,8 +92,8 @@ class Schedule:
         """Returns the multiple of the peak rate and the momentum for one update.
 
         Args:
-            step: Updates done before this one; the position is step / total_steps, so
-                the first update is at the very start and the last just before the end.
+            step: Number of updates before this one. The position is step / total_steps,
+                so the first update is at 0 and the last just before 1.
         """
         position = jnp.asarray(step, jnp.float32) / self.total_steps
         return self.learning_rate(position), self.momentum(position)
@@ -112,11 +112,11 @@ def curve(
         ends: Position in (0, 1] at which each piece ends; the last is 1.
         starts: Value at each piece's start.
         stops: Value at each piece's end.
-        kind: COSINE, LINEAR or EXPONENTIAL, for all pieces or each.
+        kind: COSINE, LINEAR or EXPONENTIAL, one for all pieces or a list.
 
     Raises:
-        ValueError: If the lists differ in length, have none or more than 4 pieces, or
-            the ends don't rise to 1.
+        ValueError: If the lists differ in length, are empty or longer than 4, or the
+            ends don't rise to 1.
     """
     ends, starts, stops = (
         check_numbers(values, name)
@@ -128,13 +128,13 @@ def curve(
     rising = all(a <= b for a, b in zip(ends, ends[1:], strict=False))
     if lengths != {len(ends)} or not 0 < len(ends) <= MAX_PIECES:
         raise ValueError(
-            f"a curve has 1 to {MAX_PIECES} pieces, each with an end, a start and a "
-            f"stop; received ends={list(ends)}, starts={list(starts)}, "
+            f"a curve must have 1 to {MAX_PIECES} pieces, each with an end, a start "
+            f"and a stop; received ends={list(ends)}, starts={list(starts)}, "
             f"stops={list(stops)}."
         )
     if not rising or ends[0] < 0 or ends[-1] != 1:
         raise ValueError(
-            f"a curve's ends rise from at least 0 to 1; received {list(ends)}."
+            f"a curve's ends must rise from at least 0 to 1; received {list(ends)}."
         )
     padding = MAX_PIECES - len(ends)
 
@@ -157,17 +157,17 @@ def one_cycle(
     div_final: Number = 1e5,
     momentums: Sequence[Number] = (0.95, 0.85, 0.95),
 ) -> Schedule:
-    """Returns the one-cycle schedule: cosine up to the peak, cosine down to nothing.
+    """Returns the one-cycle schedule: cosine up to the peak, cosine down to about 0.
 
-    Momentum falls while the rate rises, and rises while it falls. Both are continuous
-    in the step, so runs of one, two or three steps get what the formula says.
+    Momentum falls while the learning rate rises, and rises while it falls. Both are
+    continuous in the step, so even runs of a few steps follow the formula.
 
     Args:
-        total_steps: Updates in the whole cycle.
-        pct_start: Fraction of the cycle spent rising, in (0, 1).
+        total_steps: Number of updates in the cycle.
+        pct_start: Fraction of the cycle before the peak, in (0, 1).
         div: The cycle starts at peak / div.
         div_final: The cycle ends at peak / div_final.
-        momentums: At the start, at the peak of the rate, and at the end.
+        momentums: Momentum at the start, at the learning rate's peak and at the end.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -180,8 +180,8 @@ def one_cycle(
     References:
         Smith and Topin, "Super-Convergence", https://arxiv.org/abs/1708.07120.
         fastai 2.8.12, callback/schedule.py `fit_one_cycle`, `combined_cos`.
-        (`optax.cosine_onecycle_schedule` truncates the rise to whole steps, and on
-        short runs starts at its peak.)
+        (`optax.cosine_onecycle_schedule` rounds the rise down to whole steps, so short
+        runs start at the peak.)
     """
     total_steps, pct_start = _check(total_steps, pct_start)
     div = check_number(div, "div", above=0)
@@ -205,10 +205,10 @@ def flat_cosine(
     """Returns a schedule that is flat at the peak, then falls along a cosine.
 
     Args:
-        total_steps: Updates in the whole run.
+        total_steps: Number of updates in the run.
         pct_start: Fraction of the run before the fall, in (0, 1).
         div_final: The run ends at peak / div_final.
-        momentum: The constant momentum.
+        momentum: Constant momentum.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -233,13 +233,13 @@ def exponential(
 ) -> Schedule:
     """Returns a schedule that goes from start to stop by a constant factor a step.
 
-    With a peak rate of 1 they are learning rates, as in a search for one (`lr_find`).
+    With a peak learning rate of 1, start and stop are learning rates, as in `lr_find`.
 
     Args:
-        total_steps: Updates in the whole run.
-        start: Multiple of the peak rate at the start, above 0.
-        stop: Multiple at the end, above 0.
-        momentum: The constant momentum.
+        total_steps: Number of updates in the run.
+        start: Multiple of the peak learning rate at the start, above 0.
+        stop: Multiple of the peak learning rate at the end, above 0.
+        momentum: Constant momentum.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -261,13 +261,13 @@ def slanted_triangular(
     ratio: Number = 32.0,
     momentum: Number = 0.9,
 ) -> Schedule:
-    """Returns ULMFiT's schedule: a short straight rise, a long straight fall.
+    """Returns ULMFiT's schedule: a short linear rise, then a long linear fall.
 
     Args:
-        total_steps: Updates in the whole run.
-        cut_fraction: Fraction of the run spent rising, in (0, 1).
+        total_steps: Number of updates in the run.
+        cut_fraction: Fraction of the run before the peak, in (0, 1).
         ratio: The run starts and ends at peak / ratio.
-        momentum: The constant momentum.
+        momentum: Constant momentum.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -288,15 +288,14 @@ def slanted_triangular(
 
 
 def over_updates(schedule: Schedule, gradient_accumulation_steps: Integer) -> Schedule:
-    """Returns a schedule over so many batches as one over the updates made of them.
+    """Converts a schedule over batches to one over updates, for gradient accumulation.
 
-    With gradient accumulation `group_optimizer` makes one update of k batches, and its
-    schedule counts updates: total_steps // k of them. Batches left over at the end make
-    no update.
+    `group_optimizer` then makes one update of k batches, and its schedule counts
+    updates: total_steps // k of them. Batches left over at the end make no update.
 
     Args:
-        schedule: Its `total_steps` are batches.
-        gradient_accumulation_steps: Batches for one update, k.
+        schedule: A schedule whose `total_steps` counts batches.
+        gradient_accumulation_steps: Number of batches in an update, k.
 
     Example:
         >>> schedule = over_updates(one_cycle(100), 8)
@@ -318,15 +317,15 @@ def resolve_rates(rates: Rates, count: Integer, *, name: str = "rates") -> tuple
 
     Args:
         rates: A number: the same for all. A list, a tuple or a 1-d array: one for each
-            group. `slice(a, b)`: a for the first group to b for the last, each a
-            constant multiple of the one before. `slice(b)`: b for the last group,
-            b / 10 for the others.
+            group. `slice(a, b)`: from a for the first group to b for the last, in
+            geometric progression. `slice(b)`: b for the last group, b / 10 for the
+            others.
         count: Number of groups.
-        name: What the errors call the rates.
+        name: Name of the argument, for the error messages.
 
     Raises:
         TypeError: If it is none of these.
-        ValueError: If a list has another length, or a rate is negative, infinite or
+        ValueError: If a list has a wrong length, or a rate is negative, infinite or
             NaN.
 
     Example:
@@ -343,8 +342,8 @@ def resolve_rates(rates: Rates, count: Integer, *, name: str = "rates") -> tuple
     if isinstance(rates, slice):
         if rates.stop is None or rates.step is not None:
             raise ValueError(
-                f"{name} as a slice is slice(last) or slice(first, last); received "
-                f"{rates}."
+                f"{name} as a slice must be slice(last) or slice(first, last); "
+                f"received {rates}."
             )
         last = check_number(rates.stop, f"{name}.stop", least=0)
         first = rates.start
@@ -375,10 +374,10 @@ def resolve_rates(rates: Rates, count: Integer, *, name: str = "rates") -> tuple
 
 
 def check_momentums(momentums: Any, name: str) -> tuple:
-    """Returns the momentum at a cycle's start, at its peak and at its end.
+    """Returns the momentum at a cycle's start, peak and end.
 
     Raises:
-        TypeError: If they are no list of numbers.
+        TypeError: If it is not a list of numbers.
         ValueError: If there are not three, each at least 0 and below 1.
     """
     return check_numbers(momentums, name, count=3, least=0, below=1, what=_MOMENTUMS)
@@ -388,14 +387,15 @@ def check_schedule(schedule: Any) -> Schedule:
     """Returns a schedule as it is.
 
     Raises:
-        TypeError: If it is something else; of Optax's the message says why not.
+        TypeError: If it is something else. For a function, such as Optax's schedules,
+            the message says why.
     """
     if isinstance(schedule, Schedule):
         return schedule
-    of_optax = ", for it must be data and move the momentum too, which Optax's don't"
+    why = " (Optax's schedules are functions and have no momentum)"
     raise TypeError(
         "schedule must be one of jaxtune's, such as one_cycle(total_steps)"
-        f"{of_optax if callable(schedule) else ''}; received {described(schedule)}."
+        f"{why if callable(schedule) else ''}; received {described(schedule)}."
     )
 
 

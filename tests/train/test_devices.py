@@ -60,9 +60,11 @@ def test_the_devices_are_those_of_jax():
 
 @pytest.mark.parametrize("command", [("fine-tune", "nowhere"), ("predict", "x", "y")])
 @pytest.mark.parametrize("asked", ["nonsense", "cuda", "tpu"])
-def test_the_command_says_in_a_sentence_that_a_platform_is_not_here(command, asked):
-    if asked != "nonsense" and asked in devices._here():
-        pytest.skip("it is here")
+def test_the_command_says_in_a_sentence_that_a_platform_is_not_available(
+    command, asked
+):
+    if asked != "nonsense" and asked in devices._available():
+        pytest.skip("it is available")
     done = subprocess.run(
         [sys.executable, "-c", "from jaxtune.cli import main; main()", *command],
         env=os.environ | {"JAX_PLATFORMS": asked},
@@ -73,7 +75,7 @@ def test_the_command_says_in_a_sentence_that_a_platform_is_not_here(command, ask
     )
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(f"jaxtune: JAX_PLATFORMS={asked} asks for a platform")
-    assert "What there is: cpu" in done.stderr
+    assert "Available: cpu" in done.stderr
     # Before anything is read, and without JAX's own long text.
     assert "nowhere" not in done.stderr and "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -97,7 +99,7 @@ def test_what_jax_says_itself_is_the_reason(monkeypatch):
         "(set JAX_PLATFORMS='' to automatically choose an available backend)"
     )
     message = no_device("tpu", monkeypatch, said)
-    assert "is not here: Failed to open libtpu.so. What there is: cpu" in message
+    assert "not available: Failed to open libtpu.so. Available: cpu" in message
 
 
 def test_a_backend_that_had_no_memory_to_start_with_may_have_been_robbed(monkeypatch):

@@ -86,8 +86,8 @@ def test_part_of_the_network_can_stay_frozen():
 @pytest.mark.parametrize(
     ("rate", "match"),
     [
-        (slice(1e-5, 1e-3), "base_lr=0.002, lr_mult=100; fit_one_cycle takes a slice"),
-        (slice(1e-3), "Write base_lr=0.001; fit_one_cycle takes a slice"),
+        (slice(1e-5, 1e-3), "base_lr=0.002, lr_mult=100; fit_one_cycle accepts a"),
+        (slice(1e-3), "Write base_lr=0.001; fit_one_cycle accepts a slice"),
         ([1e-4, 1e-3], "base_lr must be one number"),
         (None, "base_lr must be one number"),
     ],
