@@ -1,8 +1,8 @@
-"""Checks of arguments: plain values out, or one sentence that says what is wrong.
+"""Checks of arguments: each returns a plain value, or raises an error of one sentence.
 
-A value and the name of its argument in. The one rule of the file: a wrong type is a
-`TypeError`, a wrong value a `ValueError`; both name the argument, show what came, and
-say what is allowed. Scalars of NumPy and JAX are numbers like Python's own.
+A wrong type is a `TypeError`, a wrong value a `ValueError`; both name the argument and
+say what was received and what is allowed. Scalars of NumPy and JAX are accepted
+wherever Python numbers are.
 """
 
 import difflib
@@ -16,9 +16,9 @@ import jax
 import numpy as np
 from flax import nnx
 
-#: A whole number: Python's, NumPy's, or a 0-d array of one.
+#: An integer: Python's, NumPy's, or a 0-d integer array.
 Integer = SupportsIndex
-#: Where other libraries' modules are defined.
+#: Packages that define other libraries' modules, and the libraries' names.
 _LIBRARIES = {
     "flax.linen": "Flax Linen",
     "torch.nn": "PyTorch",
@@ -27,7 +27,7 @@ _LIBRARIES = {
     "haiku": "Haiku",
 }
 
-#: A real number: Python's, NumPy's, or a 0-d array of one.
+#: A real number: Python's, NumPy's, or a 0-d array.
 Number = SupportsFloat
 
 
@@ -39,17 +39,17 @@ def check_integer(
     most: int | None = None,
     meaning: str = "",
 ) -> int:
-    """Returns a whole number as an `int`.
+    """Returns an integer as an `int`.
 
     Args:
-        value: An int, a NumPy integer, or a 0-d array of integers. A bool is none.
-        name: Of the argument, for the message.
-        least: The smallest number allowed.
-        most: The largest number allowed.
+        value: An int, a NumPy integer, or a 0-d integer array; not a bool.
+        name: Name of the argument, for the message.
+        least: Minimum.
+        most: Maximum.
         meaning: What the number is, such as "the number of epochs", for the message.
 
     Raises:
-        TypeError: If it is no whole number.
+        TypeError: If it is not an integer.
         ValueError: If it is out of range.
 
     Example:
@@ -79,20 +79,20 @@ def check_number(
     below: float | None = None,
     meaning: str = "",
 ) -> Any:
-    """Returns a real, finite number as a `float`.
+    """Returns a finite real number as a `float`.
 
     Args:
-        value: A number of Python or NumPy, or a 0-d array of one. A bool is none. A
-            traced one, as inside `jax.vmap`, is returned as it is.
-        name: Of the argument, for the message.
-        least: The smallest number allowed.
-        above: The number must be larger than this.
-        most: The largest number allowed.
-        below: The number must be smaller than this.
+        value: A number of Python or NumPy, or a 0-d array; not a bool. A traced array,
+            as inside `jax.vmap`, is returned as it is.
+        name: Name of the argument, for the message.
+        least: Minimum.
+        above: Exclusive lower limit.
+        most: Maximum.
+        below: Exclusive upper limit.
         meaning: What the number is, for the message.
 
     Raises:
-        TypeError: If it is no number.
+        TypeError: If it is not a number.
         ValueError: If it is out of range, infinite or NaN.
 
     Example:
@@ -131,21 +131,21 @@ def check_numbers(
 
     Args:
         value: A list, tuple or 1-d array of numbers.
-        name: Of the argument, for the message.
-        count: How many there must be; any number if None.
-        what: What they are, such as "numbers, one for each channel".
-        **limits: Of each of them, see `check_number`.
+        name: Name of the argument, for the message.
+        count: Required length; any if None.
+        what: What they are, such as "numbers, one for each channel", for the message.
+        **limits: Limits of each number, see `check_number`.
 
     Raises:
-        TypeError: If it is no list of numbers.
-        ValueError: If there are more or fewer, or one is out of range.
+        TypeError: If it is not a list of numbers.
+        ValueError: If it has another length, or a number is out of range.
 
     Example:
         >>> check_numbers(np.array([0.5, 0.25]), "std", count=2, above=0)
         (0.5, 0.25)
     """
     wanted = what if count is None else f"{count} {what}"
-    # An array may be JAX's, which has no __array__ while it is traced.
+    # Not by np.asarray, which fails for traced arrays.
     listed = isinstance(value, list | tuple | range) or getattr(value, "ndim", 0) == 1
     if not listed:
         raise TypeError(f"{name} must be {wanted}; received {described(value)}.")
@@ -162,7 +162,7 @@ def check_flag(value: Any, name: str) -> bool:
     """Returns True or False.
 
     Raises:
-        TypeError: If it is neither: a string such as "no" would count as true.
+        TypeError: If it is neither; a string such as "no" would be true otherwise.
 
     Example:
         >>> check_flag(np.bool_(True), "verbose")
@@ -176,17 +176,17 @@ def check_flag(value: Any, name: str) -> bool:
 def check_choice(
     value: Any, name: str, choices: Iterable[str], *, or_none: bool = False
 ) -> Any:
-    """Returns one of some strings as it is.
+    """Returns a string as it is, if it is one of those allowed.
 
     Args:
         value: The string.
-        name: Of the argument, for the message.
-        choices: The strings allowed.
+        name: Name of the argument, for the message.
+        choices: The allowed strings.
         or_none: Whether None is allowed too.
 
     Raises:
-        TypeError: If it is no string.
-        ValueError: If it is another one.
+        TypeError: If it is not a string.
+        ValueError: If it is not one of the choices.
 
     Example:
         >>> check_choice("Best", "which", ("latest", "best"))
@@ -208,17 +208,17 @@ def check_choice(
 def check_instance(
     value: Any, name: str, kinds: type | tuple[type, ...], wanted: str
 ) -> Any:
-    """Returns a value of one of some classes as it is.
+    """Returns a value as it is, if it is an instance of one of the given classes.
 
     Args:
         value: Any.
-        name: Of the argument, for the message.
-        kinds: The classes allowed.
-        wanted: What they are in words, article included.
+        name: Name of the argument, for the message.
+        kinds: The allowed classes.
+        wanted: What they are in words, with the article.
 
     Raises:
-        TypeError: If it is of no such class. Of the class itself the message says that
-            an instance is wanted.
+        TypeError: If it is not an instance. If it is the class itself, the message says
+            how to make one.
 
     Example:
         >>> check_instance(3, "groups", dict, "a dict of names and patterns")
@@ -230,30 +230,30 @@ def check_instance(
         return value
     hint = ""
     if inspect.isclass(value) and issubclass(value, kinds):
-        hint = f" Write {value.__name__}(...) with brackets, which makes one."
+        hint = _with_brackets(value)
     raise TypeError(_wrong(name, wanted, value) + hint)
 
 
 def check_function(
     value: Any, name: str, wanted: str, *, classes: bool = True, or_none: bool = False
 ) -> Any:
-    """Returns what can be called as it is.
+    """Returns a value as it is, if it is callable.
 
     Args:
         value: Any.
-        name: Of the argument, for the message.
-        wanted: What is asked for in words, such as "a function (logits, label) -> …".
-        classes: Whether a class is such a function: one that makes its instances.
+        name: Name of the argument, for the message.
+        wanted: What it must be in words, such as "a function (logits, label) -> …".
+        classes: Whether a class is allowed, as a function that returns an instance.
         or_none: Whether None is allowed too.
 
     Raises:
-        TypeError: If it can't be called.
+        TypeError: If it is not callable.
     """
     if value is None and or_none:
         return None
     hint = ""
     if inspect.isclass(value) and not classes:
-        hint = f" Write {value.__name__}(...) with brackets, which makes one."
+        hint = _with_brackets(value)
     elif callable(value):
         return value
     wanted += " or None" if or_none else ""
@@ -263,16 +263,16 @@ def check_function(
 def check_module(
     value: Any, name: str, wanted: str = "a flax.nnx module"
 ) -> nnx.Module:
-    """Returns an NNX module as it is.
+    """Returns a value as it is, if it is an NNX module.
 
     Args:
         value: Any.
-        name: Of the argument, for the message.
-        wanted: What is asked for in words, article included.
+        name: Name of the argument, for the message.
+        wanted: What it must be in words, with the article.
 
     Raises:
-        TypeError: If it is something else. Of a module's class, of what makes one and
-            of another library's modules the message says what to write instead.
+        TypeError: If it is something else. For a module class, a function, or a module
+            of another library, the message says what to write instead.
 
     Example:
         >>> check_module(nnx.BatchNorm, "body")
@@ -290,25 +290,25 @@ BatchNorm(...) with brackets, which makes one.
         what = f"a {library} module, {kind.__name__}"
     if library == "Flax Linen":
         hint = (
-            " nnx.bridge.ToNNX(module, rngs=nnx.Rngs(0)).lazy_init(images) makes an NNX"
-            " module of it, images being zeros (1, h, w, c)."
+            " nnx.bridge.ToNNX(module, rngs=nnx.Rngs(0)).lazy_init(images) converts it"
+            " to an NNX module; images are zeros (1, h, w, c)."
         )
     elif library == "PyTorch":
         hint = (
-            " Save its state_dict() with torch.save; a network of jaxtune's reads it:"
-            ' resnet18(weights="file.pth").'
+            " Save its state_dict() with torch.save and load it into one of jaxtune's"
+            ' networks: resnet18(weights="file.pth").'
         )
     elif is_class and issubclass(kind, nnx.Module):
-        hint = f" Write {kind.__name__}(...) with brackets, which makes one."
+        hint = _with_brackets(kind)
     elif callable(value) and not library and not is_class:
-        hint = " If that makes one, call it."
+        hint = " If it returns one, call it."
     raise TypeError(f"{name} must be {wanted}; received {what}.{hint}")
 
 
 def other_library(value: Any) -> str:
-    """Returns the name of the library whose module, or class of modules, a value is.
+    """Returns the name of the library that a module, or a module's class, comes from.
 
-    Empty for what is no module, and for Flax's NNX.
+    It is empty for NNX modules, and for what is not a module.
     """
     kind = value if inspect.isclass(value) else type(value)
     for each in kind.__mro__:
@@ -323,7 +323,7 @@ def check_path(value: Any, name: str, *, or_none: bool = False) -> Any:
 
     Args:
         value: A string or `os.PathLike`.
-        name: Of the argument, for the message.
+        name: Name of the argument, for the message.
         or_none: Whether None is allowed too.
 
     Raises:
@@ -341,7 +341,7 @@ def check_path(value: Any, name: str, *, or_none: bool = False) -> Any:
 
 
 def described(value: Any) -> str:
-    """Returns a value as a message shows it: short, with its class where that helps.
+    """Returns a short description of a value for a message.
 
     Example:
         >>> described("a"), described(np.zeros((3, 2))), described(int)
@@ -367,7 +367,7 @@ def described(value: Any) -> str:
 
 
 def either(words: Sequence[str]) -> str:
-    """Returns alternatives in words.
+    """Returns a list of alternatives, joined by commas and "or".
 
     Example:
         >>> either(["a", "b", "c"])
@@ -378,7 +378,9 @@ def either(words: Sequence[str]) -> str:
 
 
 def like(value: str, known: Collection[str]) -> str:
-    """Returns a sentence with the known names that are like one; all if none is.
+    """Returns a sentence that suggests the known names most similar to a wrong one.
+
+    If none is similar, it lists them all.
 
     Example:
         >>> like("resnet43", ["resnet18", "resnet34", "vgg"])
@@ -394,12 +396,12 @@ def like(value: str, known: Collection[str]) -> str:
 
 
 def is_traced(value: Any) -> bool:
-    """Returns whether a value is known only when a program runs: inside `jax.jit`."""
+    """Returns whether a value is a JAX tracer, such as inside `jax.jit`."""
     return isinstance(value, jax.core.Tracer)
 
 
 def _plain(value: Any) -> Any:
-    """A scalar of NumPy's or JAX's as Python's own; others as they are."""
+    """A NumPy or JAX scalar as a Python number; other values as they are."""
     scalar = getattr(value, "ndim", None) == 0 and hasattr(value, "item")
     return value.item() if scalar and not is_traced(value) else value
 
@@ -407,6 +409,11 @@ def _plain(value: Any) -> Any:
 def _wrong(name: str, wanted: str, value: Any, meaning: str = "") -> str:
     is_what = f" is {meaning} and" if meaning else ""
     return f"{name}{is_what} must be {wanted}; received {described(value)}."
+
+
+def _with_brackets(kind: type) -> str:
+    """What to write where an instance is wanted and its class was given."""
+    return f" Write {kind.__name__}(...) with brackets, which makes one."
 
 
 def _range(*, least=None, above=None, most=None, below=None) -> str:

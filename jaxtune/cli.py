@@ -1,7 +1,6 @@
 """The `jaxtune` command: fine-tune on a folder of photos, predict with the result.
 
-The one rule of the file: a command says what the Python API would be told, nothing
-more; whatever is wrong is said before the work begins.
+The commands only call the Python API. Arguments are checked before any work begins.
 """
 
 import io
@@ -38,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-#: The demo's settings: small enough for two cores and four minutes.
+#: Side of the demo's images, in pixels: it takes four minutes on two cores.
 _DEMO_SIZE = 128
 
 
@@ -53,15 +52,15 @@ def fine_tune(
         Path | None,
         typer.Argument(
             help="Photos: train/ and valid/ (or val/) with one folder per class, or "
-            "just one folder per class, of which a fifth is set aside."
+            "just one folder per class, of which a fifth is used for validation."
         ),
     ] = None,
     demo: Annotated[
-        bool, typer.Option("--demo", help="Fetch a few photos and train on them.")
+        bool, typer.Option("--demo", help="Download a few photos and train on them.")
     ] = False,
     arch: Annotated[str, typer.Option(help="Architecture.")] = "resnet18",
     weights: Annotated[
-        str | None, typer.Option(help="Published weights: a name or a file.")
+        str | None, typer.Option(help="Pretrained weights: a name or a file.")
     ] = None,
     epochs: Annotated[int, typer.Option(help="Epochs after unfreezing.")] = 3,
     freeze_epochs: Annotated[
@@ -70,23 +69,23 @@ def fine_tune(
     base_lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
     size: Annotated[
         int | None,
-        typer.Option(help="Side of the images, in pixels; 224, in the demo 128."),
+        typer.Option(help="Side of the images, in pixels; default 224, demo 128."),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Photos in a batch.")] = 32,
-    seed: Annotated[int, typer.Option(help="Decides everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     on_error: Annotated[
         str, typer.Option(help="What a broken photo does: raise or skip.")
     ] = "raise",
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder to keep the run in. If it was stopped or killed, the same "
-            "command goes on where it was."
+            help="Folder to save the run in. If the run was stopped or killed, the "
+            "same command resumes it."
         ),
     ] = None,
     save_every: Annotated[
         float | None,
-        typer.Option(help="Seconds between two checkpoints in --out; 60."),
+        typer.Option(help="Seconds between checkpoints in --out; default 60."),
     ] = None,
 ) -> None:
     """Fine-tunes a pretrained network on a folder of photos."""
@@ -95,7 +94,9 @@ def fine_tune(
     if arch not in ARCHITECTURES:
         raise _Failure(f"no architecture {arch!r}. {like(arch, ARCHITECTURES)}")
     if save_every is not None and out is None:
-        raise _Failure("--save-every is for a run that is kept: give --out FOLDER too.")
+        raise _Failure(
+            "--save-every needs a folder for the run: give --out FOLDER too."
+        )
     check_number(base_lr, "--base-lr", above=0)
     check_epochs(epochs, "--epochs")
     check_epochs(freeze_epochs, "--freeze-epochs", least=0)
@@ -131,13 +132,15 @@ def predict(
     ],
     best: Annotated[
         bool,
-        typer.Option("--best", help="Use the checkpoint with the lowest loss."),
+        typer.Option(
+            "--best", help="Use the checkpoint with the lowest validation loss."
+        ),
     ] = False,
     on_error: Annotated[
         str, typer.Option(help="What a broken photo does: raise or skip.")
     ] = "raise",
 ) -> None:
-    """Says what is on photos, with a result of fine-tune."""
+    """Predicts the labels of photos with a fine-tuned network."""
     check_choice(on_error, "--on-error", ("raise", "skip"))
     listed = [photo for given in photos for photo in list_photos(given, "PHOTOS").each]
     predictor = load_predictor(run, which="best" if best else "latest")
@@ -147,25 +150,25 @@ def predict(
     with warnings.catch_warnings():
         # The table has a line for each photo that could not be read.
         warnings.simplefilter("ignore" if on_error == "skip" else "default")
-        found = predictor.predict(listed, on_error=on_error)
+        predictions = predictor.predict(listed, on_error=on_error)
     columns = {
         "single": ("photo", "label", "probability"),
         "multi": ("photo", "labels", "probabilities"),
         "regression": ("photo", "value"),
     }[predictor.kind]
     rows = [
-        [os.fspath(photo), *_said(predictor.kind, one)]
-        for photo, one in zip(listed, found, strict=True)
+        [os.fspath(photo), *_cells(predictor.kind, prediction)]
+        for photo, prediction in zip(listed, predictions, strict=True)
     ]
     _print_table(columns, rows)
 
 
-#: What a user can mend, beside what is wrong with files and arguments.
+#: Errors of the device that a user can fix.
 _OF_THE_DEVICE = (DeviceError, OutOfMemoryError, NotImplementedError)
 
 
 class _Failure(Exception):  # noqa: N818 - shown as one line, not as a traceback
-    """Something the user can mend."""
+    """An error that the user can fix."""
 
 
 def _splits(folder: Path | None) -> dict:
@@ -176,29 +179,30 @@ def _splits(folder: Path | None) -> dict:
     return {"valid_pct": 0.2}
 
 
-def _said(kind: str, found: Prediction | None) -> list[str]:
-    """The cells of one prediction, after the photo's."""
-    if found is None:
+def _cells(kind: str, prediction: Prediction | None) -> list[str]:
+    """The cells of a prediction's row, after the photo's name."""
+    if prediction is None:
         return ["can't be read", *([] if kind == "regression" else [""])]
+    label, values = prediction.label, prediction.probabilities
     if kind == "regression":
-        return [", ".join(f"{x:.4g}" for x in found.probabilities)]
+        return [", ".join(f"{x:.4g}" for x in values)]
     if kind == "single":
-        return [found.label, f"{found.probabilities.max():.3f}"]
-    each = found.probabilities[found.index]
-    return [", ".join(found.label) or "none", ", ".join(f"{x:.3f}" for x in each)]
+        return [label, f"{values.max():.3f}"]
+    shown = ", ".join(f"{x:.3f}" for x in values[prediction.index])
+    return [", ".join(label) or "none", shown]
 
 
 def _show_predictions(model, data, count: int = 10) -> None:
     items = data.valid_items
     step = max(len(items.paths) // count, 1)
     chosen = range(0, len(items.paths), step)[:count]
-    found = model.predict([items.paths[i] for i in chosen])
+    predictions = model.predict([items.paths[i] for i in chosen])
     rows = []
-    for i, one in zip(chosen, found, strict=True):
+    for i, prediction in zip(chosen, predictions, strict=True):
         true = data.classes[int(items.labels[i])]
         name = Path(items.paths[i]).name
-        wrong = "" if one.label == true else "wrong"
-        rows.append([name, true, *_said(data.kind, one), wrong])
+        wrong = "" if prediction.label == true else "wrong"
+        rows.append([name, true, *_cells(data.kind, prediction), wrong])
     _print_table(("photo", "true label", "prediction", "probability", ""), rows)
 
 
@@ -207,19 +211,19 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        # Names of photos and classes are text, whatever brackets are in them.
+        # As Text: brackets in names of photos and classes are not rich's markup.
         table.add_row(*(Text(one_line(cell)) for cell in row))
     console = Console(highlight=False)
     if not console.is_terminal:
-        # A pipe has no width; a table must not be folded to 80 columns in a log.
+        # A pipe has no width: don't wrap tables in logs at 80 columns.
         console.width = 10_000
     console.print(table)
 
 
 def main() -> None:
-    """Runs the command; what a user can mend is one line on standard error."""
+    """Runs the command; errors that a user can fix are one line on standard error."""
     for stream in (sys.stdout, sys.stderr):
-        # Names of files need not be text that a terminal can show.
+        # File names may contain characters that the terminal's encoding lacks.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
