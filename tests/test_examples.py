@@ -17,10 +17,12 @@ from PIL import Image
 from small import small_network
 
 from jaxtune import (
+    ARCHITECTURES,
     ImageDataLoaders,
     create_body,
     cross_entropy,
     error_rate,
+    load_predictor,
     split_module,
     vision_learner,
 )
@@ -316,3 +318,90 @@ def test_look_inside_draws_every_picture(options, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "phase 2" in out and "precision" in out
     assert float(out.split()[-1]) == pytest.approx(model.validate()["mae"], abs=1e-6)
+
+
+EXTEND = sorted(path.stem for path in (FOLDER / "extend").glob("*.py"))
+
+
+def extending(name):
+    return example(f"extend/{name}")
+
+
+def test_each_part_of_ones_own_takes_thirty_lines():
+    assert EXTEND == [
+        "augmentation",
+        "batch_transform",
+        "callback",
+        "metric",
+        "network",
+        "optimizer",
+        "source",
+    ]
+    for name in EXTEND:
+        assert len((FOLDER / "extend" / f"{name}.py").read_text().splitlines()) <= 30
+
+
+def test_a_metric_of_ones_own(photos):
+    model = extending("metric").main(photos, small_network)
+    figures = model.history[-1].metrics
+    assert list(figures) == ["accuracy", "worst_recall"]
+    matrix = model.interpret().confusion_matrix()
+    recalls = matrix.diagonal() / matrix.sum(1)
+    assert figures["worst_recall"] == pytest.approx(recalls.min())
+
+
+def test_augmentations_of_ones_own(photos):
+    module = extending("augmentation")
+    model = module.main(photos, small_network)
+    drawn = model.data.augmentation
+    assert drawn.max_rotate == 10
+    assert drawn.functions == (module.grey_or_not, module.tinted)
+    assert len(model.history) == 1
+
+
+def test_a_batch_transform_of_ones_own(photos):
+    module = extending("batch_transform")
+    model = module.main(photos, small_network)
+    assert model.mixing == module.SideBySide() and len(model.history) == 1
+    images = jnp.stack([jnp.full((4, 8, 3), float(n)) for n in range(4)])
+    mixed, others, weight = jax.jit(module.SideBySide())(
+        images, jnp.arange(4), jax.random.key(2), jnp.ones(4, bool)
+    )
+    means = weight * jnp.arange(4) + (1 - weight) * others
+    np.testing.assert_allclose(mixed.mean((1, 2, 3)), means, rtol=1e-6)
+    assert 0.5 <= weight[0] < 1
+
+
+def test_a_registered_network_of_ones_own(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "jaxtune.pretrained.registry.ARCHITECTURES", registered := {**ARCHITECTURES}
+    )
+    for module in ("transfer.cnn", "results.predictor"):
+        monkeypatch.setattr(f"jaxtune.{module}.ARCHITECTURES", registered)
+    model, predictor = extending("network").main(photos, tmp_path / "net")
+    assert list(model.groups) == ["stem", "top", "head"]
+    assert model.model.body.stem.kernel.shape[2] == model.data.in_channels == 4
+    photo = next(photos.rglob("*.png"))
+    assert predictor.predict(photo).label == model.predict(photo).label
+    del registered["net"]
+    with pytest.raises(ValueError, match=r"Call register_model\('net', ...\) before"):
+        load_predictor(tmp_path / "net")
+
+
+def test_an_optimizer_of_ones_own(photos):
+    module = extending("optimizer")
+    model = module.main(photos, small_network)
+    assert model.optimizer is module.lion
+    assert [row.phase for row in model.history] == [1, 2]
+
+
+@pytest.mark.parametrize(("error", "epochs"), [(1.0, 1), (-1.0, 5)])
+def test_a_callback_of_ones_own(photos, error, epochs):
+    model = extending("callback").main(photos, small_network, error)
+    assert len(model.history) == epochs
+
+
+def test_a_source_of_ones_own():
+    model = extending("source").main(small_network)
+    assert model.data.classes == ("large", "small")
+    assert len(model.data.train_items) == 64 and len(model.history) == 1

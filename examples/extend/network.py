@@ -25,6 +25,6 @@ net = register_model("net", Net, cut="stage", first_conv="stem", **GREY)
 
 def main(photos, folder):
     data = ImageDataLoaders.from_folder(photos, size=32, batch_size=8, in_channels=4)
-    model = vision_learner(data, "net", pretrained=False, hidden=(), verbose=False)
+    model = vision_learner(data, "net", pretrained=False, hidden=())
     model.fit_one_cycle(1)
     return model, load_predictor(model.save(folder))

@@ -13,7 +13,6 @@ from jaxtune.data.by_class import one_or_class_values as one_or_class_values
 from jaxtune.data.decode import ImageError as ImageError
 from jaxtune.data.decode import check_image as check_image
 from jaxtune.data.decode import load_image as load_image
-from jaxtune.data.functions import function_program as function_program
 from jaxtune.data.items import Items as Items
 from jaxtune.data.items import find_images as find_images
 from jaxtune.data.items import folder_label as folder_label
@@ -26,11 +25,13 @@ from jaxtune.data.labels import with_classes as with_classes
 from jaxtune.data.loader import Batch as Batch
 from jaxtune.data.loader import Loader as Loader
 from jaxtune.data.loaders import ImageDataLoaders as ImageDataLoaders
+from jaxtune.data.mixing import BatchTransform as BatchTransform
 from jaxtune.data.mixing import CutMix as CutMix
 from jaxtune.data.mixing import Mixing as Mixing
 from jaxtune.data.mixing import MixUp as MixUp
 from jaxtune.data.mixing import check_mixing as check_mixing
 from jaxtune.data.mixing import mix as mix
+from jaxtune.data.mixing import partners as partners
 from jaxtune.data.photos import Photos as Photos
 from jaxtune.data.photos import list_photos as list_photos
 from jaxtune.data.resize import Preparation as Preparation
@@ -54,7 +55,11 @@ from jaxtune.data.tables import read_csv as read_csv
 from jaxtune.data.tables import table_items as table_items
 from jaxtune.data.targets import target_stats as target_stats
 from jaxtune.data.transforms import Augmentation as Augmentation
+from jaxtune.data.transforms import Transform as Transform
+from jaxtune.data.transforms import as_augmentation as as_augmentation
 from jaxtune.data.transforms import aug_transforms as aug_transforms
+from jaxtune.data.transforms import batchwise as batchwise
+from jaxtune.data.transforms import function_program as function_program
 from jaxtune.data.verify import BadPhoto as BadPhoto
 from jaxtune.data.verify import Copies as Copies
 from jaxtune.data.verify import PhotoCheck as PhotoCheck

@@ -1,8 +1,7 @@
 """Augmentation on the device: one resampling and new light, drawn for each image.
 
-`uint8` photos squashed to one size go in, with the aspect each had and one key each;
-floats in 0..1 of the final size come out. The one rule: what happens to an image
-depends on its own key and aspect and on nothing else in the batch.
+What happens to an image depends on its own key and aspect and on nothing else in the
+batch, transforms of whole batches aside.
 """
 
 from __future__ import annotations
@@ -18,10 +17,8 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from jaxtune.arguments import check_instance, described
 from jaxtune.data.arrays import check_array, check_key, check_mean_std
-from jaxtune.data.functions import apply_functions
-from jaxtune.data.lighting import draw_lighting, relight
 from jaxtune.data.resize import as_size
-from jaxtune.data.transforms import Augmentation
+from jaxtune.data.transforms import Augmentation, apply_functions
 from jaxtune.data.warp import compose, draw_matrix, frame, resample
 
 # torchvision and fastai both give up after ten crops that do not fit.
@@ -29,6 +26,8 @@ _ATTEMPTS = 10
 # Folded into an image's key; far from the counters of the numbers drawn for its crop,
 # and below those of the functions of one's own.
 _WARP, _LIGHT = 2**16, 2**17
+# fastai's bound, which keeps the logits of black and white finite.
+_LEAST = 1e-7
 
 
 def per_image_keys(
@@ -110,7 +109,7 @@ def augment(
             )
         if augmentation.max_lighting:
             image = relight(image, *_light(key))
-        return apply_functions(image, key, augmentation.functions)
+        return image
 
     def _warped(image, key, crop, flip):
         moved = draw_matrix(jax.random.fold_in(key, _WARP), flip, size, augmentation)
@@ -129,7 +128,8 @@ def augment(
             p_lighting=augmentation.p_lighting,
         )
 
-    return jax.vmap(one)(images, jnp.asarray(aspect, jnp.float32), keys)
+    images = jax.vmap(one)(images, jnp.asarray(aspect, jnp.float32), keys)
+    return apply_functions(images, keys, augmentation.functions)
 
 
 def draw(
@@ -236,6 +236,58 @@ def _resample_by_products(
     lines = multiply("yh,hwc->ywc", by_row, image.astype(jnp.float32))
     pixels = multiply("xw,ywc->yxc", by_column, lines)
     return jnp.clip(pixels / 255, 0, 1)
+
+
+def draw_lighting(
+    key: Key[Array, ""], *, max_lighting: float | int, p_lighting: float | int
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Returns a brightness and a contrast as `relight` takes them.
+
+    Brightness is uniform in 0.5 (1 -+ max_lighting); contrast is uniform in its
+    logarithm, between 1 - max_lighting and its inverse. Each is left alone (0.5, and 1)
+    with probability 1 - p_lighting.
+
+    Args:
+        key: Typed key, used up here.
+        max_lighting: Largest change, in [0, 1).
+        p_lighting: Probability of each of the two.
+
+    References:
+        fastai 2.8.12, vision/augment.py `Brightness`, `Contrast`.
+    """
+    bright, contrast, *chances = 2 * jax.random.uniform(key, (4,), jnp.float32) - 1
+    some = [(chance + 1) / 2 < p_lighting for chance in chances]
+    bright = jnp.where(some[0], 0.5 * (1 + max_lighting * bright), 0.5)
+    contrast = jnp.exp(contrast * -jnp.log1p(-jnp.float32(max_lighting)))
+    return bright, jnp.where(some[1], contrast, 1.0)
+
+
+def relight(
+    images: Float[Array, "*batch h w c"],
+    brightness: Float[Array, "*batch"],
+    contrast: Float[Array, "*batch"],
+) -> Float[Array, "*batch h w c"]:
+    """Returns images in other light: sigmoid(contrast (logit(x) + logit(brightness))).
+
+    Args:
+        images: Floats in 0..1, of any number of channels.
+        brightness: Of each image; what middle grey becomes at contrast 1, 0.5 for no
+            change.
+        contrast: Of each image, a factor of the logits; 1 for no change.
+
+    References:
+        fastai 2.8.12, vision/augment.py `LightingTfm`.
+    """
+
+    def logit(x):
+        x = jnp.clip(x, _LEAST, 1 - _LEAST)
+        return jnp.log(x / (1 - x))
+
+    def spread(x):
+        return x[..., None, None, None]
+
+    shifted = logit(images) + spread(logit(brightness))
+    return jax.nn.sigmoid(spread(contrast) * shifted)
 
 
 def training_images(

@@ -15,13 +15,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxtune.arguments import Integer, check_instance
-from jaxtune.data.augment import Augmentation
 from jaxtune.data.check import check_not_empty, readable_items, warn_odd_labels
 from jaxtune.data.factories import Factories
-from jaxtune.data.functions import check_functions
 from jaxtune.data.items import Items, Kind, listing
 from jaxtune.data.loader import DEFAULT_CACHE_BYTES, Loader, OnError
-from jaxtune.data.options import check_options
+from jaxtune.data.options import Augmented, check_options
 from jaxtune.data.photos import photo_loader
 from jaxtune.data.resize import (
     PadMode,
@@ -34,6 +32,7 @@ from jaxtune.data.resize import (
 )
 from jaxtune.data.sampling import Weights, item_weights
 from jaxtune.data.show import show_batch
+from jaxtune.data.transforms import Augmentation, check_functions
 from jaxtune.data.verify import PhotoCheck, check_photos
 
 DEFAULT_AUGMENTATION = Augmentation()
@@ -72,7 +71,7 @@ class ImageDataLoaders(Factories):
         valid_size: Size | None = None,
         batch_size: Integer = 64,
         seed: Integer = 0,
-        augmentation: Augmentation | None = DEFAULT_AUGMENTATION,
+        augmentation: Augmented = DEFAULT_AUGMENTATION,
         resize: Resize | None = None,
         pad_mode: PadMode = "reflection",
         presize: Size | None = None,
@@ -96,8 +95,10 @@ class ImageDataLoaders(Factories):
                 https://arxiv.org/abs/1906.06423).
             batch_size: Photos per batch.
             seed: Of the order of the photos.
-            augmentation: What is drawn for each training photo, functions of your own
-                included (`Augmentation(functions=...)`); None for nothing.
+            augmentation: What is drawn for each training photo: an `Augmentation`; a
+                function of your own, or a list of them that an `Augmentation` may
+                begin (the default one does otherwise), see `Transform`; None for
+                nothing.
             resize: For validation, prediction, and training without augmentation:
                 "crop" keeps the centre, "squish" changes the shape, "pad" keeps all and
                 fills up, as fastai's `Resize`. None squishes to 14% more and keeps the
@@ -157,7 +158,7 @@ class ImageDataLoaders(Factories):
         self.classes: tuple[str, ...] = train_items.classes
         self.kind: Kind = train_items.kind
         self.seed = seed
-        self.augmentation = augmentation
+        self.augmentation = augmentation = checked["augmentation"]
         self.resize, self.pad_mode = resize, pad_mode
         self.in_channels = _channels(train_items, valid_items, in_channels)
         preparation, validation = (

@@ -1,20 +1,52 @@
-"""MixUp and CutMix: each image of a batch gets a part of another one.
+"""Batch transforms: MixUp, CutMix and your own, which give images a part of another.
 
-A batch as the network takes it and a key go in; mixed images come out, with the other
-image's label and how much each image weighs. The one rule: real rows mix with real rows
-only, and what is drawn depends on the key alone.
+Real rows mix with real rows only, and what is drawn depends on the key alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key, Num
+from jaxtyping import Array, Bool, Float, Int, Key, Num
 
-from jaxtune.arguments import Number, check_instance, check_number
+from jaxtune.arguments import Number, check_function, check_number, described
 from jaxtune.data.arrays import check_array, check_key
+
+Images = Float[Array, "b h w c"]
+Labels = Num[Array, "b ..."]
+Mixed = tuple[Images, Labels, Float[Array, " b"]]
+
+
+@runtime_checkable
+class BatchTransform(Protocol):
+    """What `mixing=` takes: a pure function of a batch as the network takes it.
+
+    A plain function is one; of a frozen dataclass a run's recipe holds the fields, too.
+    """
+
+    def __call__(
+        self,
+        images: Images,
+        labels: Labels,
+        key: Key[Array, ""],
+        mask: Bool[Array, " b"],
+    ) -> Mixed:
+        """Returns images, a second label for each, and the weight of the first.
+
+        The loss of a row is `weight * loss(outputs, label) + (1 - weight) *
+        loss(outputs, second_label)`. What leaves the labels alone returns `labels` and
+        ones. `partners(key, mask)` says which images may be mixed.
+
+        Args:
+            images: Normalised floats (b, h, w, c).
+            labels: Of each image, (b, ...): class numbers, 0s and 1s, or values.
+            key: Typed key of this step.
+            mask: bool (b,), False for rows of padding.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +68,22 @@ class MixUp:
         """Refuses what is no parameter of a Beta distribution."""
         _check_alpha(self)
 
+    def __call__(
+        self,
+        images: Images,
+        labels: Labels,
+        key: Key[Array, ""],
+        mask: Bool[Array, " b"],
+    ) -> Mixed:
+        """Returns blended images, the others' labels and each image's weight."""
+        order_key, share_key, *_ = jax.random.split(key, 4)
+        partner = partners(order_key, mask)
+        others, alpha = images[partner], jnp.float32(self.alpha)
+        share = jax.random.beta(share_key, alpha, alpha, mask.shape, jnp.float32)
+        weight = jnp.maximum(share, 1 - share)
+        spread = weight[:, None, None, None].astype(images.dtype)
+        return others + spread * (images - others), labels[partner], weight
+
 
 @dataclasses.dataclass(frozen=True)
 class CutMix:
@@ -56,8 +104,22 @@ class CutMix:
         """Refuses what is no parameter of a Beta distribution."""
         _check_alpha(self)
 
+    def __call__(
+        self,
+        images: Images,
+        labels: Labels,
+        key: Key[Array, ""],
+        mask: Bool[Array, " b"],
+    ) -> Mixed:
+        """Returns images with a box of others, these' labels and the share outside."""
+        order_key, *keys = jax.random.split(key, 4)
+        partner = partners(order_key, mask)
+        inside, outside = _box(keys, self.alpha, images.shape[1:3])
+        images = jnp.where(inside[..., None], images[partner], images)
+        return images, labels[partner], jnp.broadcast_to(outside, mask.shape)
 
-Mixing = MixUp | CutMix
+
+Mixing = MixUp | CutMix | BatchTransform
 
 
 def mix(
@@ -70,20 +132,18 @@ def mix(
 ) -> tuple[Float[Array, "b h w c"], Num[Array, "b ..."], Float[Array, " b"]]:
     """Returns mixed images, the labels of what was mixed in, and each image's weight.
 
-    The loss of a row is then `weight * loss(logits, label) + (1 - weight) *
-    loss(logits, mixed_label)`, for labels of any kind. Partners are a permutation of
-    the real rows, so an image may be its own. Pure: it can be jitted and vmapped,
+    What they mean is said by `BatchTransform`. Pure: it can be jitted and vmapped,
     `mixing` being static.
 
     Args:
         images: As the network takes them.
         labels: Of each image: class numbers, 0s and 1s, or values.
         key: Typed key, used up here.
-        mixing: `MixUp(...)` or `CutMix(...)`.
+        mixing: `MixUp(...)`, `CutMix(...)` or your own `BatchTransform`.
         mask: True for real rows; padding mixes with padding. All real if None.
 
     Raises:
-        TypeError: If `mixing` is neither.
+        TypeError: If `mixing` is none of these, or returns something else.
 
     Example:
         >>> images, labels = jnp.ones((2, 4, 4, 3)), jnp.asarray([3, 1])
@@ -91,7 +151,9 @@ def mix(
         >>> [part.shape for part in mixed]
         [(2, 4, 4, 3), (2,), (2,)]
     """
-    check_instance(mixing, "mixing", (MixUp, CutMix), "MixUp(...) or CutMix(...)")
+    if mixing is None:
+        raise TypeError(f"mixing must be {_WANTED}; received None.")
+    check_mixing(mixing)
     images = check_array(images, "images", "floats of shape (b, h, w, c)", 4, "f")
     labels = check_array(labels, "labels", "an array with a row for each image", None)
     check_key(key, "key")
@@ -103,32 +165,42 @@ def mix(
                 f"{name} must have a row for each of {images.shape[0]} images; received"
                 f" shape {array.shape}."
             )
-    rows = images.shape[0]
-    order_key, *keys = jax.random.split(key, 4)
-    partner = _partners(order_key, jnp.ones(rows, bool) if mask is None else mask)
-    others = images[partner]
-    if isinstance(mixing, MixUp):
-        alpha = jnp.float32(mixing.alpha)
-        share = jax.random.beta(keys[0], alpha, alpha, (rows,), jnp.float32)
-        weight = jnp.maximum(share, 1 - share)
-        spread = weight[:, None, None, None].astype(images.dtype)
-        images = others + spread * (images - others)
-    else:
-        inside, outside = _box(keys, mixing.alpha, images.shape[1:3])
-        images = jnp.where(inside[..., None], others, images)
-        weight = jnp.broadcast_to(outside, (rows,))
-    return images, labels[partner], weight
+    mask = jnp.ones(images.shape[:1], bool) if mask is None else jnp.asarray(mask)
+    mixed = mixing(images, labels, key, mask)
+    wanted = [images.shape, labels.shape, mask.shape]
+    shapes = [getattr(part, "shape", None) for part in _parts(mixed)]
+    if shapes != wanted:
+        raise TypeError(
+            f"mixing={described(mixing)} must return images, labels and weights of the "
+            f"shapes {wanted}; it returned {shapes or described(mixed)}."
+        )
+    return mixed
 
 
-def check_mixing(mixing: object) -> None:
+def check_mixing(mixing: Any) -> None:
     """Refuses what is no mixing.
 
     Raises:
-        TypeError: If it is neither a MixUp, nor a CutMix, nor None.
+        TypeError: If it is no `BatchTransform`, `MixUp` and `CutMix` included, nor
+            None.
     """
-    if mixing is not None:
-        wanted = "MixUp(...), CutMix(...) or None"
-        check_instance(mixing, "mixing", (MixUp, CutMix), wanted)
+    if mixing is None:
+        return
+    check_function(mixing, "mixing", f"{_WANTED} or None", classes=False)
+    try:
+        inspect.signature(mixing).bind(*[None] * 4)
+    except TypeError:
+        raise TypeError(
+            f"mixing must be {_WANTED}; {described(mixing)} does not take these four "
+            "arguments. Bind others with functools.partial."
+        ) from None
+
+
+_WANTED = "MixUp(...), CutMix(...) or a function of images, labels, key and mask"
+
+
+def _parts(mixed: Any) -> list:
+    return list(mixed) if isinstance(mixed, tuple | list) else []
 
 
 _ALPHA = "the parameter of a Beta distribution"
@@ -140,10 +212,17 @@ def _check_alpha(mixing) -> None:
         object.__setattr__(mixing, "alpha", alpha)
 
 
-def _partners(key, real):
-    """A permutation of the rows which keeps real ones and padding apart."""
-    padding = (~real).astype(jnp.int32)
-    order = jax.random.permutation(key, real.shape[0])
+def partners(key: Key[Array, ""], mask: Bool[Array, " b"]) -> Int[Array, " b"]:
+    """Returns a permutation of the rows which keeps real ones and padding apart.
+
+    An image may be its own partner.
+
+    Args:
+        key: Typed key, used up here.
+        mask: True for real rows.
+    """
+    padding = (~mask).astype(jnp.int32)
+    order = jax.random.permutation(key, mask.shape[0])
     shuffled = order[jnp.argsort(padding[order], stable=True)]
     rows = jnp.argsort(padding, stable=True)
     return jnp.zeros_like(rows).at[rows].set(shuffled)

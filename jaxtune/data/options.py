@@ -1,15 +1,13 @@
 """Options: what every way to make an `ImageDataLoaders` takes.
 
-Keyword arguments go in; what they say of labels, split and weights is taken out of
-them, and the rest goes on to the loaders. The one rule: they are looked at before any
-folder is.
+They are checked before any folder is looked at.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -18,20 +16,22 @@ from jaxtune.arguments import (
     Integer,
     Number,
     check_flag,
-    check_instance,
     check_integer,
     check_number,
     described,
 )
-from jaxtune.data.augment import Augmentation
 from jaxtune.data.items import Items, Kind, check_kind
 from jaxtune.data.labels import check_classes
 from jaxtune.data.loader import OnError, check_loader_arguments
 from jaxtune.data.resize import PadMode, Resize, Size, as_size, check_resize
 from jaxtune.data.sampling import Weights, item_weights
 from jaxtune.data.splits import check_valid_pct, split_items
+from jaxtune.data.transforms import Augmentation, Transform, as_augmentation
 
 DEFAULT_VALID_PCT = 0.2
+
+#: What `augmentation=` takes, see `as_augmentation`.
+Augmented = Augmentation | Transform | Sequence[Augmentation | Transform] | None
 
 
 class LoaderOptions(TypedDict, total=False):
@@ -41,7 +41,7 @@ class LoaderOptions(TypedDict, total=False):
     valid_size: Size | None
     batch_size: Integer
     seed: Integer
-    augmentation: Augmentation | None
+    augmentation: Augmented
     resize: Resize | None
     pad_mode: PadMode
     presize: Size | None
@@ -94,11 +94,7 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
     if options.get("in_channels") is not None:
         channels = check_integer(options["in_channels"], "in_channels", least=1)
         checked["in_channels"] = channels
-    if options.get("augmentation") is not None:
-        wanted = "an Augmentation(...) or None"
-        if callable(options["augmentation"]):
-            wanted += " (of a function of your own: Augmentation(functions=...))"
-        check_instance(options["augmentation"], "augmentation", Augmentation, wanted)
+    checked["augmentation"] = as_augmentation(options.get("augmentation"))
     check_weights(options.get("weights"))
     checked["classes"] = check_classes(options.get("classes"))
     return {name: checked[name] for name in options}

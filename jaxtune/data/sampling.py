@@ -1,8 +1,6 @@
 """Sampling: classes with few photos are drawn more often, or count for more.
 
-Items and the user's weights go in; a weight for each photo, or each class, comes out,
-and from weights the order of an epoch. The one rule: an order is a pure function of
-(weights, seed, epoch).
+The order of an epoch is a pure function of (weights, seed, epoch).
 """
 
 from __future__ import annotations

@@ -1,14 +1,23 @@
-"""What is drawn for each training image, as a value: `Augmentation`.
+"""What is drawn for each training image, as a value: `Augmentation`, `Transform`.
 
-Bounds and probabilities go in; a frozen dataclass comes out that can be hashed,
-compared and written as JSON. The one rule: nothing is drawn here, and whatever no image
-could be drawn from is refused here.
+Both can be hashed and compared, for a compiled step is kept for them. A transform is
+traced before anything is compiled, so what is wrong with it is known before training.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, get_args
+import functools
+import hashlib
+import inspect
+import re
+from collections.abc import Sequence
+from typing import Any, Protocol, get_args, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
 
 from jaxtune.arguments import (
     Number,
@@ -16,12 +25,59 @@ from jaxtune.arguments import (
     check_flag,
     check_number,
     check_numbers,
+    described,
 )
-from jaxtune.data.functions import as_functions
 from jaxtune.data.resize import PadMode
 
 # Beyond it the far corner of the tilted photo comes to lie behind the viewer.
 _MAX_WARP = 0.5
+
+
+# Folded into an image's key, and the transform's position with it.
+_FUNCTIONS = 2**18
+
+
+@runtime_checkable
+class Transform(Protocol):
+    """An augmentation of your own: a pure function (image, key) -> image.
+
+    It is compiled into the training step, so it is made of jax.numpy and jax.random,
+    and draws from its key alone. A run's recipe holds its name and a hash of what it
+    computes. A plain function is one; so is a frozen dataclass with `__call__`. What is
+    decorated with `batchwise` gets a whole batch instead of one photo.
+    """
+
+    def __call__(
+        self, images: Float[Array, "*b h w c"], key: Key[Array, ""]
+    ) -> Float[Array, "*b h w c"]:
+        """Returns images of the same shape.
+
+        Args:
+            images: float32 in 0..1, before normalisation: one photo (h, w, c), or, if
+                batchwise, a batch (b, h, w, c), rows of padding included.
+            key: The photo's own, whatever batch it is in; or the batch's own.
+        """
+
+
+def batchwise(function: Any) -> Any:
+    """Marks a function as one of whole batches, and returns it: a decorator.
+
+    Example:
+        >>> @batchwise
+        ... def halved(images, key):
+        ...     return images / 2
+        >>> is_batchwise(halved), is_batchwise(lambda image, key: image)
+        (True, False)
+    """
+    function.batchwise = True
+    return function
+
+
+def is_batchwise(function: Any) -> bool:
+    """Returns whether a transform takes whole batches."""
+    if isinstance(function, functools.partial) and not hasattr(function, "batchwise"):
+        function = function.func
+    return bool(getattr(function, "batchwise", False))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +108,8 @@ class Augmentation:
         p_affine: Probability of each of rotation, zoom, and the tilts in x and y.
         p_lighting: Probability of each of brightness and contrast.
         pad_mode: What lies beyond the photo: "reflection", "border" or "zeros".
-        functions: Functions of your own, applied last, in their order: (image, key) ->
-            image. Each gets one image, float32 (h, w, c) in 0..1 as the rest leaves it
-            (before normalisation), and a key of the image's own, and returns floats of
-            the same shape. It is made of jax.numpy and jax.random: it is vmapped, and
-            compiled into the step.
+        functions: Transforms of your own, applied last, in their order; see
+            `Transform`.
 
     Raises:
         TypeError: If a value is of another type, or a function takes no image and key.
@@ -214,7 +267,7 @@ def aug_transforms(
         ratio: Width / height of the crops, smallest and largest, for a random resized
             crop; None for the result's own shape.
         pad_mode: What lies beyond the photo: "reflection", "border" or "zeros".
-        xtra_tfms: Functions of your own, see `Augmentation.functions`.
+        xtra_tfms: Transforms of your own, see `Transform`.
 
     Raises:
         TypeError: If an argument is of another type.
@@ -257,3 +310,211 @@ def aug_transforms(
         pad_mode=pad_mode,
         functions=functions,
     )
+
+
+def as_augmentation(augmentation: Any) -> Augmentation | None:
+    """Returns what `augmentation=` says as one `Augmentation`; None as it is.
+
+    Transforms of your own come after the default `Augmentation()`, or after the one
+    that begins the list.
+
+    Raises:
+        TypeError: If it is none of these.
+
+    Example:
+        >>> as_augmentation([Augmentation(flip=False), lambda image, key: image]).flip
+        False
+    """
+    if augmentation is None or isinstance(augmentation, Augmentation):
+        return augmentation
+    functions = [augmentation] if callable(augmentation) else augmentation
+    wanted = (
+        "augmentation must be an Augmentation(...) or None, or functions of your own, "
+        "(image, key) -> image, in a list that an Augmentation may begin"
+    )
+    if not isinstance(functions, list | tuple) or not functions:
+        raise TypeError(f"{wanted}; received {described(augmentation)}.")
+    first, *rest = functions
+    if not isinstance(first, Augmentation):
+        first, rest = Augmentation(), list(functions)
+    if any(isinstance(each, Augmentation) for each in rest):
+        raise TypeError(f"{wanted}; received an Augmentation that is not the first.")
+    rest = as_functions(rest, "augmentation")
+    return dataclasses.replace(first, functions=(*first.functions, *rest))
+
+
+def as_functions(functions: Any, name: str = "functions") -> tuple[Transform, ...]:
+    """Returns one or several transforms as a tuple.
+
+    Raises:
+        TypeError: If one is no function, takes other arguments, or can't be hashed.
+
+    Example:
+        >>> as_functions(lambda image, key: image)[0](1, None)
+        1
+    """
+    wanted = "a function (image, key) -> image, or a list of these"
+    if callable(functions):
+        functions = (functions,)
+    if not isinstance(functions, list | tuple):
+        raise TypeError(f"{name} must be {wanted}; received {described(functions)}.")
+    for position, function in enumerate(functions):
+        place = name if len(functions) == 1 else f"{name}[{position}]"
+        if inspect.isclass(function) or not callable(function):
+            raise TypeError(
+                f"{place} must be {wanted}; received {described(function)}."
+            )
+        try:
+            inspect.signature(function).bind(None, None)
+        except TypeError:
+            raise TypeError(
+                f"{place} must be {wanted}: {_name(function)} does not take these two"
+                " arguments. Bind others with functools.partial or a lambda."
+            ) from None
+        except ValueError:  # some built-in functions have no signature
+            pass
+        try:
+            hash(function)
+        except TypeError:
+            raise TypeError(
+                f"{place} must be hashable, for a compiled step is kept for it;"
+                f" {_name(function)} is not (a dataclass is with frozen=True)."
+            ) from None
+    return tuple(functions)
+
+
+def apply_functions(
+    images: Float[Array, "b h w c"],
+    keys: Key[Array, " b"],
+    functions: Sequence[Transform],
+) -> Float[Array, "b h w c"]:
+    """Returns images as the transforms leave them, each with keys of its own.
+
+    Args:
+        images: Floats in 0..1, before normalisation.
+        keys: One for each image.
+        functions: In the order in which they are applied.
+
+    Raises:
+        TypeError: If one returns something that is no image of the same shape.
+    """
+    for position, function in enumerate(functions):
+        own = jax.vmap(jax.random.fold_in, (0, None))(keys, _FUNCTIONS + position)
+
+        def checked(images, key, function=function):
+            result = function(images, key)
+            _check_result(function, result, images)
+            return jnp.asarray(result, images.dtype)
+
+        if is_batchwise(function):
+            # The key of an epoch is the same for all its batches; a photo's is not.
+            images = checked(images, own[0])
+        else:
+            images = jax.vmap(checked)(images, own)
+    return images
+
+
+def check_functions(
+    functions: Sequence[Transform], shape: tuple[int, int, int]
+) -> None:
+    """Traces transforms for images of a shape, to find what is wrong with them.
+
+    Args:
+        functions: The transforms.
+        shape: Height, width and channels of the network's images.
+
+    Raises:
+        TypeError: If one can't be traced, or returns another shape or type.
+        ValueError: If one draws random numbers otherwise than from its key: they would
+            be drawn once, when the step is compiled, and be the same for all images.
+    """
+    for function in functions:
+        if _program(function, shape) != _program(function, shape):
+            raise ValueError(
+                f"the augmentation {_name(function)} gives another program each time"
+                " it is traced, so it must draw random numbers from NumPy or Python."
+                " They would be the same for every image: draw from the key it gets,"
+                " with jax.random."
+            )
+
+
+def function_program(function: Transform, shape: tuple[int, int, int]) -> str:
+    """Returns a sha256 of what a transform computes for images of a shape.
+
+    Another transform, or the same with other values in it, has another; one that is
+    written anew in the same way has the same. It depends on JAX's version.
+    """
+    return hashlib.sha256(_program(function, shape).encode()).hexdigest()
+
+
+def _program(function: Transform, shape: tuple[int, int, int]) -> str:
+    whole = (2, *shape) if is_batchwise(function) else shape
+    image = jax.ShapeDtypeStruct(whole, jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+
+    def checked(image, key):
+        result = function(image, key)
+        _check_result(function, result, image)
+        return result
+
+    try:
+        # A function of its own each time: JAX keeps what it has traced.
+        traced = jax.make_jaxpr(functools.partial(checked))(image, key)
+    except _WrongResultError as error:
+        raise TypeError(str(error)) from None
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise TypeError(
+            f"the augmentation {_name(function)} can't be traced for an image of"
+            f" float32 {whole} and a key: {type(error).__name__}: {reason} It is"
+            " compiled into the step, so it must be made of jax.numpy and jax.random,"
+            " without NumPy and without `if` on values."
+        ) from error
+    lines = [re.sub(r"0x[0-9a-f]+", "0x", str(traced.jaxpr))]
+    for value in [*traced.consts, *_literals(traced.jaxpr)]:
+        if jnp.issubdtype(
+            getattr(value, "dtype", np.dtype(float)), jax.dtypes.prng_key
+        ):
+            value = jax.random.key_data(value)
+        array = np.asarray(value)
+        digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+        lines.append(f"{array.dtype} {array.shape} {digest}")
+    return "\n".join(lines)
+
+
+def _literals(jaxpr: Any) -> list:
+    """Returns the values that stand in a program, those of programs in it included."""
+    literals = []
+    for equation in jaxpr.eqns:
+        literals += [v.val for v in equation.invars if hasattr(v, "val")]
+        for value in equation.params.values():
+            for each in value if isinstance(value, list | tuple) else [value]:
+                inner = getattr(each, "jaxpr", each)
+                if hasattr(inner, "eqns"):
+                    literals += [*getattr(each, "consts", ()), *_literals(inner)]
+    return literals
+
+
+class _WrongResultError(TypeError):
+    """What a function returns is no image as it got it."""
+
+
+def _check_result(function: Transform, result: Any, image: Any) -> None:
+    shape = getattr(result, "shape", None)
+    floats = shape is not None and jnp.issubdtype(result.dtype, jnp.floating)
+    if shape == image.shape and floats:
+        return
+    returned = described(result) if shape is None else f"{result.dtype} {shape}"
+    if isinstance(result, list | tuple | dict):
+        returned = f"a {type(result).__name__}"
+    raise _WrongResultError(
+        f"the augmentation {_name(function)} must return an image as it gets it,"
+        f" floats of shape {image.shape}; it returned {returned}."
+    )
+
+
+def _name(function: Any) -> str:
+    if isinstance(function, functools.partial):
+        return _name(function.func)
+    name = getattr(function, "__qualname__", None)
+    return repr(name or type(function).__qualname__)

@@ -1,8 +1,7 @@
 """Rotation, zoom, perspective and flips: projective maps, and one resampling by them.
 
-Angles, factors and tilts become 3 x 3 matrices; a `uint8` image and a matrix become an
-image. The one rule: a matrix takes places of the result to places of the photo, both
-in -1..1 from one outer edge to the other, x to the right and y down.
+A 3 x 3 matrix takes places of the result to places of the photo, both in -1..1 from one
+outer edge to the other, x to the right and y down.
 """
 
 from __future__ import annotations
@@ -234,15 +233,15 @@ def _places(matrix, size_in, size_out, pad_mode):
 def _weighted(centre, reach, side, taps):
     """Which pixels of a line make each new one, and their weights, tap by tap."""
     first = jnp.floor(centre - reach + 0.5).astype(jnp.int32)
-    found = []
+    weighted = []
     for tap in range(taps):
         pixel = first + tap
         weight = jnp.maximum(
             reach - jnp.abs(pixel.astype(jnp.float32) + 0.5 - centre), 0
         )
         weight = weight * ((pixel >= 0) & (pixel < side))
-        found.append((jnp.clip(pixel, 0, side - 1), weight))
-    return found
+        weighted.append((jnp.clip(pixel, 0, side - 1), weight))
+    return weighted
 
 
 def _matrix(rows) -> Float[Array, "3 3"]:

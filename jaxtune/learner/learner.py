@@ -229,7 +229,8 @@ class Learner:
                 average if None. Training goes on with the raw values; the averaged ones
                 are validated after each epoch, saved, and in the network at a phase's
                 end. See `init_average`.
-            mixing: `MixUp()` or `CutMix()` of training batches.
+            mixing: `MixUp()`, `CutMix()` or your own `BatchTransform`, of training
+                batches.
             validate_also: Further photos to validate on after each epoch, by name:
                 `{"old": old_data}` (`ImageDataLoaders`, whose validation photos are
                 taken, or a loader) adds the columns old_valid_loss, old_error_rate and

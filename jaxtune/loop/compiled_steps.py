@@ -6,6 +6,7 @@ anything, so that no donated state is lost.
 
 import contextlib
 import copy
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -238,7 +239,7 @@ class CompiledSteps:
         """Returns what of the programs, augmentation aside, decides a run's numbers."""
         return {
             "loss": name_of(self.loss),
-            "mixing": None if self.mixing is None else repr(self.mixing),
+            "mixing": _mixing_name(self.mixing),
             "metrics": [name_of(metric) for metric in self.metrics.values()],
             "mean": None if self.mean is None else [float(x) for x in self.mean],
             "std": None if self.std is None else [float(x) for x in self.std],
@@ -417,3 +418,9 @@ def _as_key(parts: tuple) -> object:
     except TypeError:
         return _Compared(parts)
     return parts
+
+
+def _mixing_name(mixing: Mixing | None) -> str | None:
+    if mixing is None or dataclasses.is_dataclass(mixing):
+        return None if mixing is None else repr(mixing)
+    return name_of(mixing)

@@ -1,8 +1,7 @@
 """Metrics of a whole epoch: figures that are no mean over photos, such as F1 or AUC.
 
-Batches in, one figure out. The one rule of the file: each batch gives counts, which are
-added, or rows, which are kept; so a figure is of all photos at once, whatever the
-batches, the padding and the number of devices. The figures are scikit-learn's.
+A figure is of all photos at once, so it is the same whatever the batches, the padding
+and the number of devices. The figures are scikit-learn's.
 """
 
 import dataclasses
@@ -24,9 +23,10 @@ class EpochMetric:
 
     Two methods make one: `from_batch`, which is compiled into the eval step, and
     `compute`, which runs once an epoch, on the host, in NumPy. What `from_batch`
-    returns is added over the batches. Where a sum is not enough, `gather = True` keeps
-    it: arrays with a row for each photo, one below the other, without padding. That
-    costs the host's memory, so many bytes a photo as the rows have.
+    returns is added over the batches, or put together by a `merge` of your own (a
+    maximum, a sketch). Where no state of fixed size is enough, `gather = True` keeps
+    arrays with a row for each photo, one below the other, without padding; that costs
+    the host's memory.
 
     Attributes:
         name: Of the column; the class's name in snake_case if None.
@@ -39,8 +39,8 @@ class EpochMetric:
         ...     "How many of the classes are predicted at all."
         ...     kinds = ("single",)
         ...     def from_batch(self, logits, label, mask):
-        ...         said = jax.nn.one_hot(logits.argmax(-1), logits.shape[-1])
-        ...         return (said * mask[:, None]).sum(0)
+        ...         predicted = jax.nn.one_hot(logits.argmax(-1), logits.shape[-1])
+        ...         return (predicted * mask[:, None]).sum(0)
         ...     def compute(self, total):
         ...         return (total > 0).mean()
         >>> metric, logits = Predicted(), jnp.asarray([[0.0, 1.0], [0.0, 2.0]])
@@ -71,11 +71,21 @@ class EpochMetric:
         """
         raise NotImplementedError
 
+    def merge(self, one: Any, other: Any) -> Any:
+        """Returns two parts of an epoch as one, their sum; not used with `gather`.
+
+        Args:
+            one: Of the batches so far, as `from_batch` returned it, or `merge`; NumPy
+                arrays of float64 or int64.
+            other: Of the next batch, likewise.
+        """
+        return jax.tree.map(np.add, one, other)
+
     def compute(self, total: Any) -> float:
         """Returns the figure of an epoch.
 
         Args:
-            total: What `from_batch` returned, added over all batches, NumPy arrays of
+            total: What `from_batch` returned, merged over all batches, NumPy arrays of
                 float64 or int64; with `gather`, all real rows, (n, ...).
         """
         raise NotImplementedError
@@ -91,13 +101,13 @@ def column_name(metric: EpochMetric) -> str:
     if metric.name:
         return metric.name
     kind = type(metric)
-    found = getattr(kind, "column", None)
-    return found or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind.__name__).lower()
+    column = getattr(kind, "column", None)
+    return column or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind.__name__).lower()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _ByClass(EpochMetric):
-    """Figures of counts by class: how many are of it, are said to be, and are both."""
+    """Figures of each class's counts: actual, predicted, and both."""
 
     labels: Sequence[Any] | None = None
     pos_label: Any = 1
@@ -135,50 +145,56 @@ class _ByClass(EpochMetric):
             (logits.argmax(-1)[:, None] == numbers) & mask[:, None],
         )
 
-    def score(self, both: np.ndarray, said: np.ndarray, has: np.ndarray) -> np.ndarray:
+    def score(
+        self, both: np.ndarray, predicted: np.ndarray, actual: np.ndarray
+    ) -> np.ndarray:
         """Returns the figure of counts; 0 where it is 0 / 0."""
         raise NotImplementedError
 
     def compute(self, total: dict[str, np.ndarray]) -> float:
         """Returns the figure, averaged over the classes."""
-        both, said, has = (total[name] for name in ("both", "said", "has"))
-        chosen = np.arange(len(has)) if self.labels is None else list(self.labels)
+        both, predicted, actual = (
+            total[name] for name in ("both", "predicted", "actual")
+        )
+        chosen = np.arange(len(actual)) if self.labels is None else list(self.labels)
         if self.average == "binary":
             chosen = [self.pos_label]
         elif self.labels is None and self.kinds == ("single",):
             # As in scikit-learn, classes that don't occur are no classes.
-            chosen = np.flatnonzero(said + has)
-        both, said, has = (x[np.asarray(chosen, int)] for x in (both, said, has))
+            chosen = np.flatnonzero(predicted + actual)
+        both, predicted, actual = (
+            x[np.asarray(chosen, int)] for x in (both, predicted, actual)
+        )
         if self.average == "micro":
-            return float(self.score(both.sum(), said.sum(), has.sum()))
-        scores = self.score(both, said, has)
+            return float(self.score(both.sum(), predicted.sum(), actual.sum()))
+        scores = self.score(both, predicted, actual)
         if self.average == "weighted":
-            return float(_ratio((scores * has).sum(), has.sum()))
+            return float(_ratio((scores * actual).sum(), actual.sum()))
         return float(scores.mean())
 
 
 class _Precision:
     column = "precision_score"
 
-    def score(self, both, said, has):
-        """Returns both / said."""
-        return _ratio(both, said)
+    def score(self, both, predicted, actual):
+        """Returns both / predicted."""
+        return _ratio(both, predicted)
 
 
 class _Recall:
     column = "recall_score"
 
-    def score(self, both, said, has):
-        """Returns both / has."""
-        return _ratio(both, has)
+    def score(self, both, predicted, actual):
+        """Returns both / actual."""
+        return _ratio(both, actual)
 
 
 class _F1:
     column = "f1_score"
 
-    def score(self, both, said, has):
-        """Returns 2 both / (said + has)."""
-        return _ratio(2 * both, said + has)
+    def score(self, both, predicted, actual):
+        """Returns 2 both / (predicted + actual)."""
+        return _ratio(2 * both, predicted + actual)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -203,7 +219,7 @@ class F1Score(_F1, _ByClass):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Precision(_Precision, _ByClass):
-    """Of the photos said to be of a class, the share that is; see `F1Score`.
+    """Of the photos predicted to be of a class, the share that is; see `F1Score`.
 
     References:
         scikit-learn, `precision_score`; fastai 2.8.12, metrics.py `Precision`.
@@ -242,14 +258,18 @@ class _Multi(_ByClass):
         """Returns counts of each class, int32 (c,), and scores of photos, added."""
         thresh = one_or_class_values(self.thresh, logits.shape[-1], "thresh")
         likely = _likely(logits, self.sigmoid) > jnp.asarray(thresh, jnp.float32)
-        has, said = (label > 0.5) & mask[:, None], likely & mask[:, None]
-        counts = _counts(has, said)
+        actual, predicted = (label > 0.5) & mask[:, None], likely & mask[:, None]
+        counts = _counts(actual, predicted)
         if self.average == "samples":
             places = range(logits.shape[-1]) if self.labels is None else self.labels
             chosen = jnp.asarray(list(places))
-            rows = {"has": has, "said": said, "both": has & said}
+            rows = {
+                "actual": actual,
+                "predicted": predicted,
+                "both": actual & predicted,
+            }
             rows = {name: x[:, chosen].sum(1) for name, x in rows.items()}
-            scores = self.score(rows["both"], rows["said"], rows["has"])
+            scores = self.score(rows["both"], rows["predicted"], rows["actual"])
             counts |= {"scores": scores.sum(), "photos": mask.sum()}
         return counts
 
@@ -320,8 +340,8 @@ class BalancedAccuracy(EpochMetric):
 
     def compute(self, total: dict[str, np.ndarray]) -> float:
         """Returns the mean over the classes that have a photo."""
-        occur = total["has"] > 0
-        return float(_ratio(total["both"], total["has"])[occur].mean())
+        occur = total["actual"] > 0
+        return float(_ratio(total["both"], total["actual"])[occur].mean())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -349,12 +369,12 @@ class MatthewsCorrCoef(EpochMetric):
 
     def compute(self, total: dict[str, np.ndarray]) -> float:
         """Returns the correlation; 0 where all photos or predictions are one class."""
-        both, said, has = (
-            total[name].astype(np.float64) for name in ("both", "said", "has")
+        both, predicted, actual = (
+            total[name].astype(np.float64) for name in ("both", "predicted", "actual")
         )
-        count = has.sum()
-        spread = (count**2 - (said**2).sum()) * (count**2 - (has**2).sum())
-        return float(_ratio(both.sum() * count - said @ has, np.sqrt(spread)))
+        count = actual.sum()
+        spread = (count**2 - (predicted**2).sum()) * (count**2 - (actual**2).sum())
+        return float(_ratio(both.sum() * count - predicted @ actual, np.sqrt(spread)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -393,15 +413,19 @@ class CohenKappa(EpochMetric):
         self, logits: Float[Array, "b c"], label: Array, mask: Bool[Array, " b"]
     ) -> dict[str, Array]:
         """Returns classes and predictions, int32 (b,)."""
-        return {"has": label, "said": logits.argmax(-1).astype(jnp.int32)}
+        return {"actual": label, "predicted": logits.argmax(-1).astype(jnp.int32)}
 
     def compute(self, total: dict[str, np.ndarray]) -> float:
         """Returns kappa; NaN where chance alone would agree wholly."""
-        has, said = total["has"], total["said"]
-        classes = np.unique([has, said]) if self.labels is None else list(self.labels)
+        actual, predicted = total["actual"], total["predicted"]
+        classes = (
+            np.unique([actual, predicted]) if self.labels is None else list(self.labels)
+        )
         order = np.asarray(classes, int)
-        size = max(order.max(), has.max(), said.max()) + 1
-        table = np.bincount(has * size + said, minlength=size**2).reshape(size, size)
+        size = max(order.max(), actual.max(), predicted.max()) + 1
+        table = np.bincount(actual * size + predicted, minlength=size**2).reshape(
+            size, size
+        )
         table = table[np.ix_(order, order)].astype(np.float64)
         places = np.arange(len(order))
         distance = np.abs(places[:, None] - places)
@@ -453,23 +477,23 @@ class RocAuc(EpochMetric):
         self, logits: Float[Array, "b c"], label: Array, mask: Bool[Array, " b"]
     ) -> dict[str, Array]:
         """Returns classes (b,), and probabilities (b, c)."""
-        said = jax.nn.softmax(logits.astype(jnp.float32))
-        return {"has": label, "said": said}
+        predicted = jax.nn.softmax(logits.astype(jnp.float32))
+        return {"actual": label, "predicted": predicted}
 
     def compute(self, total: dict[str, np.ndarray]) -> float:
         """Returns the area."""
-        label, said = total["has"], total["said"]
-        count = said.shape[1]
-        has = label[:, None] == np.arange(count)
+        label, predicted = total["actual"], total["predicted"]
+        count = predicted.shape[1]
+        actual = label[:, None] == np.arange(count)
         if count == 2:
-            return _area(has[:, 1], said[:, 1])
+            return _area(actual[:, 1], predicted[:, 1])
         if self.multi_class == "ovr":
-            return _averaged(_area, has, said, self.average)
+            return _averaged(_area, actual, predicted, self.average)
         areas, shares = [], []
         for a in range(count):
             for b in range(a + 1, count):
-                pair = has[:, a] | has[:, b]
-                both = [_area(has[pair, i], said[pair, i]) for i in (a, b)]
+                pair = actual[:, a] | actual[:, b]
+                both = [_area(actual[pair, i], predicted[pair, i]) for i in (a, b)]
                 areas.append(np.mean(both))
                 shares.append(pair.mean())
         return float(np.average(areas, weights=_weights(shares, self.average)))
@@ -529,11 +553,11 @@ class RocAucMulti(EpochMetric):
         self, logits: Float[Array, "b c"], label: Array, mask: Bool[Array, " b"]
     ) -> dict[str, Array]:
         """Returns labels and probabilities (b, c)."""
-        return {"has": label, "said": _likely(logits, self.sigmoid)}
+        return {"actual": label, "predicted": _likely(logits, self.sigmoid)}
 
     def compute(self, total: dict[str, np.ndarray]) -> float:
         """Returns the area."""
-        return _averaged(_area, total["has"] > 0.5, total["said"], self.average)
+        return _averaged(_area, total["actual"] > 0.5, total["predicted"], self.average)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -553,8 +577,8 @@ class APScoreMulti(RocAucMulti):
 
     def compute(self, total: dict[str, np.ndarray]) -> float:
         """Returns the average precision."""
-        has = total["has"] > 0.5
-        return _averaged(_average_precision, has, total["said"], self.average)
+        actual = total["actual"] > 0.5
+        return _averaged(_average_precision, actual, total["predicted"], self.average)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -583,13 +607,18 @@ class R2Score(EpochMetric):
     ) -> dict[str, Array]:
         """Returns outputs and targets, (b, k)."""
         rows = logits.shape[0]
-        return {"said": logits.reshape(rows, -1), "has": label.reshape(rows, -1)}
+        return {
+            "predicted": logits.reshape(rows, -1),
+            "actual": label.reshape(rows, -1),
+        }
 
     def compute(self, total: dict[str, np.ndarray]) -> float:
         """Returns the mean over outputs; of equal targets 1 if right, else 0."""
-        said, has = (np.asarray(total[n], np.float64) for n in ("said", "has"))
-        errors = ((said - has) ** 2).sum(0)
-        spread = ((has - has.mean(0)) ** 2).sum(0)
+        predicted, actual = (
+            np.asarray(total[n], np.float64) for n in ("predicted", "actual")
+        )
+        errors = ((predicted - actual) ** 2).sum(0)
+        spread = ((actual - actual.mean(0)) ** 2).sum(0)
         constant = spread == 0
         scores = np.where(
             constant, errors == 0, 1 - errors / np.where(constant, 1, spread)
@@ -597,8 +626,10 @@ class R2Score(EpochMetric):
         return float(scores.mean())
 
 
-def _counts(has: Bool[Array, "b c"], said: Bool[Array, "b c"]) -> dict[str, Array]:
-    parts = {"has": has, "said": said, "both": has & said}
+def _counts(
+    actual: Bool[Array, "b c"], predicted: Bool[Array, "b c"]
+) -> dict[str, Array]:
+    parts = {"actual": actual, "predicted": predicted, "both": actual & predicted}
     return {name: x.sum(0, dtype=jnp.int32) for name, x in parts.items()}
 
 
@@ -614,40 +645,45 @@ def _ratio(above: Any, below: Any) -> Any:
 
 
 def _averaged(
-    score: Any, has: Bool[np.ndarray, "n c"], said: Float[np.ndarray, "n c"], how: str
+    score: Any,
+    actual: Bool[np.ndarray, "n c"],
+    predicted: Float[np.ndarray, "n c"],
+    how: str,
 ) -> float:
     if how == "micro":
-        return score(has.ravel(), said.ravel())
+        return score(actual.ravel(), predicted.ravel())
     if how == "samples":
-        return float(np.mean([score(*row) for row in zip(has, said, strict=True)]))
-    scores = [score(has[:, i], said[:, i]) for i in range(has.shape[1])]
-    return float(np.average(scores, weights=_weights(has.sum(0), how)))
+        return float(
+            np.mean([score(*row) for row in zip(actual, predicted, strict=True)])
+        )
+    scores = [score(actual[:, i], predicted[:, i]) for i in range(actual.shape[1])]
+    return float(np.average(scores, weights=_weights(actual.sum(0), how)))
 
 
 def _weights(counts: Any, how: str) -> Any:
     return counts if how == "weighted" and np.sum(counts) else None
 
 
-def _area(has: Bool[np.ndarray, " n"], said: Float[np.ndarray, " n"]) -> float:
+def _area(actual: Bool[np.ndarray, " n"], predicted: Float[np.ndarray, " n"]) -> float:
     """The Mann-Whitney statistic: equal probabilities count half."""
-    positive, negative = int(has.sum()), int((~has).sum())
+    positive, negative = int(actual.sum()), int((~actual).sum())
     if not positive or not negative:
         return float("nan")
-    _, place, count = np.unique(said, return_inverse=True, return_counts=True)
+    _, place, count = np.unique(predicted, return_inverse=True, return_counts=True)
     last = np.cumsum(count, dtype=np.float64)
     ranks = (last - (count - 1) / 2)[place]
-    above = ranks[has].sum() - positive * (positive + 1) / 2
+    above = ranks[actual].sum() - positive * (positive + 1) / 2
     return float(above / (positive * negative))
 
 
 def _average_precision(
-    has: Bool[np.ndarray, " n"], said: Float[np.ndarray, " n"]
+    actual: Bool[np.ndarray, " n"], predicted: Float[np.ndarray, " n"]
 ) -> float:
-    if not has.any():
+    if not actual.any():
         return 0.0
-    order = np.argsort(-said, kind="stable")
+    order = np.argsort(-predicted, kind="stable")
     # No threshold parts equal probabilities.
-    ends = np.append(np.flatnonzero(np.diff(said[order])), len(said) - 1)
-    found = np.cumsum(has[order], dtype=np.float64)[ends]
-    steps = np.diff(found, prepend=0.0) / has.sum()
-    return float((steps * found / (ends + 1)).sum())
+    ends = np.append(np.flatnonzero(np.diff(predicted[order])), len(predicted) - 1)
+    hits = np.cumsum(actual[order], dtype=np.float64)[ends]
+    steps = np.diff(hits, prepend=0.0) / actual.sum()
+    return float((steps * hits / (ends + 1)).sum())

@@ -7,6 +7,7 @@ attribute, `finish`; what is no mean at all is an `EpochMetric`. Other attribute
 which `kinds` of labels it is for, and whether `higher_is_better`.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -170,7 +171,7 @@ def epoch_figures(
     figures = {"loss": sums["loss"] / count}
     for name, metric in metrics.items():
         if isinstance(metric, EpochMetric):
-            total = _total([part[name] for part in parts], metric.gather)
+            total = _total([part[name] for part in parts], metric)
             figures[name] = computed(metric, total)
         else:
             figures[name] = sums[name] / count
@@ -192,8 +193,8 @@ def computed(metric: EpochMetric, total: Any) -> float:
     return float(value)
 
 
-def _total(parts: list, gather: bool) -> Any:
-    if gather:
+def _total(parts: list, metric: EpochMetric) -> Any:
+    if metric.gather:
         masks = [part["mask"] for part in parts]
         return jax.tree.map(
             lambda *rows: np.concatenate(
@@ -201,7 +202,7 @@ def _total(parts: list, gather: bool) -> Any:
             ),
             *(part["rows"] for part in parts),
         )
-    return jax.tree.map(lambda *xs: sum(map(_wide, xs)), *parts)
+    return functools.reduce(metric.merge, (jax.tree.map(_wide, p) for p in parts))
 
 
 def _wide(x: Any) -> np.ndarray:

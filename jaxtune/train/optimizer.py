@@ -1,8 +1,7 @@
 """One optimizer for each layer group, rates and schedule as data.
 
-A label tree in, an `optax.GradientTransformation` out. The one rule of the file: a
-frozen parameter's label is `FROZEN`, and what is frozen has no optimizer state, moments
-or gradients gathered over several batches.
+What is labelled `FROZEN` has no optimizer state: neither moments nor accumulated
+gradients.
 """
 
 import inspect
@@ -418,17 +417,17 @@ def _array(number: Number) -> Float[Array, ""]:
 
 def group_states(opt_state: optax.OptState) -> dict[str, GroupState]:
     """Returns each trained group's state out of `group_optimizer`'s whole state."""
-    found: dict[str, GroupState] = {}
+    states: dict[str, GroupState] = {}
 
     def visit(path, leaf):
         if isinstance(leaf, GroupState):
             name = next(k.key for k in reversed(path) if hasattr(k, "key"))
-            found[name] = leaf
+            states[name] = leaf
 
     jax.tree_util.tree_map_with_path(
         visit, opt_state, is_leaf=lambda leaf: isinstance(leaf, GroupState)
     )
-    return found
+    return states
 
 
 def with_rates(

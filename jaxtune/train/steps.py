@@ -93,8 +93,8 @@ def make_train_step(
             The batch's `image` as it is if None.
         apply: The forward pass, a function of the form of `apply_module`: a
             rematerialised one, or your own.
-        mixing: `MixUp(...)` or `CutMix(...)` of what `prepare` returns; the loss is
-            then that of both images' labels, each by its image's weight.
+        mixing: `MixUp(...)`, `CutMix(...)` or a `BatchTransform` of your own, of what
+            `prepare` returns; the loss is then that of both labels by their weights.
 
     Returns:
         A function of a `TrainState`, a batch and a `jax.random` key. The key may be the

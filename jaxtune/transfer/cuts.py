@@ -1,8 +1,7 @@
 """Where a network can be cut, and the body that a cut leaves.
 
-A network in, its body out. The one rule of the file: a network is looked at by running
-it on shapes (`jax.eval_shape`), never by guessing from class names, and where more than
-one cut fits, the choice is the user's.
+A network is run on shapes (`jax.eval_shape`) rather than judged by class names. Where
+more than one cut fits, the user has to choose.
 """
 
 import dataclasses

@@ -1,8 +1,6 @@
 """Layer groups: which parameters share a learning rate and a frozen state.
 
-A module or a parameter tree in, a tree of group names out. `cut` says where the old
-classifier begins; groups say what trains together. The one rule of the file: every
-parameter is in exactly one group, or the error names it.
+Every parameter is in exactly one group, or the error names it.
 """
 
 import re
@@ -79,17 +77,17 @@ def group_labels(tree: nnx.State, groups: Groups) -> nnx.State:
     matches = {
         name: _matcher(name, each) for name, each in check_groups(groups).items()
     }
-    found = {
+    memberships = {
         dotted(path): [name for name, match in matches.items() if match(dotted(path))]
         for path, _ in jax.tree_util.tree_leaves_with_path(tree)
     }
-    problems = [f"  in no group: {name}" for name in found if not found[name]]
+    problems = [f"  in no group: {name}" for name, n in memberships.items() if not n]
     problems += [
         f"  in {' and '.join(names)}: {name}"
-        for name, names in found.items()
+        for name, names in memberships.items()
         if len(names) > 1
     ]
-    used = {name for names in found.values() for name in names}
+    used = {name for names in memberships.values() for name in names}
     problems += [
         f"  group {name!r} ({members!r}) has no parameter"
         for name, members in groups.items()
@@ -104,7 +102,7 @@ def group_labels(tree: nnx.State, groups: Groups) -> nnx.State:
             "Patterns are regular expressions matched at the start of the dotted path."
         )
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: found[dotted(path)][0], tree
+        lambda path, _: memberships[dotted(path)][0], tree
     )
 
 
@@ -148,8 +146,8 @@ def _matcher(name: str, members: str | Collection[str]) -> Callable[[str], objec
 def default_groups(module: nnx.Module) -> dict[str, str]:
     """Returns the layer groups of a (body, head) network nobody described otherwise.
 
-    A body which names its own groups (ResNets: early, late; fastai's split) is taken at
-    its word; any other is one group. The head is the last group.
+    A body with groups of its own (ResNets: early, late, as in fastai; registered
+    networks) keeps them; any other is one group. The head is the last group.
 
     Raises:
         TypeError: If the network is not body and head.

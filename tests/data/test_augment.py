@@ -26,7 +26,7 @@ from jaxtune.data import (
 )
 from jaxtune.data import augment as plain_augment
 from jaxtune.data.augment import draw as draw_one
-from jaxtune.data.lighting import draw_lighting, relight
+from jaxtune.data.augment import draw_lighting, relight
 from jaxtune.data.warp import compose, draw_matrix, frame, resample
 
 # Of the same name as the function.

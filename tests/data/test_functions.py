@@ -11,11 +11,13 @@ import pytest
 from jaxtune.data import (
     Augmentation,
     ImageDataLoaders,
+    as_augmentation,
     aug_transforms,
+    batchwise,
     function_program,
     training_images,
 )
-from jaxtune.data.functions import apply_functions, check_functions
+from jaxtune.data.transforms import apply_functions, check_functions
 
 SHAPE = (6, 8, 3)
 PLAIN = {"min_scale": 1.0, "ratio": None, "flip": False}
@@ -53,10 +55,52 @@ def test_each_image_is_drawn_for_by_its_own_key_whatever_the_batch():
 
 
 def test_two_that_are_the_same_draw_differently():
-    image, key = jnp.ones(SHAPE), jax.random.key(3)
-    once = float(apply_functions(image, key, [dimmed]).mean())
-    twice = float(apply_functions(image, key, [dimmed, dimmed]).mean())
+    image, keys = jnp.ones((1, *SHAPE)), jax.random.split(jax.random.key(3), 1)
+    once = float(apply_functions(image, keys, [dimmed]).mean())
+    twice = float(apply_functions(image, keys, [dimmed, dimmed]).mean())
     assert 0.5 < once < 1 and abs(twice - once**2) > 0.01
+
+
+@batchwise
+def dimmed_together(images, key):
+    return images * jax.random.uniform(key, minval=0.5)
+
+
+def test_a_function_of_whole_batches_draws_once_for_each():
+    images = jnp.ones((3, *SHAPE))
+    draws = set()
+    for epoch in range(2):
+        keys = jax.random.split(jax.random.key(epoch), 6)
+        for rows in (keys[:3], keys[3:]):
+            result = apply_functions(images, rows, [dimmed_together, inverted])
+            (value,) = set(np.asarray(result).ravel().tolist())
+            draws.add(value)
+    assert len(draws) == 4
+    mixed = apply_functions(images, keys[:3], [dimmed_together, dimmed])
+    assert len(set(np.asarray(mixed)[:, 0, 0, 0].tolist())) == 3
+
+
+@pytest.mark.parametrize("function", [dimmed, dimmed_together])
+def test_a_list_may_begin_with_an_augmentation(function):
+    plain = Augmentation(**PLAIN)
+    whole = Augmentation(**PLAIN, functions=[function, inverted])
+    assert as_augmentation([plain, function, inverted]) == whole
+    assert as_augmentation((whole, dimmed)).functions == (*whole.functions, dimmed)
+    assert as_augmentation(function) == as_augmentation([function])
+    assert as_augmentation([function]) == Augmentation(functions=function)
+    assert as_augmentation(None) is None and as_augmentation(plain) is plain
+    rows = np.random.default_rng(0).integers(0, 255, (8, 6, 8, 3)).astype(np.uint8)
+    data = ImageDataLoaders.from_arrays(
+        (rows, [0, 1] * 4), size=SHAPE[:2], batch_size=2,
+        augmentation=[plain, function, inverted],
+    )  # fmt: skip
+    assert data.augmentation == whole
+
+
+@pytest.mark.parametrize("wrong", [[], [dimmed, Augmentation()], [dimmed, 3], 3])
+def test_what_is_no_list_of_augmentations(wrong):
+    with pytest.raises(TypeError, match=r"^augmentation(\[1\])? must be"):
+        as_augmentation(wrong)
 
 
 def test_fastais_name():
@@ -93,6 +137,7 @@ def test_what_is_no_function_of_image_and_key(wrong):
         (lambda i, k: (i * 255).astype(np.uint8), TypeError, "returned uint8"),
         (lambda i, k: (i, k), TypeError, "returned a tuple"),
         (lambda i, k: None, TypeError, "returned None"),
+        (batchwise(lambda i, k: i[0]), TypeError, r"of shape \(2, 6, 8, 3\); .*\(6, 8"),
         (lambda i, k: np.asarray(i), TypeError, "can't be traced.*jax.numpy"),
         (lambda i, k: i if i.mean() > 0 else -i, TypeError, "can't be traced.*`if`"),
         (

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtune.data.lighting import draw_lighting, relight
+from jaxtune.data.augment import draw_lighting, relight
 
 # (brightness, contrast): what becomes of 0, 1/8, 2/8, ... 1.
 RECORDED = {

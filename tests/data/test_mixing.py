@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtune.data import CutMix, MixUp, check_mixing, mix
+from jaxtune.data import CutMix, MixUp, check_mixing, mix, partners
 
 mixed = jax.jit(mix, static_argnames="mixing")
 KEY = jax.random.key(0)
@@ -184,3 +184,35 @@ def test_what_is_no_mixing_is_refused():
                 kind(alpha)
     assert check_mixing(None) is None
     assert len({MixUp(), MixUp(0.4), CutMix(0.4), CutMix()}) == 3
+
+
+def halves(images, labels, key, mask):
+    """The right half of every image is another's."""
+    partner = partners(key, mask)
+    left = jnp.arange(images.shape[2]) < images.shape[2] // 2
+    images = jnp.where(left[:, None], images, images[partner])
+    return images, labels[partner], jnp.full(mask.shape, 0.5)
+
+
+def test_a_function_of_ones_own_mixes():
+    images, labels = batch()
+    check_mixing(halves)
+    real = jnp.asarray([True] * 4 + [False] * 2)
+    out, others, weight = mixed(images, labels, KEY, halves, mask=real)
+    half = images.shape[2] // 2
+    assert (out[:, :, :half] == images[:, :, :half]).all() and (weight == 0.5).all()
+    partner = partners(KEY, real)
+    assert sorted(partner[:4].tolist()) == [0, 1, 2, 3]
+    assert (out[:, :, half:] == images[partner][:, :, half:]).all()
+    assert (others == labels[partner]).all()
+
+
+def test_what_mixes_wrongly_is_said():
+    images, labels = batch()
+    with pytest.raises(TypeError, match="does not take these four"):
+        check_mixing(lambda images, labels: images)
+    with pytest.raises(TypeError, match=r"MixUp\(...\) with brackets"):
+        check_mixing(MixUp)
+    for wrong in (lambda i, y, k, m: i, lambda i, y, k, m: (i[:1], y, m)):
+        with pytest.raises(TypeError, match="must return images, labels and weights"):
+            mix(images, labels, KEY, wrong)

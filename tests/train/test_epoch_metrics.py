@@ -266,14 +266,28 @@ class Median(EpochMetric):
         return np.median(total)
 
 
+class Largest(EpochMetric):
+    """The largest output of each class, of which the smallest."""
+
+    def from_batch(self, logits, label, mask):
+        return jnp.where(mask[:, None], logits, -jnp.inf).max(0)
+
+    def merge(self, one, other):
+        return np.maximum(one, other)
+
+    def compute(self, total):
+        return total.min()
+
+
 def test_ones_own_sums_and_rows():
     label, logits, _ = numbers(0, 50, 4)
-    metrics = named_metrics([Spread(), Median()])
-    assert list(metrics) == ["spread", "median"]
+    metrics = named_metrics([Spread(), Median(), Largest()])
+    assert list(metrics) == ["spread", "median", "largest"]
     found = figures(metrics, logits, label, cross_entropy)
     first = logits[:, 0]
     assert found["spread"] == pytest.approx(abs(first.mean()) / first.std(), rel=1e-4)
     assert found["median"] == np.median(first)
+    assert found["largest"] == logits.max(0).min()
 
 
 class Wrong(Median):
