@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from jaxtune.arguments import check_instance
 from jaxtune.checkpoint.leaves import (
     Name,
     describe_leaf,
@@ -82,8 +83,12 @@ def load_checkpoint(
         CheckpointMismatchError: If a name, a shape or a dtype differs, with both sides
             and what `partial` would restore; or if several prefixes fit.
         CheckpointDamagedError: If a file is missing or damaged.
-        ValueError: If the network has nothing below `partial`, or no values beside it.
+        ValueError: If the network has nothing below `partial`, or no values beside it,
+            or the checkpoint has nothing below `prefix`.
+        TypeError: If `prefix` is not a string.
     """
+    if prefix is not None:
+        check_instance(prefix, "prefix", str, "a dotted path, or None")
     trees = {"params": nnx.as_pure(params), "model_state": nnx.as_pure(model_state)}
     leaves = {item: named_leaves(tree) for item, tree in trees.items()}
     stored = open_stored(Path(path).resolve())

@@ -54,23 +54,15 @@ def match_arrays(
     Raises:
         CheckpointMismatchError: If a name, a shape or a dtype differs, or several
             prefixes fit; with what would work, if something would.
-        ValueError: If the network has nothing below a prefix of `partial`.
+        ValueError: If the network has nothing below a prefix of `partial`, or the
+            checkpoint nothing below `prefix`.
     """
-    place = None if prefix is None else tuple(filter(None, prefix.split(".")))
-    try:
-        return _match(stored, wanted, partial, place)
-    except CheckpointMismatchError as error:
-        if partial:
-            raise
-        raise CheckpointMismatchError(
-            f"{error}\n{_way_out(stored, wanted, place)}"
-        ) from None
-
-
-def _match(
-    stored: Stored, wanted: Wanted, partial: Sequence[str], prefix: Name | None
-) -> dict[str, dict[Name, Name]]:
-    parts = _parts(wanted, partial)
+    names = {name for named in wanted.values() for name in named}
+    parts = sorted(
+        start
+        for dotted in partial
+        for start in _starts(names, dotted, "partial", "network")
+    )
     wanted = {
         item: {n: leaf for n, leaf in named.items() if not parts or _is_in(n, parts)}
         for item, named in wanted.items()
@@ -97,28 +89,26 @@ def _match(
                 taken.add(source)
                 here[item, rest] = stored.leaves[source]
     if lines := _differences(here, there, castable, "network"):
+        way_out = "" if partial else f"\n{_way_out(stored, wanted, prefix)}"
         raise CheckpointMismatchError(
             f"the checkpoint {stored.path} is not of this network"
-            f"{_searched(stored, places)}:\n{lines}"
+            f"{_searched(stored, places)}:\n{lines}{way_out}"
         )
     return matched
 
 
-def _parts(wanted: Wanted, partial: Sequence[str]) -> list[Name]:
-    """Returns the names in the network that the dotted prefixes stand for."""
-    parts = set()
-    names = {name for named in wanted.values() for name in named}
-    for prefix in partial:
-        starts = {name[:n] for name in names for n in range(1, len(name) + 1)}
-        below = {start for start in starts if ".".join(start) == prefix}
-        if not below:
-            children = ", ".join(sorted({name[0] for name in names}))
-            raise ValueError(
-                f"the network has nothing below partial={prefix!r}; its children are "
-                f"{children}."
-            )
-        parts |= below
-    return sorted(parts)
+def _starts(names: Iterable[Name], dotted: str, option: str, owner: str) -> set[Name]:
+    """Returns the beginnings of names that a dotted prefix stands for."""
+    names = set(names)
+    starts = {name[:n] for name in names for n in range(1, len(name) + 1)}
+    chosen = {start for start in starts if ".".join(start) == dotted}
+    if not chosen:
+        children = ", ".join(sorted({name[0] for name in names}))
+        raise ValueError(
+            f"the {owner} has nothing below {option}={dotted!r}; its children are "
+            f"{children}."
+        )
+    return chosen
 
 
 def _is_in(name: Name, parts: Collection[Name]) -> bool:
@@ -151,7 +141,7 @@ def _find_places(
     held: Mapping[str, Mapping[Name, Name]],
     wanted: Wanted,
     parts: Sequence[Name],
-    prefix: Name | None,
+    prefix: str | None,
 ) -> tuple[Name, dict[str, Name]]:
     """Returns the prefix of each item in the checkpoint.
 
@@ -159,6 +149,9 @@ def _find_places(
     of them it lacks comes first.
     """
     own = stored.format in FORMATS
+    chosen = None if prefix is None else {()}
+    if prefix:
+        chosen = _starts(held["params"], prefix, "prefix", "checkpoint")
     lengths = [len(name) for named in wanted.values() for name in named]
     shared = os.path.commonprefix(parts)[: min(lengths) - 1] if parts else ()
     attempts = []
@@ -168,8 +161,8 @@ def _find_places(
             for item, named in wanted.items()
         }
         hits = {item: _hits(held[item], n) for item, n in names.items() if n}
-        if prefix is not None and "params" in hits:
-            hits["params"] = Counter({prefix: hits["params"][prefix]})
+        if chosen is not None and "params" in hits:
+            hits["params"] = Counter({p: hits["params"][p] for p in chosen})
         attempts.append((shared[:depth], hits))
         complete = all(len(names[item]) in hits[item].values() for item in hits)
         if complete:
@@ -230,13 +223,13 @@ def _searched(stored: Stored, places: Mapping[str, Name]) -> str:
     return f" ({'; '.join(shown)})"
 
 
-def _way_out(stored: Stored, wanted: Wanted, prefix: Name | None) -> str:
+def _way_out(stored: Stored, wanted: Wanted, prefix: str | None) -> str:
     names = [n for named in wanted.values() for n in named if not is_random_state(n)]
     children = list(dict.fromkeys(name[0] for name in names))
     agree = []
     for child in children:
         try:
-            _match(stored, wanted, [child], prefix)
+            match_arrays(stored, wanted, partial=[child], prefix=prefix)
         except CheckpointMismatchError:
             continue
         agree.append(child)

@@ -1,4 +1,4 @@
-"""The surgery: cut a body, build a head, name the layer groups."""
+"""Transfer: cut a body from a network, build a head, name the layer groups."""
 
 from jaxtune.transfer.classes import class_rows as class_rows
 from jaxtune.transfer.classes import extend_outputs as extend_outputs

@@ -183,8 +183,8 @@ def test_the_listing_opens_it_without_jaxtune(run, elsewhere, tmp_path):
     script = tmp_path / "open.py"
     code = listing("Opening it without jaxtune")
     script.write_text(f"{PROLOGUE}{code}{EPILOGUE}")
-    said = elsewhere(script, cwd=path.parents[3])
-    assert str(CLASSES) in said
+    output = elsewhere(script, cwd=path.parents[3])
+    assert str(CLASSES) in output
     with np.load(path.parents[3] / "answers.npz") as file:
         answers = dict(file)
 

@@ -47,10 +47,10 @@ def values(*trees):
     }
 
 
-def assert_equal(found, expected):
-    assert found.keys() == expected.keys()
+def assert_equal(actual, expected):
+    assert actual.keys() == expected.keys()
     for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
+        np.testing.assert_array_equal(actual[name], value, err_msg=name)
 
 
 # Our own.
@@ -192,9 +192,11 @@ def test_the_body_of_plain_flax_opens(
         load_checkpoint(written_elsewhere / name, **new)
     params, stats = load_checkpoint(written_elsewhere / name, **new, partial="body")
     body = {k: v for k, v in plain_values.items() if k.startswith("body.")}
-    found = values(params, stats)
-    assert_equal({k: v for k, v in found.items() if k.startswith("body.")}, body)
-    np.testing.assert_array_equal(found["head.kernel"], new["params"]["head"]["kernel"])
+    actual = values(params, stats)
+    assert_equal({k: v for k, v in actual.items() if k.startswith("body.")}, body)
+    np.testing.assert_array_equal(
+        actual["head.kernel"], new["params"]["head"]["kernel"]
+    )
     alone = split(plain_flax.Network(seed=1).body)
     params, stats = load_checkpoint(written_elsewhere / name, **alone)
     assert_equal({f"body.{k}": v for k, v in values(params, stats).items()}, body)
@@ -207,8 +209,8 @@ def test_a_body_alone_of_plain_flax_opens(
     body = {k: v for k, v in plain_values.items() if k.startswith("body.")}
     network = split(plain_flax.Network(seed=1))
     into = load_checkpoint(written_elsewhere / name, **network, partial="body")
-    found = values(*into)
-    assert_equal({k: v for k, v in found.items() if k.startswith("body.")}, body)
+    actual = values(*into)
+    assert_equal({k: v for k, v in actual.items() if k.startswith("body.")}, body)
     alone = load_checkpoint(
         written_elsewhere / name, **split(plain_flax.Network(seed=1).body)
     )
@@ -310,9 +312,9 @@ whole = save_checkpoint(
     root / "whole", params=params, model_state=stats, meta={}, opt_state=state
 )
 
-def same(found, expected):
-    assert found.dtype == expected.dtype
-    np.testing.assert_array_equal(found, expected)
+def same(actual, expected):
+    assert actual.dtype == expected.dtype
+    np.testing.assert_array_equal(actual, expected)
 
 def outcome(path):
     try:

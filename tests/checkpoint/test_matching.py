@@ -171,9 +171,9 @@ def test_others_are_found_below_any_prefix(tmp_path):
         state__net__drop__rngs__key__value=(2,),
         state__step=(),
     )
-    found = match_arrays(others, WANTED)
-    assert found["params"][("head", "w")] == ("state", "net", "head", "w", "value")
-    assert found["model_state"][("body", "mean")][:2] == ("state", "net")
+    matched = match_arrays(others, WANTED)
+    assert matched["params"][("head", "w")] == ("state", "net", "head", "w", "value")
+    assert matched["model_state"][("body", "mean")][:2] == ("state", "net")
 
 
 def test_the_place_looked_at_is_told(tmp_path):
@@ -196,6 +196,7 @@ def test_several_places_are_an_error(tmp_path):
     }
     text = error(stored(tmp_path, own=False, **twice, s__body__mean=(3,)), WANTED)
     assert "several places: ema, net. Choose one, such as prefix='ema'" in text
+    assert "Build the network" not in text
     both = stored(tmp_path, own=False, **twice, s__body__mean=(3,))
     matched = match_arrays(both, WANTED, prefix="net")
     assert matched["params"]["head", "w"] == ("net", "head", "w")
@@ -203,6 +204,8 @@ def test_several_places_are_an_error(tmp_path):
     text = error(both, WANTED, prefix="net.body")
     assert "- params/head.w (3, 4): only in the network" in text
     assert "params looked for below net.body" in text
+    with pytest.raises(ValueError, match="prefix='model'; its children are ema, net"):
+        match_arrays(both, WANTED, prefix="model")
 
 
 def test_the_statistics_nearest_to_the_parameters_are_theirs(tmp_path):

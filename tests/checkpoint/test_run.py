@@ -174,9 +174,9 @@ def test_a_checkpoint_that_cannot_be_written_is_said(path):
 def test_what_a_run_says_of_itself(path, tmp_path):
     open_run(path).close()
     assert is_run(path) and not is_run(tmp_path)
-    said = read_run(path)
-    assert said["made_with"] == MADE
-    assert said["recipe"]["data"] == {"photos": 96, "size": [16, 16]}
+    record = read_run(path)
+    assert record["made_with"] == MADE
+    assert record["recipe"]["data"] == {"photos": 96, "size": [16, 16]}
     with pytest.raises(FileNotFoundError, match="there is no run in"):
         read_run(tmp_path)
 
@@ -240,5 +240,8 @@ def test_the_first_values_count_on_the_machine_that_began():
 
 
 def test_the_machine_is_described():
-    found = environment()
-    assert found["jax"] == jax.__version__ and found["devices"] == jax.device_count()
+    described = environment()
+    assert (
+        described["jax"] == jax.__version__
+        and described["devices"] == jax.device_count()
+    )

@@ -31,24 +31,24 @@ def test_plain_orbax_opens_all_of_it(tmp_path, trees):
         tmp_path / "run", **trees, meta={"a": [1, None]}, opt_state=(3, {"mu": 1.5})
     )
     # No sharding is given, and Orbax doesn't warn: the arrays are the host's.
-    found = ocp.load_checkpointables(path)
-    assert found["meta"] == {"a": [1, None]}
-    assert set(found) == {"state", "opt_state", "meta"}
-    weight = found["state"]["params"]["body"]["layer1"]["0"]["weight"]
+    loaded = ocp.load_checkpointables(path)
+    assert loaded["meta"] == {"a": [1, None]}
+    assert set(loaded) == {"state", "opt_state", "meta"}
+    weight = loaded["state"]["params"]["body"]["layer1"]["0"]["weight"]
     assert weight.shape == (2, 3) and weight.dtype == np.float32
     np.testing.assert_array_equal(weight, np.arange(6.0).reshape(2, 3))
-    assert found["opt_state"] == {"0": 3, "1": {"mu": 1.5}}
+    assert loaded["opt_state"] == {"0": 3, "1": {"mu": 1.5}}
     described = ocp.metadata(path).metadata
     assert described["params"]["head"]["bias"].shape == (4,)
 
 
-def whole_network(found):
+def whole_network(loaded):
     """Whether what a plain script loads is `trees`, all of it."""
-    assert set(found) == {"params", "model_state"}
-    np.testing.assert_array_equal(found["params"]["head"]["bias"], np.arange(4.0))
-    statistics = found["model_state"]["body"]["bn1"]["running_mean"]
+    assert set(loaded) == {"params", "model_state"}
+    np.testing.assert_array_equal(loaded["params"]["head"]["bias"], np.arange(4.0))
+    statistics = loaded["model_state"]["body"]["bn1"]["running_mean"]
     np.testing.assert_array_equal(statistics, np.arange(3.0))
-    assert len(named_leaves(found)) == 4
+    assert len(named_leaves(loaded)) == 4
 
 
 def test_the_shortest_call_of_plain_orbax_returns_the_whole_network(tmp_path, trees):
@@ -212,6 +212,6 @@ def test_of_a_damaged_checkpoint_nothing_is_said_but_the_error(tmp_path):
     command = [sys.executable, "-c", NOISE, tmp_path / "run"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout.count("Use another checkpoint.") == 2
-    *_, last = said = done.stderr.splitlines()
+    *_, last = lines = done.stderr.splitlines()
     assert last == "RuntimeError: of the program's own"
-    assert said.count("Traceback (most recent call last):") == 1
+    assert lines.count("Traceback (most recent call last):") == 1

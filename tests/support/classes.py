@@ -25,10 +25,10 @@ def arrays(net) -> dict[str, np.ndarray]:
 
 def rows_are_kept(new, old, places: list[int]) -> None:
     """Asserts that the new network has all of the old one, its classes at places."""
-    said, found = logits(old), arrays(new)
-    axes = output_axes(old, said.shape[-1], size=16)
+    outputs, after = logits(old), arrays(new)
+    axes = output_axes(old, outputs.shape[-1], size=16)
     for name, array in arrays(old).items():
-        kept = np.take(found[name], places, axes[name]) if name in axes else found[name]
+        kept = np.take(after[name], places, axes[name]) if name in axes else after[name]
         np.testing.assert_array_equal(kept, array)
     # Where a class stands decides in which order XLA adds up its logit.
-    np.testing.assert_allclose(logits(new)[:, places], said, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(logits(new)[:, places], outputs, rtol=1e-6, atol=1e-6)
