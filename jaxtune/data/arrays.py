@@ -1,7 +1,6 @@
-"""Arrays: what is given to functions on the device is looked at while they are traced.
+"""Checks of the array arguments of functions that run on the device.
 
-Arrays and keys go in, and come out as JAX's. The one rule: only shapes and dtypes are
-looked at, so that it costs nothing in a compiled step.
+Only shapes and dtypes are checked, while tracing, so compiled steps pay nothing.
 """
 
 from __future__ import annotations
@@ -20,17 +19,17 @@ _KINDS = {"f": jnp.floating, "b": jnp.bool_, "i": jnp.integer, "u": jnp.uint8}
 def check_array(
     value: Any, name: str, wanted: str, ndim: int | None, kind: str | None = None
 ) -> Any:
-    """Returns an array of JAX or NumPy as it is.
+    """Returns an array of JAX or NumPy unchanged.
 
     Args:
         value: An array.
         name: Of the argument, for the message.
-        wanted: What it must be, in words.
-        ndim: How many dimensions it has; one or more if None.
+        wanted: Description of what it must be.
+        ndim: Number of dimensions; at least one if None.
         kind: "f" for floats, "i" for whole numbers, "u" for uint8, "b" for bools.
 
     Raises:
-        TypeError: If it is no array, or of another dtype.
+        TypeError: If it is not an array, or has another dtype.
         ValueError: If it has another number of dimensions.
     """
     if not isinstance(value, jax.Array | np.ndarray):
@@ -43,19 +42,19 @@ def check_array(
 
 
 def check_key(value: Any, name: str, ndim: int = 0) -> Any:
-    """Returns a random key, or an array of them, as it is.
+    """Returns a random key, or an array of keys with `ndim` dimensions, unchanged.
 
     Raises:
-        TypeError: If it is none.
-        ValueError: If there are more or fewer.
+        TypeError: If it is neither.
+        ValueError: If it has another number of dimensions.
     """
-    wanted = "a key such as jax.random.key(0)" if ndim == 0 else "keys, one an image"
+    wanted = "a key such as jax.random.key(0)" if ndim == 0 else "a key for each image"
     shape = getattr(value, "shape", None)
     dtype = getattr(value, "dtype", None)
     if not isinstance(value, jax.Array | np.ndarray):
         raise TypeError(f"{name} must be {wanted}; received {described(value)}.")
     typed = jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    # What jax.random.PRNGKey gives: the numbers of a key along one dimension more.
+    # jax.random.PRNGKey gives uint32 numbers, in one more dimension.
     if not typed and dtype != np.uint32:
         raise TypeError(f"{name} must be {wanted}; received {dtype} {shape}.")
     if len(shape) != ndim + (not typed):
@@ -67,9 +66,9 @@ def check_mean_std(mean: Any, std: Any, channels: int) -> tuple[Any, Any]:
     """Returns mean and std of each channel.
 
     Raises:
-        TypeError: If one is no list or array of numbers.
-        ValueError: If one is missing, they are not as many as the channels, or not
-            finite, or a std is not above 0.
+        TypeError: If one is not a list or array of numbers.
+        ValueError: If there are more or fewer than channels, one is not finite, or a
+            std is not above 0.
     """
     for name, value, limits in (("mean", mean, {}), ("std", std, {"above": 0})):
         if is_traced(value):
@@ -80,7 +79,7 @@ def check_mean_std(mean: Any, std: Any, channels: int) -> tuple[Any, Any]:
                 )
             continue
         if isinstance(value, jax.Array):
-            value = np.asarray(value)  # an entry of JAX's would be traced
+            value = np.asarray(value)  # indexing a JAX array would be traced
         several = [value] if np.ndim(value) == 0 and _is_number(value) else value
         count = None if np.shape(several) == (1,) else channels
         what = "numbers, one for each channel"

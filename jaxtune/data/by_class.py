@@ -1,17 +1,15 @@
-"""One value a class: lists in the order of the classes, or dicts by name or number.
+"""One value for each class: lists in the order of the classes, or dicts by class.
 
-What a user writes goes in; a value for each class, in the order of the class numbers,
-comes out. The one rule of the file: a value goes to the class that its key names, and
-what names no class, or leaves one out, is refused.
+Used for class weights, thresholds and the like. A dict's keys must name all classes, or
+those it leaves out need a default; unknown keys are refused.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxtune.arguments import check_number, described
+from jaxtune.arguments import check_number, check_numbers, described
 from jaxtune.data.items import listing
 
 
@@ -27,18 +25,18 @@ def class_values(
 
     Args:
         values: A list or array in that order; or a dict (or pandas Series) whose keys
-            are names of classes, or their numbers as in Keras's `class_weight`. Where
-            the classes are named by numbers, a key is a name.
-        classes: Names in the order of their numbers; or how many there are, where the
-            names are not known; None for a list of any length.
-        name: Of the argument, for the message.
-        default: For classes that a dict leaves out; if None, it must have all.
+            are class names, or class numbers as in Keras's `class_weight`. Where the
+            names of the classes are numbers, keys are names.
+        classes: Names in the order of their numbers; or the number of classes, if their
+            names are unknown; None for a list of any length.
+        name: Of the argument, for errors.
+        default: For classes missing from a dict; if None, all must be there.
         least: The smallest number allowed.
 
     Raises:
-        TypeError: If it is nothing of that kind, or a value is no number.
-        ValueError: If there are more or fewer values than classes, a key is no class,
-            a class is missing, or a number is not finite or too small.
+        TypeError: If `values` is neither, or one of them is not a number.
+        ValueError: If there are more or fewer values than classes, a key is not a
+            class, a class is missing, or a number is not finite or too small.
 
     Example:
         >>> class_values({"bee": 5, "ant": 1}, ("ant", "bee"), "class_weights")
@@ -59,19 +57,20 @@ def class_values(
                 f"got {described(values)}."
             )
         listed = list(values)
+    listed = [int(v) if isinstance(v, bool | np.bool_) else v for v in listed]
     if count is not None and len(listed) != count:
         raise ValueError(f"{wanted}; got shape ({len(listed)},).")
-    return tuple(_number(value, wanted, least) for value in listed)
+    return check_numbers(listed, name, least=least)
 
 
 def one_or_class_values(
     values: Any, classes: Sequence[str] | int, name: str, **options
 ) -> float | tuple[float, ...]:
-    """Returns a number for all classes as it is, or else `class_values`.
+    """Returns a single number for all classes unchanged, else `class_values`.
 
     Raises:
-        TypeError: If it is nothing of that kind.
-        ValueError: As `class_values`.
+        TypeError: If it is neither.
+        ValueError: As for `class_values`.
 
     Example:
         >>> one_or_class_values(0.5, 3, "thresh")
@@ -89,7 +88,7 @@ def as_mapping(values: Any) -> dict | None:
     """Returns a dict, or a pandas Series, as a dict; None for anything else."""
     if isinstance(values, Mapping):
         return dict(values)
-    # A Series is ordered by its index, which need not be the order of the classes.
+    # A Series is ordered by its index, which may not be the order of the classes.
     if hasattr(values, "to_dict") and hasattr(values, "index"):
         return values.to_dict()
     return None
@@ -102,40 +101,36 @@ def class_positions(
 
     Args:
         keys: Names or numbers of classes.
-        classes: Names in the order of their numbers, or how many there are.
-        wanted: How the message begins, such as "labels are classes".
+        classes: Names in the order of their numbers, or the number of classes.
+        wanted: The beginning of the error message, such as "labels are classes".
 
     Raises:
-        ValueError: If a key is no class, or two are the same one.
+        ValueError: If a key is not a class, or two keys are the same class.
     """
-    names = None if isinstance(classes, int) else [str(name) for name in classes]
+    names = [] if isinstance(classes, int) else [str(name) for name in classes]
     count = _count(classes)
-    whole = all(isinstance(key, int | np.integer) for key in keys)
-    if names is not None and all(str(key) in names for key in keys):
-        places = [names.index(str(key)) for key in keys]
-    elif whole and all(0 <= key < count for key in keys):
-        places = [int(key) for key in keys]
+
+    def is_number(key: Any) -> bool:
+        return isinstance(key, int | np.integer) and 0 <= key < count
+
+    if names and all(str(key) in names for key in keys):
+        positions = [names.index(str(key)) for key in keys]
+    elif all(map(is_number, keys)):
+        positions = [int(key) for key in keys]
     else:
-        known = [] if names is None else names
-        unknown = [
-            key
-            for key in keys
-            if str(key) not in known
-            and not (isinstance(key, int | np.integer) and 0 <= key < count)
-        ]
-        numbers = f"the numbers 0 to {count - 1}"
-        if names is None:
-            known = f"{numbers}: names are known to a learner, not here"
+        unknown = [key for key in keys if str(key) not in names and not is_number(key)]
+        known = f"the numbers 0 to {count - 1}"
+        if isinstance(classes, int):
+            known += ": only a learner knows the names"
         else:
-            known = f"{listing(names, most=50)}, or {numbers}"
-        unknown = unknown or list(keys)
+            known = f"{listing(names, most=50)}, or {known}"
         raise ValueError(
-            f"{wanted}; received unknown classes: {listing(unknown)}. The classes are"
-            f" {known}."
+            f"{wanted}; received unknown classes: {listing(unknown or list(keys))}. The"
+            f" classes are {known}."
         )
-    if len(set(places)) < len(places):
+    if len(set(positions)) < len(positions):
         raise ValueError(f"{wanted}; got one twice: {listing([*keys], most=50)}.")
-    return places
+    return positions
 
 
 def _count(classes: Sequence[str] | int) -> int:
@@ -145,26 +140,11 @@ def _count(classes: Sequence[str] | int) -> int:
 def _in_order(
     by_key: Mapping, classes: Sequence[str] | int, wanted: str, default: float | None
 ) -> list[Any]:
-    places = class_positions(list(by_key), classes, wanted)
-    found = dict(zip(places, by_key.values(), strict=True))
-    count = _count(classes)
-    missing = [place for place in range(count) if place not in found]
+    positions = class_positions(list(by_key), classes, wanted)
+    by_position = dict(zip(positions, by_key.values(), strict=True))
+    numbers = range(_count(classes))
+    missing = [number for number in numbers if number not in by_position]
     if missing and default is None:
-        left_out = (
-            missing if isinstance(classes, int) else [classes[i] for i in missing]
-        )
-        raise ValueError(f"{wanted}; it is missing for {listing(left_out)}.")
-    return [found.get(place, default) for place in range(count)]
-
-
-def _number(value: Any, wanted: str, least: float | None) -> float:
-    if isinstance(value, str | bytes) or np.ndim(value) != 0:
-        raise TypeError(f"{wanted}; got {described(value)} among them.")
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{wanted}; got {described(value)} among them.") from None
-    if not math.isfinite(number) or (least is not None and number < least):
-        limits = "finite" if least is None else f"finite and at least {least:g}"
-        raise ValueError(f"{wanted}, {limits}; got {number}.")
-    return number
+        names = missing if isinstance(classes, int) else [classes[i] for i in missing]
+        raise ValueError(f"{wanted}; it is missing for {listing(names)}.")
+    return [by_position.get(number, default) for number in numbers]

@@ -1,37 +1,91 @@
-"""Items: which photos there are, and what each is called.
-
-A folder goes in; paths come out, and beside them labels and class names. The one rule:
-what is found is sorted, so that nothing depends on the order in which a file system
-lists its files.
-"""
+"""Items: the photos of one split, with their labels."""
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import math
 import os
 import re
-import warnings
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, SupportsIndex, get_args
+from typing import Any, Literal, SupportsIndex, get_args
 
 import numpy as np
-from jaxtyping import Float, Float32, Int32
+from jaxtyping import Float, Float32, Int, Int32
 
-from jaxtune.arguments import check_function, check_instance, check_path
-from jaxtune.data.formats import (
-    extension_of,
-    holds_picture,
-    holds_text,
-    image_extensions,
-    is_beside,
-)
+from jaxtune.arguments import check_choice, check_function, check_instance, check_path
 
-#: Folders that other programs make, with copies of the photos.
-_NOT_ENTERED = frozenset({"__MACOSX", "@eaDir"})
 Kind = Literal["single", "multi", "regression"]
+
+
+class SourceImages:
+    """Images that are not files, read by their position when they are needed.
+
+    Attributes:
+        positions: Of these images in the source.
+        channels: How many channels each image has.
+        array: The array (n, h, w, c) that holds the whole source, if there is one.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[int], Any],
+        positions: Int[np.ndarray, " n"],
+        channels: int,
+        *,
+        array: np.ndarray | None = None,
+    ) -> None:
+        """Takes a function from a position to an image, and the positions."""
+        self._read = read
+        self.positions = positions
+        self.channels = channels
+        self.array = array
+
+    def __len__(self) -> int:
+        """Returns how many images there are."""
+        return len(self.positions)
+
+    def __getitem__(self, position: SupportsIndex) -> Any:
+        """Returns one image, as `load_image` takes it."""
+        return self._read(int(self.positions[position]))
+
+    def take(self, positions: np.ndarray) -> SourceImages:
+        """Returns the images at these positions, in this order."""
+        return SourceImages(
+            self._read, self.positions[positions], self.channels, array=self.array
+        )
+
+
+class NumberedPaths(Sequence):
+    """Names of images by number, created on access: a million of them cost nothing.
+
+    Example:
+        >>> NumberedPaths("train", np.array([3, 11]))[1].as_posix()
+        'train/0000011'
+    """
+
+    def __init__(self, name: str, numbers: Int[np.ndarray, " n"]) -> None:
+        """Takes the name they share, and the number of each."""
+        self._name = name
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        """Returns how many names there are."""
+        return len(self._numbers)
+
+    def __getitem__(self, position: SupportsIndex | slice) -> Path | NumberedPaths:
+        """Returns the name of one image, or those of a slice."""
+        if isinstance(position, slice):
+            return NumberedPaths(self._name, self._numbers[position])
+        return Path(self._name, f"{self._numbers[position]:07}")
+
+    def texts(self) -> list[str]:
+        """Returns all names as strings, without creating paths."""
+        return [f"{self._name}/{number:07}" for number in self._numbers.tolist()]
+
+    def take(self, positions: np.ndarray) -> NumberedPaths:
+        """Returns the names at these positions, in this order."""
+        return NumberedPaths(self._name, self._numbers[positions])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,30 +93,29 @@ class Items:
     """The photos of one split, with their labels.
 
     Attributes:
-        paths: Where each photo lies; for images that are in memory, how errors name
-            them.
-        labels: Of each photo. Single label: int32 (n,), the class as a position in
+        paths: Of the photos; for images in memory, the names that errors give them.
+        labels: One for each photo. Single label: int32 (n,), the class as a position in
             `classes`. Multi-label: float32 (n, classes), 1 for each class the photo
-            has, else 0. Regression: float32 (n,) or (n, k), the numbers.
-        classes: Names of the classes, the same for every split; none for regression.
+            has, else 0. Regression: float32 (n,) or (n, k), the targets.
+        classes: Names of the classes, the same for every split; empty for regression.
         kind: "single", "multi" or "regression".
-        images: Images by position, for those that do not lie on disk.
-        weights: How often training draws each photo, relative to the others; all alike
-            if None.
-        labelled: Whether the labels are known. If not, `labels` are zeros of the right
-            form, which stand for nothing: see `ImageDataLoaders.test_loader`.
+        images: Images by position, for those that are not files.
+        weights: How often training draws each photo, relative to the others; None
+            draws each once an epoch.
+        labelled: Whether the labels are known. If not, `labels` are placeholder zeros
+            of the right shape and dtype: see `ImageDataLoaders.test_loader`.
     """
 
-    paths: tuple[Path, ...] | Names
+    paths: tuple[Path, ...] | NumberedPaths
     labels: Int32[np.ndarray, " n"] | Float32[np.ndarray, n * outputs]
     classes: tuple[str, ...]
     kind: Kind = "single"
-    images: Images | None = None
+    images: SourceImages | None = None
     weights: Float[np.ndarray, " n"] | None = None
     labelled: bool = True
 
     def __post_init__(self) -> None:
-        """Refuses labels that are not those of the kind."""
+        """Refuses labels whose shape or dtype does not fit the kind."""
         check_kind(self.kind)
         wanted = {
             "single": (np.int32, (len(self),)),
@@ -77,20 +130,20 @@ class Items:
             )
 
     def __len__(self) -> int:
-        """Returns how many photos there are."""
+        """Returns the number of photos."""
         return len(self.paths)
 
     @property
     def num_outputs(self) -> int:
-        """How many numbers a network gives: one a class, or those to be predicted."""
+        """Outputs a network needs: one for each class, or for each target."""
         if self.kind == "regression":
             return math.prod(self.labels.shape[1:])
         return len(self.classes)
 
     def counts(self) -> dict[str, int]:
-        """Returns how many photos each class has, in the order of `classes`.
+        """Returns the number of photos of each class, in the order of `classes`.
 
-        With several labels a photo counts for each; for regression there is no class.
+        A photo with several labels counts for each of them; regression has no classes.
         """
         if self.kind == "single":
             numbers = np.bincount(self.labels, minlength=len(self.classes)).tolist()
@@ -103,7 +156,7 @@ class Items:
         return self.paths[position] if self.images is None else self.images[position]
 
     def label_text(self, label: Any) -> str:
-        """Returns one photo's label in words: its class, its classes, or its numbers.
+        """Returns one photo's label as text: its class, its classes, or its targets.
 
         Args:
             label: A row of `labels`.
@@ -136,198 +189,9 @@ class Items:
         )
 
 
-class Names(Protocol):
-    """Names of images, as paths that are made when they are asked for."""
-
-    def __len__(self) -> int:
-        """Returns how many there are."""
-
-    def __getitem__(self, position: SupportsIndex) -> Path:
-        """Returns one of them."""
-
-    def texts(self) -> list[str]:
-        """Returns all of them, with slashes."""
-
-    def take(self, positions: np.ndarray) -> Names:
-        """Returns the names at these positions, in this order."""
-
-
-class Images(Protocol):
-    """Images by position, which can be told to keep some of them only."""
-
-    @property
-    def channels(self) -> int:
-        """How many channels each image has."""
-
-    def __getitem__(self, position: SupportsIndex) -> Any:
-        """Returns one image, as `load_image` takes it."""
-
-    def take(self, positions: np.ndarray) -> Images:
-        """Returns the images at these positions, in this order."""
-
-
 def check_kind(kind: Any) -> None:
     """Raises an error unless it is a kind of label, or None."""
-    wanted = "'single', 'multi' or 'regression' (of labels), or None"
-    check_instance(kind, "kind", (str, type(None)), wanted)
-    if kind not in (None, *get_args(Kind)):
-        raise ValueError(
-            f"kind is 'single', 'multi' or 'regression' (of labels); got {kind!r}."
-        )
-
-
-def is_image(path: str | os.PathLike[str]) -> bool:
-    """Returns whether a file's name is that of a picture that can be read.
-
-    Every extension of a format that Pillow decodes is, whatever the case. Hidden files
-    are not: copies made by macOS begin with a dot and end in .jpg.
-
-    Example:
-        >>> is_image("cat.JPG"), is_image("._cat.jpg"), is_image("notes.txt")
-        (True, False, False)
-    """
-    wanted = "a path, a str or a pathlib.Path"
-    check_instance(path, "path", (str, os.PathLike), wanted)
-    name = os.path.basename(os.fspath(path))
-    return not name.startswith(".") and extension_of(name) in image_extensions()
-
-
-def find_images(root: str | os.PathLike[str]) -> tuple[Path, ...]:
-    """Returns every picture below a folder, at any depth, sorted by its path.
-
-    A picture is known by its extension, or else, as where there is none, by its first
-    bytes. Hidden files and hidden folders are left out in silence, and so are tables
-    and texts; what else is left out is counted in a warning. Links to folders are
-    followed, each folder once.
-
-    Raises:
-        FileNotFoundError: If there is no such folder.
-        NotADirectoryError: If it is a file.
-    """
-    found, left_out = scan_images(root)
-    warn_left_out(left_out, root)
-    return found
-
-
-def scan_images(
-    root: str | os.PathLike[str],
-) -> tuple[tuple[Path, ...], collections.Counter[str]]:
-    """Returns what `find_images` does, and how many files were left out, by extension.
-
-    Files that nobody would miss (texts, tables, hidden files) are not counted.
-    """
-    root = existing_folder(root)
-    found: list[Path] = []
-    left_out: collections.Counter[str] = collections.Counter()
-    seen = {os.path.realpath(root)}
-    extensions = image_extensions()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".")
-            and name not in _NOT_ENTERED
-            and not _seen_before(os.path.join(folder, name), seen)
-        )
-        for name in files:
-            if name.startswith("."):
-                continue
-            extension = extension_of(name)
-            path = os.path.join(folder, name)
-            if extension in extensions:
-                found.append(Path(path))
-            elif is_beside(name) or not os.path.isfile(path):
-                continue
-            elif holds_picture(path):
-                found.append(Path(path))
-            elif extension or not holds_text(path):
-                left_out[extension] += 1
-    found.sort(key=lambda path: path.relative_to(root).as_posix())
-    return tuple(found), left_out
-
-
-def warn_left_out(
-    left_out: Mapping[str, int], root: str | os.PathLike[str], *, stacklevel: int = 3
-) -> None:
-    """Warns of files that were left out, if there are any, with their extensions.
-
-    Args:
-        left_out: How many there are, by extension.
-        root: The folder.
-        stacklevel: As in `warnings.warn`, counted from here.
-    """
-    if left_out:
-        warnings.warn(
-            f"Left out {files_left_out(left_out)} below {str(root)!r}, which can't be"
-            " read as pictures. Convert them to JPEG or PNG, or register a plugin of"
-            " Pillow's that reads them (pillow-heif for .heic).",
-            stacklevel=stacklevel + 1,
-        )
-
-
-def files_left_out(left_out: Mapping[str, int]) -> str:
-    """Returns in words how many files were left out, by extension.
-
-    Example:
-        >>> files_left_out({".svg": 1, ".heic": 6, "": 1})
-        '8 files (.heic 6, without extension 1, .svg 1)'
-    """
-    number = sum(left_out.values())
-    by_number = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
-    each = [f"{name or 'without extension'} {count}" for name, count in by_number]
-    return f"{number} file{'s' * (number > 1)} ({listing(each, most=20)})"
-
-
-def no_photos(left_out: Mapping[str, int], root: str | os.PathLike[str]) -> str:
-    """Returns a sentence that says a folder holds no photos, and what it holds."""
-    holds = f"; it holds {files_left_out(left_out)}" if left_out else ""
-    return f"There are no photos in {str(root)!r} that can be read{holds}"
-
-
-def _seen_before(folder: str, seen: set[str]) -> bool:
-    real = os.path.realpath(folder)
-    if real in seen:
-        return True
-    seen.add(real)
-    return False
-
-
-def existing_folder(path: str | os.PathLike[str], name: str = "root") -> Path:
-    """Returns the path of a folder that exists, `~` expanded.
-
-    Args:
-        path: Of the folder.
-        name: Of the argument that gives it, for errors.
-
-    Raises:
-        FileNotFoundError: If there is no such folder.
-        NotADirectoryError: If it is a file.
-    """
-    folder = Path(check_path(path, name)).expanduser()
-    if not folder.exists():
-        raise FileNotFoundError(
-            f"There is no folder {str(folder)!r}. Check the path (the working"
-            f" directory is {os.getcwd()})."
-        )
-    if not folder.is_dir():
-        raise NotADirectoryError(
-            f"{str(folder)!r} is a file; name the folder that holds the photos."
-        )
-    return folder
-
-
-def class_folders(folder: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Returns the sorted names of the folders directly inside, without hidden ones."""
-    with os.scandir(folder) as entries:
-        return tuple(
-            sorted(
-                entry.name
-                for entry in entries
-                if entry.is_dir()
-                and not entry.name.startswith(".")
-                and entry.name not in _NOT_ENTERED
-            )
-        )
+    check_choice(kind, "kind", get_args(Kind), or_none=True)
 
 
 def parent_label(path: str | os.PathLike[str]) -> str:
@@ -343,12 +207,11 @@ def parent_label(path: str | os.PathLike[str]) -> str:
 def folder_label(
     root: str | os.PathLike[str],
 ) -> Callable[[str | os.PathLike[str]], str]:
-    """Returns a function from a path to the first folder on its way down from `root`.
+    """Returns a function from a path to its first folder below `root`.
 
-    A class may keep its photos in folders of its own: below `photos`,
-    `photos/cat/siamese/1.jpg` is a cat.
+    A class may have subfolders: with root `photos`, `photos/cat/siamese/1.jpg` is
+    labelled "cat".
     """
-
     check_path(root, "root")
 
     def label(path: str | os.PathLike[str]) -> str:
@@ -366,7 +229,6 @@ def name_label(
         >>> name_label(str.isupper)("photos/CAT_1")
         True
     """
-
     check_function(function, "label_func", "a function from a name to a label")
 
     def label(path: str | os.PathLike[str]) -> Hashable:
@@ -378,11 +240,11 @@ def name_label(
 def regex_label(pattern: Any) -> Callable[[str], str | None]:
     """Returns a function from a file's name to the first group of a pattern.
 
-    The pattern is searched for anywhere in the name, as fastai's `from_name_re` does.
-    A name without it gives None.
+    The pattern may match anywhere in the name, as in fastai's `from_name_re`. A name
+    that does not match gives None.
 
     Raises:
-        ValueError: If the pattern is no regular expression, or has no group.
+        ValueError: If the pattern is not a regular expression, or has no group.
 
     Example:
         >>> regex_label(r"(.+)_\\d+.jpg$")("great_pyrenees_173.jpg")
@@ -411,7 +273,7 @@ def regex_label(pattern: Any) -> Callable[[str], str | None]:
 
 
 def listing(things: Sequence[object], most: int = 10) -> str:
-    """Returns the first few of many things and how many more there are.
+    """Returns the first few of many things, and the number of the others.
 
     Example:
         >>> listing(["a.jpg", "b.jpg", "c.jpg"], most=2)
@@ -420,3 +282,14 @@ def listing(things: Sequence[object], most: int = 10) -> str:
     shown = ", ".join(str(thing) for thing in things[:most])
     more = len(things) - most
     return f"{shown} and {more} more" if more > 0 else shown
+
+
+def rows_of(positions: Sequence[int]) -> str:
+    """Returns row numbers as text.
+
+    Example:
+        >>> rows_of([3]), rows_of([0, 12])
+        ('row 3, counted from 0', 'rows 0, 12, counted from 0')
+    """
+    plural = "s" if len(positions) > 1 else ""
+    return f"row{plural} {listing(positions)}, counted from 0"

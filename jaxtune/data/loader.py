@@ -1,8 +1,7 @@
-"""The loader: batches of photos, the same on every machine.
+"""The loader: batches of photos as dicts of NumPy arrays, all of one shape.
 
-Items and a preparation go in; dicts of numpy arrays come out, all of one shape. The one
-rule: a batch is a pure function of (seed, epoch, its number), whatever the number of
-threads, the cache or where one started.
+A batch is a pure function of (seed, epoch, number of the batch), whatever the number of
+threads, the cache or the batch that iteration starts at.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ OnError = Literal["raise", "skip"]
 
 DEFAULT_CACHE_BYTES = 2 * 2**30
 
-# Batches being made at once. While one waits for its last photo, the next has begun.
+# Batches assembled at once: while one waits for its last photo, the next has begun.
 _AHEAD = 2
 
 
 def default_workers() -> int:
-    """Returns the number of threads that decode: the processors at hand, at most 16."""
+    """Returns the number of threads that decode: one per processor, at most 16."""
     if hasattr(os, "sched_getaffinity"):
         return min(len(os.sched_getaffinity(0)), 16)
     return min(os.cpu_count() or 1, 16)
@@ -46,7 +45,7 @@ def default_workers() -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Unreadable:
-    """A photo that turned out to be damaged only when it was decoded."""
+    """A photo whose damage showed only when it was decoded."""
 
     position: int
     error: Exception
@@ -58,23 +57,21 @@ class Loader:
     A batch is a dict of numpy arrays with b rows:
 
     - `image`: uint8 (b, height, width, channels);
-    - `label`: as in `items`: int32 (b,), the class; for several labels float32
-      (b, classes), 0 or 1; for numbers to be predicted float32 (b,) or (b, k);
-    - `mask`: bool (b,), True where the row is a real photo;
-    - `index`: int32 (b,), position of the photo in `items`, -1 in padding;
-    - `aspect`: float32 (b,), width / height the photo had, 1 in padding.
+    - `label`: as in `items`: int32 (b,), the class; multi-label float32 (b, classes), 0
+      or 1; regression float32 (b,) or (b, k);
+    - `mask`: bool (b,), False in padded rows;
+    - `index`: int32 (b,), position of the photo in `items`, -1 in padded rows;
+    - `aspect`: float32 (b,), original width / height of the photo, 1 in padded rows.
 
     With `shuffle` (training) an incomplete last batch is dropped, as in fastai. Without
-    it (validation) the last batch is filled up with zero rows whose `mask` is False.
+    it (validation) the last batch is padded with zeros.
 
     If `items` have weights and the order is shuffled, an epoch draws as many photos as
-    there are, with replacement, in proportion to the weights. `index` then is the
-    position plus the number of photos for each time the photo came before in the epoch,
-    so that each copy is augmented by a draw of its own; modulo `num_items` it is the
-    position.
+    there are, with replacement, in proportion to the weights. The k-th repetition of a
+    photo in an epoch has `index` position + k * num_items, so that each copy is
+    augmented differently.
 
-    Decoded photos are kept in memory, once they have been needed, if all of them
-    together fit in `cache_bytes`.
+    Decoded photos are kept in memory if all of them together fit in `cache_bytes`.
     """
 
     def __init__(
@@ -89,23 +86,23 @@ class Loader:
         cache_bytes: Integer = DEFAULT_CACHE_BYTES,
         on_error: OnError = "raise",
     ) -> None:
-        """Describes the batches; nothing is read before they are asked for.
+        """Creates the loader; photos are read when batches are iterated.
 
         Args:
             items: The photos and their labels.
             preparation: How a photo is resized on the host.
-            batch_size: Rows per batch. A training loader with fewer photos lowers it to
-                their number, and warns.
-            shuffle: Whether this is for training: another order each epoch, and no
-                incomplete batch.
+            batch_size: Rows per batch. With `shuffle` and fewer photos it is lowered to
+                their number, with a warning.
+            shuffle: True for training: another order each epoch, and no incomplete
+                batch.
             seed: Of the order.
             workers: Threads that decode; 0 decodes in the caller's thread. By default
                 one per processor, at most 16. Batches do not depend on it.
-            cache_bytes: Bound on the memory for decoded photos; 0 keeps none. Where
-                they do not fit, a warning says so, and each epoch decodes them anew.
-            on_error: What a damaged photo does while decoding: "raise" its `ImageError`
-                in the training loop, or "skip": warn once, and give a zero row whose
-                mask is False.
+            cache_bytes: Most memory for decoded photos; 0 keeps none. If they do not
+                fit, a warning says so, and each epoch decodes them again.
+            on_error: Whether a photo that turns out to be damaged "raise"s its
+                `ImageError` in the training loop, or is "skip"ped: a warning, and a
+                padded row.
 
         Raises:
             ValueError: If there are no items, or an argument is out of range.
@@ -146,8 +143,8 @@ class Loader:
             warnings.warn(
                 f"{len(items):,} photos take {decoded / 1e9:.2f} GB once decoded, more "
                 f"than the {cache_bytes / 1e9:.2f} GB that cache_bytes leaves them: "
-                "they are decoded anew in each epoch. Give a larger cache_bytes to "
-                "keep them, or 0 to leave this unsaid.",
+                "they are decoded again in each epoch. Give a larger cache_bytes to "
+                "keep them, or 0 to silence this warning.",
                 stacklevel=3,
             )
         self._cache = _Cache(len(items), self.image_shape) if fits else None
@@ -155,12 +152,12 @@ class Loader:
 
     @property
     def num_items(self) -> int:
-        """How many photos the split has."""
+        """Number of photos of the split."""
         return len(self.items)
 
     @property
     def cached_bytes(self) -> int:
-        """Memory that the decoded photos take once all are kept; 0 if none are."""
+        """Memory of all decoded photos in bytes; 0 if they are not kept."""
         return 0 if self._cache is None else self._cache.images.nbytes
 
     def __len__(self) -> int:
@@ -174,7 +171,7 @@ class Loader:
         return self.batches()
 
     def __repr__(self) -> str:
-        """Returns what the loader gives, in one line."""
+        """Returns sizes and order, in one line."""
         order = "shuffled" if self.shuffle else "in order"
         return (
             f"Loader({self.num_items} photos, {len(self)} batches of {self.batch_size},"
@@ -188,7 +185,7 @@ class Loader:
             return np.arange(self.num_items)
         if self.items.weights is not None:
             return weighted_order(self.items.weights, seed=self.seed, epoch=epoch)
-        # NumPy promises that RandomState's numbers never change; grain's own shuffle
+        # NumPy guarantees that RandomState's numbers never change; grain's own shuffle
         # leaves short lists in order far too often (10 items: 7 times in 1000).
         return np.random.RandomState([self.seed, epoch]).permutation(self.num_items)
 
@@ -203,8 +200,8 @@ class Loader:
         """Returns the batches of an epoch, from the batch numbered `start` on.
 
         Args:
-            epoch: Number of the epoch, from 0. Each has its own order.
-            start: Batches to leave out, without decoding them: to resume.
+            epoch: Number of the epoch, from 0; it determines the order.
+            start: Number of batches to skip without decoding them, to resume.
 
         Raises:
             ValueError: If `epoch` is negative or `start` is not in 0..len(self).
@@ -226,8 +223,8 @@ class Loader:
             .slice(slice(start, None))
             .map(lambda indices: self._assemble(indices, pool))
         )
-        # Two grain threads put batches together; the pool below them decodes photos,
-        # so that even the first batch uses every processor.
+        # Two grain threads assemble batches; the pool decodes their photos, so that
+        # even the first batch uses every processor.
         options = grain.ReadOptions(
             num_threads=_AHEAD if threads else 0,
             prefetch_buffer_size=_AHEAD if threads else 0,
@@ -238,7 +235,7 @@ class Loader:
                 self._report(unreadable)
                 yield batch
         finally:
-            # Also when the caller stops in the middle, or presses Ctrl-C.
+            # Also when the caller stops early, or presses Ctrl-C.
             iterator.close()
             if pool is not None:
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -293,30 +290,30 @@ class Loader:
         return image, aspect
 
     def prepared(self, position: int) -> tuple[np.ndarray, float]:
-        """Returns one photo's pixels and its aspect, decoded anew.
+        """Returns one photo's pixels and its aspect, not from the cache.
 
         Args:
             position: In `items`.
 
         Raises:
-            FileNotFoundError: If its file is not there.
-            jaxtune.data.ImageError: If it can't be read.
+            FileNotFoundError: If its file does not exist.
+            jaxtune.data.ImageError: If it cannot be read.
         """
         photo = self.items.photo(position)
         if self.items.images is None:
             return self.preparation(photo)
         try:
             return self.preparation(photo)
-        except (ImageError, TypeError) as error:  # which name its shape or type alone
+        except (ImageError, TypeError) as error:  # which does not name the photo
             name = self.items.paths[position].as_posix()
             raise ImageError(f"In {name}: {error}") from None
 
     def _report(self, unreadable: list[_Unreadable]) -> None:
-        """Raises or warns in the caller's thread, where it can be seen and caught."""
+        """Raises or warns in the caller's thread, where errors can be caught."""
         for photo in unreadable:
             if self.on_error == "raise":
                 raise ImageError(
-                    f"{photo.error} With on_error='skip' such photos are left out."
+                    f"{photo.error} With on_error='skip' such photos are skipped."
                 ) from photo.error
             if photo.position not in self._warned:
                 self._warned.add(photo.position)
@@ -326,12 +323,12 @@ class Loader:
 class _Cache:
     """Decoded photos, filled in any order from any thread.
 
-    Two threads that decode the same photo write the same bytes, and a photo counts as
-    filled only when it is whole: no lock is needed.
+    No lock is needed: two threads that decode the same photo write the same bytes, and
+    a photo counts as filled only when it is complete.
     """
 
     def __init__(self, number: int, image_shape: tuple[int, int, int]) -> None:
-        # np.empty reserves addresses only; memory is taken as photos arrive.
+        # np.empty only reserves addresses; memory is used as photos arrive.
         self.images = np.empty((number, *image_shape), np.uint8)
         self.aspects = np.empty(number, np.float32)
         self.filled = np.zeros(number, bool)

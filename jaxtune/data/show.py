@@ -1,7 +1,7 @@
-"""Showing: the first photos of a batch under their labels, as the network gets them.
+"""Showing the first photos of a batch with their labels, as the network gets them.
 
-Loaders go in; a figure comes out. The one rule: what is shown is what training sees,
-drawn by the same keys, so that a picture of a batch proves something.
+Augmentation uses the same random keys as training, so the figure shows exactly the
+images that the network trains on.
 """
 
 from __future__ import annotations
@@ -31,25 +31,23 @@ def show_batch(
     augment: bool = True,
     columns: Integer | None = None,
 ) -> matplotlib.figure.Figure:
-    """Returns a figure of the first photos of an epoch under their labels.
+    """Returns a figure of the first photos of an epoch with their labels.
 
-    Training photos are cropped, turned and lit by the draws of that epoch, those which
-    training itself makes (with the seed of the data). Of several labels all are named;
-    of more than three channels the first three are shown, of two the first.
+    Training photos are augmented exactly as training does it in that epoch, with the
+    seed of the data. Of images with more than three channels the first three are shown,
+    of those with two the first.
 
     Args:
-        data: `ImageDataLoaders`; or a `Loader`, whose photos are shown as they leave
-            the host.
-        max_n: How many at most.
-        split: "train" or "valid", of the loaders.
-        epoch: Counted from 0; each has its own order and draws.
-        augment: Whether training photos are augmented; if not, they are shown as they
-            leave the host.
-        columns: How many stand in a row.
+        data: `ImageDataLoaders`; or a `Loader`, whose photos are not augmented.
+        max_n: Maximum number of photos.
+        split: "train" or "valid".
+        epoch: Counted from 0; each has its own order and augmentation.
+        augment: Whether to augment training photos.
+        columns: Photos per row.
 
     Raises:
-        ImportError: If matplotlib is not there.
-        ValueError: If `split` is neither, or `max_n` less than 1.
+        ImportError: If matplotlib is not installed.
+        ValueError: If `split` is neither, or `max_n` is less than 1.
     """
     from jaxtune.plots import image_grid
 
@@ -76,18 +74,17 @@ def show_batch(
 
 
 def first_rows(loader: Loader, number: int, *, epoch: int = 0) -> Batch:
-    """Returns the first real rows of an epoch, in one batch of as many rows."""
-    found: list[Batch] = []
+    """Returns the first `number` rows of an epoch, without padded rows, as a batch."""
+    unpadded: list[Batch] = []
     batches = loader.batches(epoch)
     for batch in batches:
-        real = {name: array[batch["mask"]] for name, array in batch.items()}
-        found.append(real)
-        if sum(len(rows["mask"]) for rows in found) >= number:
+        unpadded.append({name: array[batch["mask"]] for name, array in batch.items()})
+        if sum(len(rows["mask"]) for rows in unpadded) >= number:
             break
     batches.close()
     return {
-        name: np.concatenate([rows[name] for rows in found])[:number]
-        for name in found[0]
+        name: np.concatenate([rows[name] for rows in unpadded])[:number]
+        for name in unpadded[0]
     }
 
 
@@ -97,9 +94,9 @@ def augmented_rows(data: Any, rows: Batch, *, epoch: int = 0) -> jax.Array:
     Args:
         data: `ImageDataLoaders`.
         rows: Of its training loader.
-        epoch: The one that they are of.
+        epoch: That the rows are of.
     """
-    # As in training: a key for each epoch, of which a step takes the first half.
+    # As in training: one key for each epoch; a step augments with its first half.
     key = jax.random.fold_in(jax.random.key(data.seed), epoch)
     return _views(
         rows,

@@ -1,93 +1,20 @@
-"""Sources: images that are in memory, or that another library reads.
+"""Sources: images in memory, or in another library's data set, become `Items`.
 
-Arrays of images, or anything with a length and positions, go in; `Items` come out. The
-one rule: images stay where they are; only the labels are gathered.
+Images stay where they are and are read when they are needed; only labels are gathered.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, SupportsIndex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int
 
 from jaxtune.data.decode import check_floats
-from jaxtune.data.items import Items, Kind
+from jaxtune.data.items import Items, Kind, NumberedPaths, SourceImages
 from jaxtune.data.labels import check_classes, label_items
 from jaxtune.data.values import label_columns, plain_labels
-
-
-class SourceImages:
-    """Images read by their position in a source, when they are needed.
-
-    Attributes:
-        channels: How many channels each image has.
-        array: All images, where one array holds them: (n, h, w, c).
-        positions: Of these images among all.
-    """
-
-    def __init__(
-        self,
-        read: Callable[[int], Any],
-        positions: Int[np.ndarray, " n"],
-        channels: int,
-        *,
-        array: np.ndarray | None = None,
-    ) -> None:
-        """Takes what reads an image by its position, and the positions there are."""
-        self._read = read
-        self.positions = positions
-        self.channels = channels
-        self.array = array
-
-    def __len__(self) -> int:
-        """Returns how many images there are."""
-        return len(self.positions)
-
-    def __getitem__(self, position: SupportsIndex) -> Any:
-        """Returns one image: an array, or what else the source holds."""
-        return self._read(int(self.positions[position]))
-
-    def take(self, positions: np.ndarray) -> SourceImages:
-        """Returns the images at these positions, in this order."""
-        return SourceImages(
-            self._read, self.positions[positions], self.channels, array=self.array
-        )
-
-
-class NumberedPaths(Sequence):
-    """Names of images by number, made when they are asked for: a million cost nothing.
-
-    Example:
-        >>> NumberedPaths("train", np.array([3, 11]))[1].as_posix()
-        'train/0000011'
-    """
-
-    def __init__(self, name: str, numbers: Int[np.ndarray, " n"]) -> None:
-        """Takes the name of all and the number of each."""
-        self._name = name
-        self._numbers = numbers
-
-    def __len__(self) -> int:
-        """Returns how many names there are."""
-        return len(self._numbers)
-
-    def __getitem__(self, position: SupportsIndex | slice) -> Path | NumberedPaths:
-        """Returns the name of one image, or those of a slice."""
-        if isinstance(position, slice):
-            return NumberedPaths(self._name, self._numbers[position])
-        return Path(self._name, f"{self._numbers[position]:07}")
-
-    def texts(self) -> list[str]:
-        """Returns all names, with slashes, without making a path of each."""
-        return [f"{self._name}/{number:07}" for number in self._numbers.tolist()]
-
-    def take(self, positions: np.ndarray) -> NumberedPaths:
-        """Returns the names at these positions, in this order."""
-        return NumberedPaths(self._name, self._numbers[positions])
 
 
 def source_items(
@@ -103,49 +30,40 @@ def source_items(
         source: `(images, labels)`, with images an array (n, h, w, c) or (n, h, w) of
             `uint8`, `uint16`, `bool` or floats in 0..1 (see `to_uint8`), of any number
             of channels; or anything with `len` whose items are dicts with "image" (an
-            array (h, w, c) or (h, w), or what else `load_image` reads) and "label": a
-            list, a Grain source, a Hugging Face dataset. Its labels are gathered once,
-            by its "label" column if it has columns.
+            array (h, w, c) or (h, w), or whatever else `load_image` reads) and "label":
+            a list, a Grain source, a Hugging Face dataset. Labels are read once; a
+            dataset with columns gives its "label" column.
         name: Of the images, for errors and splits.
-        classes: Names of the classes. Labels that are whole numbers and name none of
-            them are positions in it.
+        classes: Names of the classes. Whole-number labels that are not among these
+            names are positions in `classes`.
         kind: Of the labels; see `label_items`.
 
     Raises:
-        ValueError: If the images have another shape or type, there are none, or the
+        ValueError: If the images have another shape or dtype, there are none, or the
             labels do not fit.
         TypeError: If the source is none of the above.
     """
-    read = _arrays if _is_pair(source) else _records
-    images, labels, named = read(source)
-    classes = check_classes(named if classes is None else classes)
-    columns = label_columns(labels)
-    labels = plain_labels(labels)
-    if len(images) != len(labels):
+    is_pair = isinstance(source, tuple | list) and len(source) == 2
+    if is_pair and hasattr(source[0], "__array__"):
+        images, labels, known = _array_images(source[0]), source[1], None
+    else:
+        images = _record_images(source)
+        labels, known = _record_labels(source), _feature_names(source)
+    classes = check_classes(known if classes is None else classes)
+    plain = plain_labels(labels)
+    if len(images) != len(plain):
         raise ValueError(
-            f"{len(images)} images were given with {len(labels)} labels. One label for"
-            " each image is wanted."
+            f"{len(images)} images were given with {len(plain)} labels. Give one label"
+            " for each image."
         )
-    table = isinstance(labels, np.ndarray) and labels.ndim == 2
-    if columns and classes is None and table:
-        if kind != "regression" and np.isin(labels, (0, 1)).all():
-            classes = check_classes(columns)
-    labels = _names(labels, classes, kind)
+    if classes is not None or not label_columns(labels):  # label_items names columns
+        labels = _by_name(plain, classes, kind)
     paths = NumberedPaths(name, np.arange(len(images)))
     items = label_items(paths, labels, classes=classes, kind=kind)
     return Items(paths, items.labels, items.classes, items.kind, images)
 
 
-def _is_pair(source: Any) -> bool:
-    return (
-        isinstance(source, tuple | list)
-        and len(source) == 2
-        and hasattr(source[0], "__array__")
-    )
-
-
-def _arrays(source: Any) -> tuple[SourceImages, Any, None]:
-    images, labels = source
+def _array_images(images: Any) -> SourceImages:
     images = np.asanyarray(images)
     if images.ndim not in (3, 4) or 0 in images.shape:
         raise ValueError(
@@ -167,13 +85,12 @@ def _arrays(source: Any) -> tuple[SourceImages, Any, None]:
         )
     if images.ndim == 3:
         images = images[..., None]
-    positions = np.arange(len(images))
-    read = images.__getitem__
-    found = SourceImages(read, positions, images.shape[-1], array=images)
-    return found, labels, None
+    return SourceImages(
+        images.__getitem__, np.arange(len(images)), images.shape[-1], array=images
+    )
 
 
-def _records(source: Any) -> tuple[SourceImages, Any, tuple[str, ...] | None]:
+def _record_images(source: Any) -> SourceImages:
     if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")) or (
         isinstance(source, str | bytes | os.PathLike | Mapping)
     ):
@@ -184,32 +101,21 @@ def _records(source: Any) -> tuple[SourceImages, Any, tuple[str, ...] | None]:
     if len(source) == 0:
         raise ValueError("the source has no images.")
     first = source[0]
-    missing = [
-        key
-        for key in ("image", "label")
-        if not (isinstance(first, Mapping) and key in first)
-    ]
-    if missing:
-        holds = (
-            f"holds {list(first)}"
-            if isinstance(first, Mapping)
-            else f"is a {type(first).__name__}"
-        )
+    if not isinstance(first, Mapping) or not {"image", "label"} <= set(first):
+        is_mapping = isinstance(first, Mapping)
+        has = f"has {list(first)}" if is_mapping else f"is a {type(first).__name__}"
         raise ValueError(
-            f"items of a source are dicts with 'image' and 'label'; the first {holds}."
-            " Rename what it has; Grain's map and a dataset's rename_column do."
+            f"items of a source are dicts with 'image' and 'label'; the first {has}."
+            " Rename its keys, with map of a Grain source or rename_column of a"
+            " dataset."
         )
     positions = np.arange(len(source))
-    images = SourceImages(
-        lambda position: source[position]["image"],
-        positions,
-        _channels(first["image"]),
-    )
-    return images, _labels(source), _class_names(source)
+    channels = _channels(first["image"])
+    return SourceImages(lambda i: source[i]["image"], positions, channels)
 
 
-def _labels(source: Any) -> list:
-    # Reading a column of a data set decodes no image.
+def _record_labels(source: Any) -> list:
+    # Reading a column of a dataset does not decode images.
     if "label" in (getattr(source, "column_names", None) or ()):
         return list(source["label"])
     return [
@@ -218,7 +124,8 @@ def _labels(source: Any) -> list:
     ]
 
 
-def _class_names(source: Any) -> tuple[str, ...] | None:
+def _feature_names(source: Any) -> tuple[str, ...] | None:
+    """Returns the names of the classes that a Hugging Face dataset declares."""
     features = getattr(source, "features", None)
     label = features.get("label") if isinstance(features, Mapping) else None
     names = getattr(label, "names", None)
@@ -226,7 +133,7 @@ def _class_names(source: Any) -> tuple[str, ...] | None:
 
 
 def _channels(image: Any) -> int:
-    """Returns how many channels one image has; pictures that are no arrays have 3."""
+    """Returns the channels of an image; 3 for pictures that are not arrays."""
     if not hasattr(image, "__array__") or hasattr(image, "mode"):
         return 3
     shape = np.shape(image)
@@ -237,7 +144,7 @@ def _channels(image: Any) -> int:
     return 1 if len(shape) == 2 else shape[2]
 
 
-def _names(
+def _by_name(
     labels: list | np.ndarray, classes: Sequence[str] | None, kind: Kind | None
 ) -> list | np.ndarray:
     """Returns labels by name where they are positions in `classes`."""
@@ -247,35 +154,28 @@ def _names(
         whole = labels.dtype.kind in "biu" or (
             kind == "single" and bool((labels == np.rint(labels)).all())
         )
-        if labels.ndim != 1 or not whole or (kind == "multi"):
+        if labels.ndim != 1 or not whole or kind == "multi":
             return labels
-        known = {str(each) for each in np.unique(labels).tolist()}
-        if labels.dtype.kind != "b" or not known <= set(classes):
-            labels = labels.astype(np.int64)
-        used = np.unique(labels)
+        values = np.unique(labels).tolist()
+        listed = labels.tolist()
     else:
-        flat = _flat(labels)
-        whole = all(type(x) in (int, bool) for x in flat)
-        if not whole or {str(x) for x in set(flat)} <= set(classes):
+        rows = (label if isinstance(label, list) else [label] for label in labels)
+        values = {value for row in rows for value in row}
+        if any(type(value) not in (int, bool) for value in values):
             return labels
-        used = np.unique(np.array(flat, np.int64))
-    if not len(used) or set(map(str, used.tolist())) <= set(classes):
+        listed = labels
+    if all(type(value) is not float and str(value) in classes for value in values):
         return labels
-    if used[0] < 0 or used[-1] >= len(classes):
-        raise ValueError(
-            f"labels are {used[0]} to {used[-1]}, and there are {len(classes)} classes,"
-            f" 0 to {len(classes) - 1}. Name every class."
-        )
-    names = np.asarray(classes, object)
-    if isinstance(labels, np.ndarray):
-        return names[labels].tolist()
+    positions = {int(value) for value in values}
+    table: dict[Any, str] = {position: str(position) for position in positions}
+    if not set(table.values()) <= set(classes):
+        if min(positions) < 0 or max(positions) >= len(classes):
+            raise ValueError(
+                f"labels are {min(positions)} to {max(positions)}, and there are"
+                f" {len(classes)} classes, 0 to {len(classes) - 1}. Name every class."
+            )
+        table = {position: classes[position] for position in positions}
     return [
-        [names[int(x)] for x in label] if isinstance(label, list) else names[int(label)]
-        for label in labels
+        [table[value] for value in label] if isinstance(label, list) else table[label]
+        for label in listed
     ]
-
-
-def _flat(labels: list) -> list:
-    if labels and isinstance(labels[0], list):
-        return [x for label in labels if isinstance(label, list) for x in label]
-    return labels

@@ -1,8 +1,7 @@
-"""Splits: which photos train and which validate.
+"""Splits: which photos are for training and which for validation.
 
-Labels or folders go in; two lists of positions, or two `Items`, come out. The one rule:
-the side a photo falls on depends on the seed and on the photo's own name, never on the
-machine or on a random stream, so a split is the same everywhere.
+The split of a photo depends only on the seed, its name and its class mates, never on
+the machine or on a random stream, so it is the same everywhere.
 """
 
 from __future__ import annotations
@@ -28,16 +27,14 @@ from jaxtune.arguments import (
     check_path,
     described,
 )
-from jaxtune.data.items import (
-    Items,
+from jaxtune.data.folders import (
     class_folders,
     existing_folder,
-    folder_label,
-    listing,
     no_photos,
     scan_images,
-    warn_left_out,
+    warn_skipped,
 )
+from jaxtune.data.items import Items, folder_label, listing
 from jaxtune.data.labels import label_items
 from jaxtune.data.values import clean_name
 
@@ -54,19 +51,19 @@ def stratified_split(
 ) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " valid"]]:
     """Returns sorted positions for training and for validation, class by class.
 
-    Each class gives `valid_pct` of its photos, rounded, to validation: at least one of
-    two or more, and never its last. Within a class the photos with the smallest hash of
-    (seed, name) validate, so photos added later move few of the others.
+    `valid_pct` of the photos of each class, rounded, are for validation: at least one
+    of two or more, and never all. They are those with the smallest hash of (seed,
+    name), so adding photos later moves few of the others.
 
     Args:
         labels: Class of each photo.
-        valid_pct: Share of each class that validates, strictly between 0 and 1.
+        valid_pct: Fraction of each class for validation, strictly between 0 and 1.
         seed: Another seed gives another split.
-        names: What identifies each photo, all different; its position by default.
+        names: Unique name of each photo; its position by default.
 
     Raises:
-        ValueError: If `valid_pct` is not a fraction, or names and labels differ in
-            number.
+        ValueError: If `valid_pct` is not a fraction, or there are more or fewer names
+            than labels.
 
     Example:
         >>> labels = np.array([0, 0, 0, 0, 1, 1])
@@ -106,13 +103,13 @@ def _hash(seed: int, name: str) -> bytes:
 
 
 def check_valid_pct(valid_pct: Any) -> float:
-    """Returns a share strictly between 0 and 1.
+    """Returns a fraction strictly between 0 and 1.
 
     Raises:
-        TypeError: If it is no number.
+        TypeError: If it is not a number.
         ValueError: If it is out of range.
     """
-    meaning = "the share of photos that validate"
+    meaning = "the fraction of photos for validation"
     try:
         return check_number(valid_pct, "valid_pct", above=0, below=1, meaning=meaning)
     except ValueError as error:
@@ -127,19 +124,18 @@ def split_items(
     root: str | os.PathLike[str] | None = None,
     stratify: bool = True,
 ) -> tuple[Items, Items]:
-    """Returns the items that train and those that validate.
+    """Returns the items for training and those for validation.
 
-    With a single label each class is split alone, see `stratified_split`. Labels of
-    other kinds, or `stratify=False`, are split as if all were of one class: those with
-    the smallest hash of (seed, name) validate.
+    Single labels are split class by class, see `stratified_split`. Other kinds, or
+    `stratify=False`, are split as if all were of one class.
 
     Args:
         items: All the photos.
-        valid_pct: Share of each class that validates, strictly between 0 and 1.
+        valid_pct: Fraction of each class for validation, strictly between 0 and 1.
         seed: Another seed gives another split.
-        root: Photos are identified by their path below it, so that the whole folder
-            can be moved without changing the split; by their whole path if None.
-        stratify: Whether to split each class alone.
+        root: The split depends on the paths relative to it, so that the whole folder
+            can be moved; on the paths as they are if None.
+        stratify: Whether to split class by class.
     """
     check_instance(items, "items", Items, "Items, as label_items makes them")
     valid_pct = check_valid_pct(valid_pct)
@@ -154,14 +150,14 @@ def split_items(
 
 
 def _names(paths: Sequence[Path], root: str | os.PathLike[str] | None) -> list[str]:
-    """Returns paths below `root`, with slashes."""
+    """Returns paths relative to `root`, with slashes."""
     if not isinstance(paths, tuple):
         return paths.texts()
     if root is None:
         return [path.as_posix() for path in paths]
     below = Path(root).as_posix().rstrip("/") + "/"
     below = "" if below == "./" else below
-    # Asking where a path lies from here is slow; photos of one folder ask once.
+    # `os.path.relpath` is slow, so it is called once a folder.
     folders: dict[str, str] = {}
     names = []
     for path in paths:
@@ -172,8 +168,8 @@ def _names(paths: Sequence[Path], root: str | os.PathLike[str] | None) -> list[s
         else:
             folder, file = os.path.split(name)
             if folder not in folders:
-                way = Path(os.path.relpath(folder or ".", root)).as_posix()
-                folders[folder] = "" if way == "." else way + "/"
+                relative = Path(os.path.relpath(folder or ".", root)).as_posix()
+                folders[folder] = "" if relative == "." else relative + "/"
             names.append(folders[folder] + file)
     return names
 
@@ -191,19 +187,19 @@ def split_folders(
     """Returns training and validation photos from a folder of class folders.
 
     Args:
-        root: Holds `train/<class>/…` and `valid/<class>/…`, or, with `valid_pct`,
+        root: Contains `train/<class>/…` and `valid/<class>/…`; with `valid_pct`,
             `<class>/…`.
         train: Name of the folder of training photos.
         valid: Name of the folder of validation photos.
-        valid_pct: Share of each class to set aside.
+        valid_pct: Fraction of each class for validation.
         classes: Names of the classes in the order of their numbers.
         seed: Of the split, with `valid_pct`.
-        stratify: Whether to split each class alone, with `valid_pct`.
+        stratify: Whether to split class by class, with `valid_pct`.
 
     Raises:
-        FileNotFoundError: If a folder is missing; the message says what to type.
-        ValueError: If there are no photos, photos outside class folders, or classes
-            in validation that training does not have.
+        FileNotFoundError: If a folder is missing; the message says what to write.
+        ValueError: If there are no photos, photos outside class folders, or validation
+            has classes that training does not have.
     """
     root = existing_folder(root)
     for name, folder in (("train", train), ("valid", valid)):
@@ -214,53 +210,51 @@ def split_folders(
     if valid_pct is not None:
         check_valid_pct(valid_pct)
         _refuse_split_folders(root, train, valid)
-        items, left_out = _labelled(root, classes)
-        warn_left_out(left_out, root)
+        items, skipped = _labelled(root, classes)
+        warn_skipped(skipped, root)
         return split_items(
             items, valid_pct=valid_pct, seed=seed, root=root, stratify=stratify
         )
     _check_folders(root, train, valid)
-    train_items, left_out = _labelled(root / train, classes)
+    train_items, skipped = _labelled(root / train, classes)
     known = train_items.classes
-    strangers = {clean_name(name): name for name in class_folders(root / valid)}
-    strangers = {
+    unknown = [
         name
-        for clean, name in strangers.items()
-        if clean not in known and scan_images(root / valid / name)[0]
-    }
-    if strangers:
+        for name in class_folders(root / valid)
+        if clean_name(name) not in known and scan_images(root / valid / name)[0]
+    ]
+    if unknown:
         raise ValueError(
             f"{str(root / valid)!r} has classes without photos in {train!r}:"
-            f" {listing(sorted(strangers))}. The classes are {listing(known)}. Put"
+            f" {listing(unknown)}. The classes are {listing(known)}. Put"
             f" photos of each class in {train!r}, or correct the folders' names."
         )
-    valid_items, more_left_out = _labelled(root / valid, known)
-    warn_left_out(left_out + more_left_out, root)
+    valid_items, more_skipped = _labelled(root / valid, known)
+    warn_skipped(skipped + more_skipped, root)
     return train_items, valid_items
 
 
 def labelled_folder(
     folder: str | os.PathLike[str], *, classes: Iterable[Any] | None = None
 ) -> Items:
-    """Returns the photos of a folder of class folders, labelled by those.
+    """Returns the photos of a folder that has a subfolder for each class.
 
-    A class folder without photos is left out with a warning: there is nothing to learn
-    from it, and the others can train; but a class that goes missing must be seen.
+    Class folders without photos are skipped with a warning.
 
     Raises:
         FileNotFoundError: If there is no such folder.
         ValueError: If there are no photos, or some lie outside class folders.
     """
-    items, left_out = _labelled(existing_folder(folder, "folder"), classes)
-    warn_left_out(left_out, folder)
+    items, skipped = _labelled(existing_folder(folder, "folder"), classes)
+    warn_skipped(skipped, folder)
     return items
 
 
 def _labelled(
     folder: Path, classes: Iterable[Any] | None
 ) -> tuple[Items, collections.Counter[str]]:
-    """Returns the items of a folder, and the files left out by extension."""
-    paths, left_out = scan_images(folder)
+    """Returns the items of a folder, and the number of skipped files by extension."""
+    paths, skipped = scan_images(folder)
     loose = [path.name for path in paths if path.parent == folder]
     if loose:
         raise ValueError(
@@ -270,7 +264,7 @@ def _labelled(
         )
     if not paths:
         raise ValueError(
-            f"{no_photos(left_out, folder)}. A folder for each class is wanted, with"
+            f"{no_photos(skipped, folder)}. It needs a subfolder for each class, with"
             " its photos. Check the path."
         )
     label = folder_label(folder)
@@ -278,21 +272,21 @@ def _labelled(
     empty = sorted(set(class_folders(folder)) - set(labels))
     if empty and classes is None:
         warnings.warn(
-            f"Left out {len(empty)} class folders without photos in {str(folder)!r}:"
+            f"Skipped {len(empty)} class folders without photos in {str(folder)!r}:"
             f" {listing(empty)}.",
             stacklevel=3,
         )
-    return label_items(paths, labels, classes=classes), left_out
+    return label_items(paths, labels, classes=classes), skipped
 
 
 def _refuse_split_folders(root: Path, train: str, valid: str) -> None:
-    """Refuses folders called train or valid where folders named by class belong."""
+    """Refuses folders called train and valid where class folders are expected."""
     folders = class_folders(root)
     if train in folders and (valid in folders or set(folders) & set(_VALID_NAMES)):
         raise ValueError(
-            f"{str(root)!r} is split already: it holds {listing(folders)}, which"
+            f"{str(root)!r} is split already: it contains {listing(folders)}, which"
             f" valid_pct would take for classes. Leave valid_pct out to use that split,"
-            f" or split the training photos alone: from_folder({str(root / train)!r},"
+            f" or split only the training photos: from_folder({str(root / train)!r},"
             " valid_pct=0.2)."
         )
 
@@ -303,25 +297,26 @@ def _check_folders(root: Path, train: str, valid: str) -> None:
     if not missing:
         return
     wanted = " and ".join(repr(name) for name in missing)
-    asked = f"from_folder({str(root)!r}"
-    say = (
+    call = f"from_folder({str(root)!r}"
+    problem = (
         f"{str(root)!r} has no folder {wanted}; it holds {listing(folders) or 'none'}."
     )
     others = [name for name in _VALID_NAMES if name in folders and name != valid]
     if missing == [valid] and others:
-        way_out = f"Write {asked}, train={train!r}, valid={others[0]!r})."
+        way_out = f"Write {call}, train={train!r}, valid={others[0]!r})."
     elif missing == [valid]:
         way_out = (
-            f"Write from_folder({str(root / train)!r}, valid_pct=0.2) to set a fifth"
-            f" of {train!r} aside, or name the folder: {asked}, valid=...)."
+            f"Write from_folder({str(root / train)!r}, valid_pct=0.2) to validate"
+            f" on a fifth of {train!r}, or name the folder: {call}, valid=...)."
         )
     elif train in missing and valid in missing and folders:
         way_out = (
-            f"If these are the classes, write {asked}, valid_pct=0.2) to set a fifth of"
-            f" the photos aside; else name the folders: {asked}, train=..., valid=...)."
+            f"If these are the classes, write {call}, valid_pct=0.2) to validate on a"
+            f" fifth of the photos; else name the folders: {call}, train=...,"
+            " valid=...)."
         )
     elif folders:
-        way_out = f"Name it: {asked}, train=..., valid={valid!r})."
+        way_out = f"Name it: {call}, train=..., valid={valid!r})."
     else:
         way_out = "Check the path; for labels in the files' names use from_name_re."
-    raise FileNotFoundError(f"{say} {way_out}")
+    raise FileNotFoundError(f"{problem} {way_out}")

@@ -1,8 +1,7 @@
-"""Tables: a row for each photo, in a CSV file or a DataFrame, becomes labels.
+"""Tables: a CSV file or a DataFrame with a row for each photo becomes `Items`.
 
-A file, or anything with named columns, goes in; columns of Python's own values, file
-names and labels come out. The one rule: no DataFrame library is imported; a table is
-what has `columns` and gives one by its name.
+No DataFrame library is imported: a table is anything that has `columns` and gives one
+by its name.
 """
 
 from __future__ import annotations
@@ -14,7 +13,8 @@ import io
 import numbers
 import operator
 import os
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,9 @@ from jaxtune.arguments import (
     check_path,
     described,
 )
-from jaxtune.data.formats import image_extensions
-from jaxtune.data.items import Items, Kind, listing
-from jaxtune.data.labels import check_classes, label_items, rows_of
+from jaxtune.data.folders import image_extensions
+from jaxtune.data.items import Items, Kind, listing, rows_of
+from jaxtune.data.labels import check_classes, label_items
 from jaxtune.data.values import (
     NA_WORDS,
     clean_name,
@@ -49,7 +49,7 @@ class Table:
 
     Attributes:
         names: Of the columns, in their order.
-        columns: The values, a list for each name.
+        columns: The values, a list for each column.
     """
 
     names: tuple[Hashable, ...]
@@ -63,7 +63,7 @@ class Table:
         """Returns a column by its name, or else by its position.
 
         Raises:
-            ValueError: If there is no such column; those there are are named.
+            ValueError: If there is no such column.
         """
         return self.columns[self.position(column)]
 
@@ -72,38 +72,41 @@ class Table:
 
         Args:
             column: Its name or position.
-            argument: Which gives it, for errors.
+            argument: Name of the argument that gives it, for errors.
         """
         if isinstance(column, Hashable) and not isinstance(column, bool):
-            found = [n for n, name in enumerate(self.names) if name == column]
-            if not found and isinstance(column, str):
+            same = [n for n, name in enumerate(self.names) if name == column]
+            if not same and isinstance(column, str):
                 names = [str(name).strip() for name in self.names]
-                found = [n for n, name in enumerate(names) if name == column.strip()]
-            if len(found) > 1:
+                same = [n for n, name in enumerate(names) if name == column.strip()]
+            if len(same) > 1:
                 raise ValueError(
-                    f"{argument}: {len(found)} columns have the name {column!r}, those"
-                    f" at the positions {listing(found)}. Give the position of one."
+                    f"{argument}: {len(same)} columns have the name {column!r}, at the"
+                    f" positions {listing(same)}. Give the position of one."
                 )
-            if found:
-                return found[0]
+            if same:
+                return same[0]
         try:
             whole = None if isinstance(column, bool) else operator.index(column)
         except TypeError:
             whole = None
         if whole is not None and -len(self.names) <= whole < len(self.names):
             return whole % len(self.names)
+        last = len(self.names) - 1
         if whole is None and not isinstance(column, str):
             raise TypeError(
                 f"{argument} must be the name of a column or its position; received"
-                f" {described(column)}. The columns are"
-                f" {listing([repr(name) for name in self.names], most=50)}, positions 0"
-                f" to {len(self.names) - 1}."
+                f" {described(column)}; {self.described_columns()},"
+                f" positions 0 to {last}."
             )
         raise ValueError(
-            f"{argument}: there is no column {column!r}; the columns are"
-            f" {listing([repr(name) for name in self.names], most=50)}. Name one of"
-            f" them, or give a position, 0 to {len(self.names) - 1}."
+            f"{argument}: there is no column {column!r}; {self.described_columns()}."
+            f" Give one of these names, or a position, 0 to {last}."
         )
+
+    def described_columns(self) -> str:
+        """Returns the names of the columns in words, for errors."""
+        return f"the columns are {listing([*map(repr, self.names)], most=50)}"
 
 
 def as_table(frame: Any) -> Table:
@@ -115,8 +118,8 @@ def as_table(frame: Any) -> Table:
             or a Hugging Face dataset (`column_names`), or a dict from name to values.
 
     Raises:
-        TypeError: If it is neither.
-        ValueError: If columns differ in length, or a name stands twice.
+        TypeError: If it is none of these.
+        ValueError: If columns differ in length, or two have the same name.
     """
     if isinstance(frame, Table):
         return frame
@@ -124,8 +127,8 @@ def as_table(frame: Any) -> Table:
     for attribute in ("column_names", "columns"):
         if names is None and not isinstance(frame, type):
             names = getattr(frame, attribute, None)
-    unfit = isinstance(names, str) or not isinstance(names, Iterable)
-    if unfit or not hasattr(frame, "__getitem__"):
+    no_names = isinstance(names, str) or not isinstance(names, Iterable)
+    if no_names or not hasattr(frame, "__getitem__"):
         raise TypeError(
             "a table has `columns` and gives one by its name, as a pandas DataFrame"
             f" does, or is a dict of columns; df is {type(frame).__name__}."
@@ -164,30 +167,31 @@ def read_csv(
     encoding: Any = None,
     keep_default_na: Any = True,
 ) -> Table:
-    """Returns a CSV file's columns: strings, None for cells that hold nothing.
+    """Returns a CSV file's columns: strings, None for empty cells.
 
-    Blanks around cells and names are not part of them. Rows of empty cells, as
-    spreadsheets write them below a table, are left out.
+    Whitespace around cells and names is removed. Rows of empty cells, as spreadsheets
+    write them below a table, are skipped.
 
     Args:
         path: The file.
-        header: The row of the columns' names, from 0; "infer" is 0. None if there is
-            none: columns are then named by their position.
+        header: The row of the columns' names, from 0; "infer" is 0. If None, there is
+            none, and columns are named by their position.
         delimiter: Between columns; a comma if None.
         encoding: Of the file, such as "cp1252" (Excel's in Western Europe and America)
-            or "shift_jis". If None, UTF-8, or UTF-16 or UTF-32 where the file begins
-            with their mark.
+            or "shift_jis". If None, UTF-8, or UTF-16 or UTF-32 if the file begins with
+            their byte order mark.
         keep_default_na: Whether the words that pandas reads as missing ("NA", "nan",
-            "NULL", "None" and others) hold nothing, too.
+            "NULL", "None" and others) mean missing.
 
     Raises:
-        FileNotFoundError: If there is no such file; CSV files beside it are named.
+        FileNotFoundError: If there is no such file; the message lists CSV files beside
+            it.
         TypeError: If an argument is of another type.
-        ValueError: If it holds no rows, or rows of different lengths, or is of another
-            encoding; the message names one to try.
+        ValueError: If it has no rows, or rows of different lengths, or another
+            encoding; the message suggests one.
 
     References:
-        pandas, `read_csv`, whose arguments these are.
+        The arguments are those of pandas' `read_csv`.
     """
     path = Path(check_path(path, "csv_fname")).expanduser()
     if isinstance(header, str):
@@ -213,14 +217,14 @@ def read_csv(
     text = decoded_text(path, encoding)
     first, _, rest = text.partition("\n")
     if delimiter is None and first.strip()[:4] == "sep=" and len(first.strip()) == 5:
-        delimiter, text = first.strip()[4], rest  # Excel's own way to say it
+        delimiter, text = first.strip()[4], rest  # as Excel writes it
     lines = io.StringIO(text, newline="")
     reader = csv.reader(lines, delimiter=delimiter or ",", skipinitialspace=True)
     try:
         rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except csv.Error as error:
         raise ValueError(
-            f"{str(path)!r} is no CSV file: line {reader.line_num}: {error}."
+            f"{str(path)!r} is not a CSV file: line {reader.line_num}: {error}."
         ) from None
     rows = [(line, row) for line, row in rows if any(row)]
     start = 0 if isinstance(header, str) else header
@@ -234,13 +238,13 @@ def read_csv(
     if uneven:
         raise ValueError(
             f"{str(path)!r} has {width} columns, but not in line {listing(uneven)}."
-            " Put quotes around a value that holds the delimiter, or name another:"
+            " Quote values that contain the delimiter, or give another one:"
             " delimiter=';'."
         )
     if width == 1:
         raise ValueError(
-            f"{str(path)!r} has one column, {str((names or rows[0][1])[0])!r}; photos"
-            " and labels take two. Name what is between them: delimiter=';'."
+            f"{str(path)!r} has one column, {str((names or rows[0][1])[0])!r}; and"
+            " photos and labels need two. Give what separates them: delimiter=';'."
         )
     missing = NA_WORDS if keep_default_na else {""}
     columns = tuple(
@@ -250,7 +254,7 @@ def read_csv(
     return Table(tuple(range(width)) if names is None else tuple(names), columns)
 
 
-# What begins a file of each encoding, the longer first; and files that are no text.
+# Byte order marks, the longer first, and the first bytes of files that are not text.
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
@@ -267,15 +271,15 @@ _NO_TEXT = {
 
 
 def decoded_text(path: Path, encoding: Any = None) -> str:
-    """Returns a file's text, without the mark of its encoding.
+    """Returns a file's text, without its byte order mark.
 
     Args:
         path: The file.
         encoding: Its encoding; see `read_csv`.
 
     Raises:
-        TypeError: If `encoding` is no string.
-        ValueError: If there is no such encoding or the file is of another; the message
+        TypeError: If `encoding` is not a string.
+        ValueError: If there is no such encoding or the file has another; the message
             names the file and, where one fits, an encoding to try.
     """
     wanted = "the name of an encoding, such as 'cp1252', or None for UTF-8"
@@ -355,23 +359,23 @@ def table_items(
 ) -> Items:
     """Returns the photos that a table lists, with its labels.
 
-    One column of floats is to be predicted; of anything else, it is the class, or the
-    classes with `label_delim`. Of several columns of zeros and ones each is a class by
-    its name: one a photo if each row has exactly one 1, else multi-label. Several of
-    strings are multi-label; each holds a class or nothing. Several columns of other
-    numbers are to be predicted.
+    One column of floats is a regression target; any other column holds the class, or
+    with `label_delim` the classes. Several columns of zeros and ones are a class each:
+    single-label if each row has exactly one 1, else multi-label. Several columns of
+    strings are multi-label; a cell holds one class or is empty. Several columns of
+    other numbers are regression targets.
 
     Args:
         table: A row for each photo.
-        folder: Holds the photos.
-        fn_col: Column of the photos' paths below the folder, by name or position.
+        folder: Contains the photos.
+        fn_col: Column of the photos' paths relative to the folder, by name or position.
         label_col: Column of the label, or several columns.
-        label_delim: What stands between several labels in one column.
-        suff: Put behind each path, such as ".jpg".
+        label_delim: Separator of several labels in one column.
+        suff: Appended to each path, such as ".jpg".
         classes: Names of the classes in the order of their numbers.
-        kind: Of the labels, where it could be another; see `label_items`.
-        text: Whether values were read as strings and numbers among them are to be
-            found, as for CSV files.
+        kind: Of the labels; see `label_items`.
+        text: Whether all values were read as strings, as from CSV files, so that
+            columns of numbers must be converted.
 
     Raises:
         ValueError: If columns are missing, the table is empty, or photos get no label.
@@ -380,15 +384,28 @@ def table_items(
         label_col = label_col.tolist()
     several = isinstance(label_col, list | tuple)
     if several and not label_col:
-        raise ValueError("label_col must name one column or more; received none.")
+        raise ValueError("label_col must name at least one column; received none.")
     if label_delim is not None:
         check_instance(label_delim, "label_delim", str, "a string such as ' ', or None")
         if not label_delim:
-            raise ValueError("label_delim must be a string of one character or more.")
+            raise ValueError("label_delim must be a string of at least one character.")
     check_instance(suff, "suff", str, "a string such as '.jpg'")
     table = as_table(table)
     wanted = [fn_col, *(label_col if several else [label_col])]
-    positions = _all_positions(table, wanted)
+    positions, errors = [], {}
+    for number, column in enumerate(wanted):
+        try:
+            argument = "label_col" if number else "fn_col"
+            positions.append(table.position(column, argument))
+        except ValueError as error:
+            errors[column] = error
+    if len(errors) > 1:
+        raise ValueError(
+            f"fn_col, label_col: there are no columns {listing([*map(repr, errors)])};"
+            f" {table.described_columns()}."
+        )
+    for error in errors.values():
+        raise error
     if len(table) == 0:
         raise ValueError("the table has no rows.")
     way_out = "Fill them in, or leave these rows out"
@@ -409,76 +426,47 @@ def table_items(
     columns = [_numbers(column) if text else column for column in columns]
     names = [str(table.names[position]) for position in positions[1:]]
     if len(columns) == 1:
-        _refuse_empty(columns[0], names[0], paths, way_out)
+        missing = [row for row, value in enumerate(columns[0]) if value is None]
+        if missing:
+            raise ValueError(
+                f"{len(missing)} of {len(paths)} photos get no label:"
+                f" {listing([paths[row] for row in missing])} (column {names[0]!r},"
+                f" {rows_of(missing)}). {way_out}"
+            )
         return label_items(paths, columns[0], classes=classes, kind=kind)
     return _several(paths, columns, names, classes, kind, way_out)
 
 
-def _refuse_empty(values: list, name: str, paths: Sequence[Path], way_out: str) -> None:
-    missing = [row for row, value in enumerate(values) if value is None]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} of {len(values)} photos get no label:"
-            f" {listing([paths[row] for row in missing])} (column {name!r},"
-            f" {rows_of(missing)}). {way_out}"
-        )
-
-
 def valid_rows(table: Table, column: Column) -> Bool[np.ndarray, " n"]:
-    """Returns which rows validate, by a column of booleans.
+    """Returns which rows are for validation, by a column of booleans.
 
-    True, 1, "True", "true", "1" and "yes" are; False, 0 and their like are not. Where
-    all others are empty strings, as in a CSV file that marks some rows, these are not.
+    True, 1, "True", "true", "1" and "yes" are; False, 0 and so on are not. If all
+    others are empty, as in a CSV file that marks the validation rows, they are not.
 
     Raises:
-        ValueError: If a value is neither, or all rows are on one side.
+        ValueError: If a value is neither, or all rows are in one split.
     """
     words = {"true": True, "1": True, "yes": True, "false": False, "0": False}
     words |= {"no": False, "1.0": True, "0.0": False}
     place = table.position(column, "valid_col")
     cells = plain_column(table.columns[place])
     values = [None if cell is None else words.get(str(cell).lower()) for cell in cells]
-    strange = [n for n, value in enumerate(values) if value is None]
-    empty = [n for n in strange if cells[n] is None]
-    if len(empty) == len(strange) and set(values) == {True, None}:
-        # Only those that validate are marked.
-        if all(isinstance(table.columns[place][n], str | None) for n in empty):
-            values = [value is True for value in values]
-            strange = []
-    if strange:
-        given = {repr(table.columns[place][n]) for n in strange}
+    unclear = [n for n, value in enumerate(values) if value is None]
+    given = [table.columns[place][n] for n in unclear]
+    only_marks = all(is_missing(v) and isinstance(v, str | None) for v in given)
+    if unclear and not (only_marks and set(values) == {True, None}):
         raise ValueError(
-            f"valid_col={column!r} needs True or False in each row; {len(strange)} of"
-            f" {len(table)} hold {listing(sorted(given))} ({rows_of(strange)}). Fill"
-            " them in, or leave these rows out."
+            f"valid_col={column!r} needs True or False in each row; {len(unclear)} of"
+            f" {len(table)} hold {listing(sorted({repr(v) for v in given}))}"
+            f" ({rows_of(unclear)}). Fill them in, or leave these rows out."
         )
-    chosen = np.array(values, bool)
+    chosen = np.array([value is True for value in values], bool)
     if chosen.all() or not chosen.any():
         raise ValueError(
             f"valid_col={column!r} is {bool(chosen[0])} in all {len(table)} rows, and"
-            " both sides need photos. Leave it out to split at random."
+            " both splits need photos. Leave it out to split at random."
         )
     return chosen
-
-
-def _all_positions(table: Table, columns: Sequence[Column]) -> list[int]:
-    missing = []
-    positions = []
-    for column in columns:
-        name = "label_col" if positions or missing else "fn_col"
-        try:
-            positions.append(table.position(column, name))
-        except ValueError as error:
-            missing.append((column, error))
-    if len(missing) > 1:
-        raise ValueError(
-            f"fn_col, label_col: there are no columns"
-            f" {listing([repr(c) for c, _ in missing])}; the"
-            f" columns are {listing([repr(n) for n in table.names], most=50)}."
-        )
-    if missing:
-        raise missing[0][1]
-    return positions
 
 
 def _paths(
@@ -496,25 +484,25 @@ def _paths(
     if first.exists():
         return paths
     ends = (end for end in sorted(image_extensions()) for end in (end, end.upper()))
-    found = [end for end in ends if first.with_name(first.name + end).exists()]
-    if found:
-        raise ValueError(
-            f"there is no {str(first)!r}, but it exists with {found[0]!r} behind"
-            f" it. Add suff={suff + found[0]!r}."
-        )
+    for end in ends:
+        if first.with_name(first.name + end).exists():
+            raise ValueError(
+                f"there is no {str(first)!r}, but there is one ending in {end!r}. Add"
+                f" suff={suff + end!r}."
+            )
     for other, column in zip(table.names, table.columns, strict=True):
         name = _file_name(column[0])
         if name is not None and Path(folder, f"{name}{suff}").is_file():
             raise ValueError(
                 f"there is no {str(first)!r}; the column"
-                f" {table.names[position]!r} was taken for the photos' paths, but"
+                f" {table.names[position]!r} was used for the photos' paths, but"
                 f" {other!r} names files that exist. Write fn_col={other!r}."
             )
     return paths
 
 
 def _file_name(value: Any) -> str | None:
-    """Returns the path in a cell, or None where it is missing."""
+    """Returns the path in a cell, or None if it is missing."""
     if hasattr(value, "as_py"):
         value = value.as_py()
     if is_missing(value):
@@ -522,13 +510,13 @@ def _file_name(value: Any) -> str | None:
     if isinstance(value, bytes):
         value = os.fsdecode(value)
     if isinstance(value, float) and value.is_integer():
-        value = int(value)  # what a column of numbers becomes beside missing ones
+        value = int(value)  # missing values make a column of ints floats
     return str(value).strip()
 
 
 def _split(value: Any, delimiter: str) -> list[str]:
     if value is None:
-        return []  # as an empty cell: a photo with none of the labels
+        return []  # an empty cell: a photo with none of the labels
     names = (clean_name(name) for name in str(value).split(delimiter))
     return [name for name in names if name]
 
@@ -543,7 +531,7 @@ def _several(
 ) -> Items:
     values = [value for column in columns for value in column]
     given = [value for value in values if value is not None]
-    if given and all(map(_is_number, given)):
+    if given and all(isinstance(value, numbers.Real) for value in given):
         missing = [n for n, row in enumerate(zip(*columns, strict=True)) if None in row]
         if missing:
             raise ValueError(
@@ -555,8 +543,8 @@ def _several(
             classes = check_classes(classes)
             if classes is not None and set(classes) != set(names):
                 raise ValueError(
-                    f"classes={classes} and the columns of labels"
-                    f" {tuple(names)} differ."
+                    f"classes={classes} differ from the columns of labels"
+                    f" {tuple(names)}."
                 )
             order = [names.index(name) for name in classes or names]
             array = table[:, order].astype(np.int32)
@@ -569,31 +557,14 @@ def _several(
     return label_items(paths, labels, classes=classes, kind=kind or "multi")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real)
-
-
 def _numbers(column: list[str | None]) -> list:
-    """Returns a column of strings as ints or floats, where all of them are."""
-    convert: Callable[[str], Any]
-    for convert in (_whole, _decimal):
+    """Returns a column of strings as ints or floats, if all of them are."""
+    # 007 and 1_000 are names.
+    if any(cell is not None and re.match(r"[+-]*0\d|.*_", cell) for cell in column):
+        return column
+    for convert in (int, float):
         try:
-            return [None if value is None else convert(value) for value in column]
+            return [None if cell is None else convert(cell) for cell in column]
         except ValueError:
             continue
     return column
-
-
-def _whole(value: str) -> int:
-    return int(_number(value))
-
-
-def _decimal(value: str) -> float:
-    return float(_number(value))
-
-
-def _number(value: str) -> str:
-    digits = value.strip().lstrip("+-")
-    if "_" in value or (digits.startswith("0") and digits[1:2].isdigit()):
-        raise ValueError("007 and 1_000 are names")
-    return value

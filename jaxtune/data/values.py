@@ -1,8 +1,7 @@
 """Values: what users and their libraries write in a cell, as Python's own values.
 
-Columns and labels of any library go in; lists of strings, numbers and lists of these
-come out, None where nothing was written. The one rule: no other library is imported,
-and every way to write "missing" is the same None.
+Columns and labels of any library become lists of strings, numbers and lists of these,
+with None for missing values of all libraries. No DataFrame library is imported.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ NA_WORDS = frozenset(
 
 
 def is_missing(value: Any) -> bool:
-    """Returns whether a value stands for none.
+    """Returns whether a value means "missing".
 
-    None, NaN of any type, pandas' NA and NaT, NumPy's NaT and masked, Arrow's null, and
-    strings of blanks do.
+    True for None, NaN of any type, pandas' NA and NaT, NumPy's NaT and masked, Arrow's
+    null, and empty or blank strings.
 
     Example:
         >>> [is_missing(value) for value in (None, float("nan"), " ", "nan", 0, False)]
@@ -47,15 +46,15 @@ def is_missing(value: Any) -> bool:
         return True
     try:
         return np.ndim(value) == 0 and bool(value != value)  # NaN and NaT
-    except Exception:  # an object that can't be compared is a value
+    except Exception:  # an object that cannot be compared is a value
         return False
 
 
 def clean_name(name: str) -> str:
-    """Returns a name without blanks around it, its letters composed.
+    """Returns a name in Unicode's NFC form, without surrounding whitespace.
 
-    Two names that look the same are the same: "ants " is "ants", and an é of one
-    character (as Windows writes it) is that of two (as macOS does).
+    Names that look the same become equal: "ants " is "ants", and an é written as one
+    character (Windows) equals one written as two (macOS).
 
     Example:
         >>> clean_name(" ants"), len(clean_name("e\\u0301"))
@@ -66,10 +65,10 @@ def clean_name(name: str) -> str:
 
 
 def plain_value(value: Any) -> Any:
-    """Returns a value of another library as Python's own; None where it is missing.
+    """Returns a value of another library as Python's own; None if it is missing.
 
     Scalars become int, float, bool or str, bytes are decoded as UTF-8, names cleaned
-    (see `clean_name`), and whatever holds several becomes a list.
+    (see `clean_name`), and collections become lists.
     """
     kind = type(value)
     if kind is str:
@@ -102,12 +101,12 @@ def plain_value(value: Any) -> Any:
 
 
 def _is_blank(value: Any) -> bool:
-    # Arrays of strings are filled up with these where a row has fewer labels.
+    # Arrays of strings are padded with these where a row has fewer labels.
     return isinstance(value, str | bytes) and not value.strip()
 
 
 def listed(column: Any) -> list:
-    """Returns a column of any library as a list, its values as the library gives them.
+    """Returns a column of any library as a list of that library's values.
 
     Example:
         >>> listed(np.ma.array([1, 2], mask=[False, True])), listed("ab")
@@ -122,7 +121,7 @@ def listed(column: Any) -> list:
 
 
 def plain_column(column: Any) -> list:
-    """Returns a column of any library as a list of plain values."""
+    """Returns a column of any library as a list of `plain_value`s."""
     return list(_plain_each(listed(column)))
 
 
@@ -139,7 +138,7 @@ def plain_labels(labels: Any, name: str = "labels") -> list | np.ndarray:
         an entry for each photo.
 
     Raises:
-        TypeError: If it isn't one value for each photo.
+        TypeError: If it is not one value for each photo.
         ValueError: If it is an array of three or more dimensions.
     """
     wanted = f"{name} must be a list or an array with one label for each photo"
@@ -174,17 +173,17 @@ def plain_labels(labels: Any, name: str = "labels") -> list | np.ndarray:
         labels = array.tolist()
     if not isinstance(labels, Iterable):
         raise TypeError(f"{wanted}; received {described(labels)}.")
-    found = list(_plain_each(labels))
-    for row, label in enumerate(found):
+    values = list(_plain_each(labels))
+    for row, label in enumerate(values):
         _check_label(label, f"{name}[{row}]")
-    return column_of_lists(found)
+    return column_of_lists(values)
 
 
 def column_of_lists(values: list) -> list | np.ndarray:
-    """Returns lists that are rows of one table of numbers as an array; others as given.
+    """Returns lists that form a table of numbers as an array; other lists unchanged.
 
-    Lists of one whole number each are a column. Lists of zeros and ones, as many in
-    each, are the rows of an array (n, k).
+    Lists of one number each become an array (n,). Lists of equally many zeros and ones
+    become an array (n, k).
 
     Example:
         >>> column_of_lists([[3], [1]]).tolist(), column_of_lists([[1, 2], [3]])
@@ -199,16 +198,14 @@ def column_of_lists(values: list) -> list | np.ndarray:
     if width == 1:
         if kinds <= {int, bool} or kinds <= {int, float}:
             return np.array([row[0] for row in values])
-        return values
-    if not kinds <= {int, bool, float}:
-        return values
-    if all(cell in (0, 1) for row in values for cell in row):
-        return np.array(values)
+    elif kinds <= {int, bool, float}:
+        if all(cell in (0, 1) for row in values for cell in row):
+            return np.array(values)
     return values
 
 
 def label_columns(labels: Any) -> list[str] | None:
-    """Returns the names of a DataFrame's columns; None of anything else."""
+    """Returns the names of a DataFrame's columns; None for anything else."""
     names = getattr(labels, "column_names", None)
     names = getattr(labels, "columns", None) if names is None else names
     if names is None or isinstance(names, str) or not hasattr(labels, "shape"):
@@ -217,7 +214,7 @@ def label_columns(labels: Any) -> list[str] | None:
 
 
 def _plain_each(values: Iterable[Any]) -> Iterator[Any]:
-    # A million labels have few values: each is cleaned once.
+    # A million labels have few different values: each string is cleaned once.
     known: dict[str, Any] = {}
     for value in values:
         if type(value) is str:
@@ -241,20 +238,17 @@ def _as_numpy(values: Any) -> np.ndarray:
 def _check_label(label: Any, name: str) -> None:
     if label is None or type(label) in (str, int, bool, float):
         return
+    wanted = f"{name} must be a name, a number, or a list of these"
     if isinstance(label, list):
         for each in label:
             if isinstance(each, list):
                 raise TypeError(
-                    f"{name} must be a name, a number, or a list of these; received a"
-                    f" list of lists, {described(label)}."
+                    f"{wanted}; received a list of lists, {described(label)}."
                 )
             _check_label(each, name)
         return
-    opaque = type(label).__str__ is object.__str__ and (
+    no_text = type(label).__str__ is object.__str__ and (
         type(label).__repr__ is object.__repr__
     )
-    if opaque or callable(label) or isinstance(label, Mapping | complex | Sequence):
-        raise TypeError(
-            f"{name} must be a name, a number, or a list of these; received"
-            f" {described(label)}."
-        )
+    if no_text or callable(label) or isinstance(label, Mapping | complex | Sequence):
+        raise TypeError(f"{wanted}; received {described(label)}.")

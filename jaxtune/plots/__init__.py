@@ -1,7 +1,6 @@
-"""The plots: figures of photos, curves, bars and matrices, from plain arrays.
+"""Figures of photos, curves, bars and matrices, from plain arrays.
 
-The lowest room: it knows nothing of the others. Everything that it needs beyond NumPy
-is matplotlib, an extra: `pip install "jaxtune[plots]"`.
+Needs matplotlib, which is an extra: `pip install "jaxtune[plots]"`.
 """
 
 from jaxtune.plots.bars import bar_plot as bar_plot

@@ -1,8 +1,4 @@
-"""Bars beside names, one for each layer, say.
-
-Names and values in, a figure out. The one rule of the file: the order is the caller's,
-from the top down.
-"""
+"""Horizontal bars with names, such as one for each layer, from top to bottom."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +7,7 @@ import numpy as np
 
 from jaxtune.plots.figure import color_of, new_figure, sparse_ticks
 
-#: Inches: a bar at least and at most, and the tallest figure.
+#: In inches: the least and the greatest height of a bar, and of a figure.
 _THIN, _THICK, _TALLEST = 0.06, 0.2, 14.0
 
 
@@ -26,21 +22,23 @@ def bar_plot(
     point_label: str = "",
     log: bool = False,
 ) -> "matplotlib.figure.Figure":
-    """Returns a figure of horizontal bars; panels stand side by side.
+    """Returns a figure of horizontal bars, with panels side by side.
 
     Args:
-        names: One for each bar, written on the left.
-        panels: Title of each panel to its bars' values, (n,); NaN draws no bar.
-        groups: Of each bar; each group has its colour, named in the legend.
-        points: Title to values (n,) drawn as points on the same lines; NaN draws none.
+        names: One for each bar, on the left.
+        panels: From the title of each panel to the values of its bars, (n,); NaN draws
+            no bar.
+        groups: Of each bar; each group has a colour, which the legend names.
+        points: From a panel's title to values (n,) drawn as points; NaN draws none.
         x_label: Below each panel.
-        bar_label: What bars are, for the legend, where there are points too.
-        point_label: What points are.
-        log: Whether x rises by factors; there is then no bar and no point at 0.
+        bar_label: What bars are, in the legend.
+        point_label: What points are, in the legend.
+        log: Whether x is logarithmic; values of 0 are then not drawn.
 
     Raises:
-        ImportError: If matplotlib is not there.
-        ValueError: If there is no name or no panel, or values are not as many as names.
+        ImportError: If matplotlib is not installed.
+        ValueError: If there is no name or no panel, or there are more or fewer values
+            than names.
     """
     names = list(names)
     count = len(names)
@@ -88,8 +86,7 @@ def bar_plot(
 
 
 def _limits(values: Sequence[Any]) -> tuple[float, float]:
-    """Ends of a log scale: the power of ten below all that is above 0, and some more
-    than the highest; both 0 if nothing is."""
+    """Returns the ends of a log scale that shows all values above 0; 0, 0 for none."""
     numbers = np.concatenate([np.asarray(v, np.float64) for v in values])
     numbers = numbers[np.isfinite(numbers) & (numbers > 0)]
     if not numbers.size:

@@ -1,7 +1,6 @@
-"""Curves over numbers: losses, metrics and rates by epoch, a loss by learning rate.
+"""Curves: losses, metrics and learning rates by epoch, a loss by learning rate.
 
-Panels of lines in, a figure out. The one rule of the file: what is NaN is left out of a
-line, never bridged.
+NaN leaves a gap in a line.
 """
 
 import dataclasses
@@ -21,8 +20,8 @@ class Line:
     Attributes:
         x: Positions, (n,).
         y: Values, (n,).
-        name: In the legend; none if empty.
-        color: Number of its colour; equal numbers are equal colours.
+        name: In the legend; not listed if empty.
+        color: Number of its colour; equal numbers give equal colours.
         style: "line", "dotted" (a line with its points), "dashed", "faint" (a thin
             background line) or "points".
     """
@@ -39,16 +38,16 @@ class Panel:
     """One pair of axes.
 
     Attributes:
-        lines: The curves, the first one hindmost.
-        title: Stands over it.
-        x_label: Below it.
-        y_label: On its left.
-        log_x: Whether x rises by factors.
-        log_y: Whether y does.
+        lines: The curves, drawn in this order.
+        title: Above the axes.
+        x_label: Below them.
+        y_label: On their left.
+        log_x: Whether x is logarithmic.
+        log_y: Whether y is logarithmic.
         x_limits: Lowest and highest x shown; either may be None.
         y_limits: Lowest and highest y shown; either may be None.
-        whole_x: Whether ticks of x stand at whole numbers only.
-        spans: Stretches of x, (from, to, name), every other one shaded.
+        whole_x: Whether x has ticks at whole numbers only.
+        spans: Named intervals of x, (from, to, name), every other one shaded.
     """
 
     lines: Sequence[Line]
@@ -78,11 +77,11 @@ def line_plot(
     """Returns a figure of one or several panels of lines.
 
     Args:
-        panels: One, or several in rows, read like a page.
-        columns: How many are in a row; two of four, else three at most, if None.
+        panels: One, or several in rows, from left to right.
+        columns: Panels per row; if None, at most three, or two if there are four.
 
     Raises:
-        ImportError: If matplotlib is not there.
+        ImportError: If matplotlib is not installed.
         ValueError: If there is no panel, or a line's x and y differ in length.
     """
     panels = [panels] if isinstance(panels, Panel) else list(panels)

@@ -1,7 +1,6 @@
-"""Figures: where matplotlib comes in, and what all of the house's plots share.
+"""What all plots share: an empty figure, colours, ticks.
 
-A size in, an empty figure out. The one rule of the file: nothing is left behind: no
-pyplot, no backend, no list of open figures; a figure belongs to whoever holds it.
+pyplot is never imported, so no backend is selected and no list of open figures grows.
 """
 
 import functools
@@ -9,23 +8,22 @@ import io
 
 import numpy as np
 
-#: Colours that stay apart for colour-blind eyes, in the order of use.
-#: Okabe and Ito, https://jfly.uni-koeln.de/color/, the yellow left out.
+#: Colours that colour-blind people can distinguish, in the order of use.
+#: Okabe and Ito, https://jfly.uni-koeln.de/color/, without the yellow.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
 
 
 def new_figure(width: float, height: float) -> "matplotlib.figure.Figure":
     """Returns an empty figure, which a notebook shows and `savefig` writes.
 
-    It is not one of pyplot's, so there is none to close, it is shown once, and it needs
-    no screen.
+    pyplot does not know it, so it need not be closed, and needs no display.
 
     Args:
         width: In inches, of 100 pixels each.
-        height: Likewise.
+        height: In inches.
 
     Raises:
-        ImportError: If matplotlib is not there.
+        ImportError: If matplotlib is not installed.
     """
     return _figure_class()(
         figsize=(width, height), layout="constrained", dpi=100, facecolor="white"
@@ -33,17 +31,17 @@ def new_figure(width: float, height: float) -> "matplotlib.figure.Figure":
 
 
 def color_of(index: int) -> str:
-    """Returns the colour of the series with a number; they repeat after seven."""
+    """Returns the colour of a series by its number; they repeat after seven."""
     return COLORS[index % len(COLORS)]
 
 
 def sparse_ticks(count: int, room: int) -> np.ndarray:
-    """Returns which of `count` names to write where there is room for so many."""
+    """Returns the positions of at most about `room` of `count` names, evenly spaced."""
     return np.arange(0, count, max(1, -(-count // max(room, 1))))
 
 
 def root_scale() -> "matplotlib.colors.PowerNorm":
-    """Returns a colour scale by the square root of values from 0 on."""
+    """Returns a colour scale by the square root of the values, from 0."""
     from matplotlib.colors import PowerNorm
 
     return PowerNorm(0.5, vmin=0)
@@ -68,8 +66,8 @@ def _figure_class() -> type:
             FigureCanvasAgg(self)
 
         def _repr_png_(self) -> bytes:
-            written = io.BytesIO()
-            self.savefig(written, format="png")
-            return written.getvalue()
+            png = io.BytesIO()
+            self.savefig(png, format="png")
+            return png.getvalue()
 
     return NotebookFigure

@@ -1,7 +1,7 @@
-"""Photos side by side, each under its title.
+"""Photos side by side with titles.
 
-Arrays in, a figure out. The one rule of the file: a photo is shown as it is: no
-stretching of its values, no cropping, square pixels.
+Photos are shown unchanged: values are not stretched, nothing is cropped, pixels are
+square.
 """
 
 import math
@@ -13,9 +13,9 @@ import numpy as np
 
 from jaxtune.plots.figure import new_figure
 
-#: Inches: a photo's longer side, between two photos, a line of a title.
+#: In inches: a photo's longer side, the gap between photos, a line of a title.
 _SIDE, _GAP, _LINE = 2.2, 0.12, 0.165
-#: Characters of a title that fit over one inch.
+#: Characters of a title that fit in an inch.
 _CHARACTERS = 13
 
 
@@ -28,24 +28,24 @@ def image_grid(
     heat: Any = None,
     title: str = "",
 ) -> "matplotlib.figure.Figure":
-    """Returns a figure of images in rows, read like a page.
+    """Returns a figure of images in rows, from left to right.
 
     Args:
         images: (n, h, w, c) with values 0..255 (uint8) or 0..1 (floats, clipped), or
-            such arrays (h, w, c) or (h, w) one by one, which may differ in size. One
-            or two channels are shown grey (the first); of more than three, the first
+            a list of such arrays (h, w, c) or (h, w), which may differ in size. Of one
+            or two channels the first is shown as grey; of more than three, the first
             three are shown.
-        titles: What stands over each; shown as text, wrapped.
-        columns: How many are in a row; about as many as there are rows if None.
-        title_colors: Colour of each title, any that matplotlib knows; black if None.
-        heat: Maps (n, h', w') with values 0..1 to lay over the images, half
+        titles: Above each image; wrapped, not parsed as mathematics.
+        columns: Images per row; about as many as there are rows if None.
+        title_colors: Colour of each title, for matplotlib; black if None.
+        heat: Maps (n, h', w') with values 0..1 to overlay on the images, half
             transparent, each stretched to its image's size; none if None.
-        title: Stands over the whole.
+        title: Above the figure.
 
     Raises:
-        ImportError: If matplotlib is not there.
-        ValueError: If there is no image, an image has another form, or there are not as
-            many titles, colours or maps as images.
+        ImportError: If matplotlib is not installed.
+        ValueError: If there is no image, an image has another shape or dtype, or there
+            are more or fewer titles, colours or maps than images.
     """
     photos = [_photo(image, i) for i, image in enumerate(images)]
     if not photos:
@@ -72,7 +72,7 @@ def image_grid(
 def _cells(
     count: int, columns: int, shape: tuple[float, float], lines: int, title: str
 ) -> tuple[Any, list]:
-    """An empty figure and its axes, placed to the pixel: no layout has to guess."""
+    """Returns an empty figure and its axes, at exact positions."""
     height, width = shape
     above = _LINE * lines + 0.08 * bool(lines) + _GAP
     rows = math.ceil(count / columns)
@@ -123,7 +123,7 @@ def _photo(image: Any, number: int) -> np.ndarray:
     if array.dtype == np.bool_:
         array = array.astype(np.float32)
     if array.dtype != np.uint8:
-        # bfloat16 is no float to NumPy, which has not heard of it.
+        # Not np.floating: NumPy does not know that bfloat16 is.
         if np.issubdtype(array.dtype, np.integer):
             raise ValueError(
                 "images must be uint8 (0..255) or floats (0..1); received "
@@ -141,8 +141,8 @@ def _as_many(name: str, given: Any, photos: Sequence) -> list | None:
     given = list(given)
     if len(given) != len(photos):
         raise ValueError(
-            f"{name} must be as many as the images: there are {len(photos)} images and "
-            f"{len(given)} {name}."
+            f"there must be as many {name} as images; there are {len(photos)} images "
+            f"and {len(given)} {name}."
         )
     return given
 
@@ -156,7 +156,7 @@ def _columns(columns: int | None, count: int) -> int:
 
 
 def _cell(photos: Iterable[np.ndarray]) -> tuple[float, float]:
-    """Height and width, in inches, that hold the photos' shape best."""
+    """Returns height and width of a cell in inches, for the tallest photo."""
     shape = max(photo.shape[0] / photo.shape[1] for photo in photos)
     shape = min(max(shape, 0.25), 4.0)
     return _SIDE * min(1.0, shape), _SIDE * min(1.0, 1 / shape)

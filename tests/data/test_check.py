@@ -47,7 +47,7 @@ def test_every_unreadable_photo_is_counted_and_ten_are_named(tmp_path):
 def test_skipping_leaves_them_out_with_one_warning(tmp_path):
     train = write(tmp_path / "train", 6, bad=(1,))
     valid = write(tmp_path / "valid", 4, bad=(0,))
-    with pytest.warns(UserWarning, match="(?s)Left out 2 of 10.*01.png.*") as caught:
+    with pytest.warns(UserWarning, match="(?s)Skipped 2 of 10.*01.png.*") as caught:
         kept = readable_items(train, valid, on_error="skip")
     assert len(caught) == 1
     assert [len(items) for items in kept] == [5, 3]
@@ -63,7 +63,7 @@ def test_a_file_that_is_gone_is_named(tmp_path):
         readable_items(train, valid)
 
 
-@pytest.mark.filterwarnings("ignore:Left out")
+@pytest.mark.filterwarnings("ignore:Skipped")
 def test_skipping_may_not_lose_a_class_or_a_split(tmp_path):
     good = write(tmp_path / "good", 4)
     lost = write(tmp_path / "lost", 4, bad=(1, 3))
@@ -122,9 +122,9 @@ def test_a_photo_in_both_splits_or_with_two_labels_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("train", "options", "message"),
     [
-        (["a", "a"], {"classes": ["a", "b"]}, "All 2 photos that train.*same.*'a'"),
-        ([["x", "y"]] * 3, {}, "All 3 photos that train.*'x;y'"),
-        ([2.5] * 3, {}, "All 3 photos that train.*'2.5'"),
+        (["a", "a"], {"classes": ["a", "b"]}, "All 2 training photos .*same.*'a'"),
+        ([["x", "y"]] * 3, {}, "All 3 training photos.*'x;y'"),
+        ([2.5] * 3, {}, "All 3 training photos.*'2.5'"),
         ([str(n) for n in range(9)], {}, "11 photos have 11 different.*kind='regr"),
         ([f"p{n}" for n in range(9)], {}, "11 photos have 11 different.*of the name"),
         (["Ant", "ant", "b c", "b  c"], {}, "'Ant' and 'ant', 'b  c' and 'b c'"),
@@ -152,5 +152,5 @@ def test_classes_that_only_validate():
     classes = ("a", "b", "c")
     train = labelled(["a", "b"], classes=classes)
     check_trained_classes(train, labelled(["a"], classes=classes))
-    with pytest.raises(ValueError, match="1 classes have photos that validate.*: c"):
+    with pytest.raises(ValueError, match="1 classes have photos for validation.*: c"):
         check_trained_classes(train, labelled(["c", "a"], classes=classes))

@@ -195,7 +195,9 @@ def test_what_is_wrong_with_a_table(root, tmp_path):
     with pytest.raises(ImageError, match="20 of 20 photos cannot be read"):
         ImageDataLoaders.from_df(table(), root, suff=".gif", **SMALL)
     alone = table(parity=["even"] * 15 + ["odd"] * 5)
-    with pytest.raises(ValueError, match="1 classes have photos that validate and non"):
+    with pytest.raises(
+        ValueError, match="1 classes have photos for validation and non"
+    ):
         ImageDataLoaders.from_df(
             alone, root, valid_col="valid", suff=".png", folder="images"
         )

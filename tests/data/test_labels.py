@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxtune.data import Items, label_items, label_kind, with_classes
+from jaxtune.data import Items, label_items, label_kind, target_stats, with_classes
 from jaxtune.data.values import clean_name
 
 
@@ -138,7 +138,9 @@ def test_numbers_to_predict():
         labelled([(1.5, 2.5), (3.5,)])
     with pytest.raises(ValueError, match="means numbers; got 'old'"):
         labelled(["old", "young"], kind="regression")
-    with pytest.raises(ValueError, match="classes were given with labels that are num"):
+    with pytest.raises(
+        ValueError, match="classes were given with labels that are regr"
+    ):
         labelled([0.5], classes=("a",))
 
 
@@ -212,7 +214,7 @@ def test_labels_that_are_not_among_the_others_are_named():
         with_classes(items, ["ant", "bee"])
     with pytest.raises(ValueError, match="must differ"):
         with_classes(items, ["ant", "cat", "ant"])
-    with pytest.raises(ValueError, match="no classes to be known by"):
+    with pytest.raises(ValueError, match="have no classes"):
         with_classes(labelled([0.5, 1.5]), ["ant"])
 
 
@@ -224,7 +226,10 @@ def test_labels_that_are_not_among_the_others_are_named():
             "floats: 0.0, 1.0. If .*kind='single'.*'regression'",
         ),
         ([3.0, 3.0, 7.0, 7.0], "whole numbers written as floats: 3.0, 7.0"),
-        (np.array([[0.25, 0.75], [1, 0]]), r"2 shares a photo.*\[0.25, 0.75\].*argmax"),
+        (
+            np.array([[0.25, 0.75], [1, 0]]),
+            r"2 fractions a photo.*\[0.25, 0.75\].*argmax",
+        ),
         ([[10, 20], [30, 40]], r"2 whole numbers a photo.*kind='multi'.*'regression'"),
         (np.arange(8).reshape(2, 4), "only if all are 0 or 1; got 0 to 7"),
     ],
@@ -263,3 +268,22 @@ def test_classes_are_a_sequence_of_names():
         with pytest.raises(ValueError, match="^classes must be"):
             labelled(["a"], classes=wrong)
     assert labelled([0, 1], classes=np.array([1, 0])).classes == ("1", "0")
+
+
+def test_each_target_has_its_own_mean_and_deviation():
+    labels = np.array([[1e4, 5e-4], [3e4, 1e-4], [2e4, 6e-4]])
+    mean, std = target_stats(labelled(labels))
+    np.testing.assert_allclose(mean, labels.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(std, labels.std(0), rtol=1e-6)
+    one = target_stats(labelled([0.0, 19_000.0]))
+    assert one == ((9500.0,), (9500.0,))
+
+
+def test_equal_targets_are_not_divided_by_0():
+    assert target_stats(labelled([0.1] * 7)) == ((float(np.float32(0.1)),), (1.0,))
+    assert target_stats(labelled([5000.0])) == ((5000.0,), (1.0,))
+
+
+def test_classes_have_none():
+    with pytest.raises(ValueError, match="labels are classes"):
+        target_stats(labelled(["ant", "bee"]))

@@ -251,7 +251,7 @@ def test_unreadable_photos(tmp_path):
     (tmp_path / "valid" / "dog" / "dog_0.png").write_text("no picture")
     with pytest.raises(ImageError, match=r"(?s)2 of 12.*cat_1.png.*dog_0.png"):
         ImageDataLoaders.from_folder(tmp_path, **SMALL)
-    with pytest.warns(UserWarning, match=r"(?s)Left out 2 of 12.*cat_1.*dog_0"):
+    with pytest.warns(UserWarning, match=r"(?s)Skipped 2 of 12.*cat_1.*dog_0"):
         data = ImageDataLoaders.from_folder(tmp_path, on_error="skip", **SMALL)
     assert len(data.train_items) == 7 and len(data.valid_items) == 3
     assert sum(batch["mask"].sum() for batch in data.valid) == 3
@@ -309,7 +309,9 @@ def test_splits_that_do_not_belong_together(split_root):
         ValueError, match="same kind; train has 'single', valid has 're"
     ):
         ImageDataLoaders(data.train_items, numbers)
-    with pytest.raises(ValueError, match="as many numbers.*train has 1, valid has 2"):
+    with pytest.raises(
+        ValueError, match="equally many targets.*train has 1, valid has 2"
+    ):
         ImageDataLoaders(numbers, pairs)
     with pytest.raises(ValueError, match="presize=.* is smaller than size"):
         ImageDataLoaders(data.train_items, data.valid_items, size=32, presize=16)

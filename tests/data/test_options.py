@@ -46,7 +46,7 @@ def test_what_is_fine():
         ({"resize": "stretch"}, ValueError, "resize is 'crop'"),
         ({"pad_mode": "wrap"}, ValueError, "pad_mode is"),
         ({"presize": 0}, ValueError, "at least 1 pixel"),
-        ({"kind": "many"}, ValueError, "kind is 'single'"),
+        ({"kind": "many"}, ValueError, "kind must be 'single'"),
         (
             {"in_channels": -1},
             ValueError,

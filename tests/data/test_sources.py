@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from jaxtune.data import source_items
-from jaxtune.data.sources import NumberedPaths, SourceImages
+from jaxtune.data.items import NumberedPaths, SourceImages
 
 
 def pictures(number=6, channels=3, dtype=np.uint8):
@@ -144,7 +144,7 @@ def test_a_data_set_with_columns_decodes_no_image_for_its_labels():
         ({"image": 1}, TypeError, "got dict"),
         (5, TypeError, "got int"),
         ([], ValueError, "no images"),
-        ([{"img": 1, "label": 2}], ValueError, r"the first holds \['img', 'label'\]"),
+        ([{"img": 1, "label": 2}], ValueError, r"the first has \['img', 'label'\]"),
         ([(1, 2)], ValueError, "the first is a tuple.*Rename"),
         ([{"image": np.zeros(3), "label": 2}], ValueError, r"first has \(3,\)"),
     ],

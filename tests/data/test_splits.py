@@ -113,7 +113,7 @@ def test_class_folders_are_split_by_share(tmp_path):
         (["train/a/1.jpg", "val/a/1.jpg"], {}, r"train='train', valid='val'\)"),
         (["train/a/1.jpg", "test/a/1.jpg"], {}, r"valid='test'\)"),
         (["train/a/1.jpg", "valid/a/1.jpg"], {"valid": "val"}, r"valid='valid'\)"),
-        (["train/a/1.jpg"], {}, r"train', valid_pct=0.2\) to set a fifth"),
+        (["train/a/1.jpg"], {}, r"train', valid_pct=0.2\) to validate on a f"),
         (["a/1.jpg", "b/1.jpg"], {}, r"holds a, b. .*write .*valid_pct=0.2\)"),
         (["valid/a/1.jpg", "other/a/1.jpg"], {}, r"'train'.*train=\.\.\., valid='v"),
         (["1.jpg"], {}, "holds none.*from_name_re"),
@@ -157,7 +157,7 @@ def test_photos_outside_class_folders(tmp_path):
 
 def test_empty_class_folders_are_left_out_aloud(tmp_path):
     make(tmp_path, "a/1.jpg", "b/notes.txt")
-    with pytest.warns(UserWarning, match="Left out 1 class folders.*: b"):
+    with pytest.warns(UserWarning, match="Skipped 1 class folders.*: b"):
         assert labelled_folder(tmp_path).classes == ("a",)
     # A class that is asked for by name is kept, with or without photos.
     assert labelled_folder(tmp_path, classes=("b", "a")).counts() == {"b": 0, "a": 1}
@@ -220,7 +220,7 @@ def test_what_both_folders_leave_out_is_one_warning(tmp_path):
             (folder / "1.jpg").touch()
             for n in range(number):
                 (folder / f"{n}.heic").touch()
-    with pytest.warns(UserWarning, match=r"Left out 6 files \(.heic 6\)") as said:
+    with pytest.warns(UserWarning, match=r"Skipped 6 files \(.heic 6\)") as said:
         split_folders(tmp_path)
     assert len(said) == 1
     with pytest.warns(UserWarning, match=r"4 files \(.heic 4\)"):

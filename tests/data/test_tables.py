@@ -86,7 +86,7 @@ def test_columns_of_zeros_and_ones():
     assert found.labels.tolist() == [[1, 0, 1], [0, 1, 1]]
     ordered = items(frame, label_col=[1, 2], classes=("sun", "sea"))
     assert ordered.labels.tolist() == [[1, 1], [1, 0]]
-    with pytest.raises(ValueError, match=r"classes=\('sun',\) and the columns"):
+    with pytest.raises(ValueError, match=r"classes=\('sun',\) differ from the columns"):
         items(frame, label_col=[1, 2], classes=("sun",))
 
 
@@ -194,7 +194,7 @@ def test_csv_that_cannot_be_read(tmp_path):
     for text, message in (
         ("fn,label\n", "no rows below its header"),
         ("", "no rows"),
-        ("fn,label\na,b\nc\nd,e,f\n", "2 columns, but not in line 3, 4.*quotes"),
+        ("fn,label\na,b\nc\nd,e,f\n", "2 columns, but not in line 3, 4.*Quote"),
         ("fn;label\na;b\n", "has one column, 'fn;label'.*delimiter=';'"),
     ):
         with pytest.raises(ValueError, match=message):

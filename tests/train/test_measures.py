@@ -224,7 +224,7 @@ def test_keras_weights_by_number_need_no_learner():
     loss = weighted_cross_entropy({0: 1.0, 1: 5.0})
     got = loss(jnp.zeros((2, 2)), jnp.asarray([0, 1]))
     np.testing.assert_allclose(got, [0.6931472, 3.465736], rtol=1e-6)
-    with pytest.raises(ValueError, match="names are known to a learner"):
+    with pytest.raises(ValueError, match="a learner knows the names"):
         weighted_cross_entropy({"ant": 1.0, "bee": 5.0})(
             jnp.zeros((2, 2)), jnp.asarray([0, 1])
         )
