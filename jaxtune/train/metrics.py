@@ -1,10 +1,9 @@
-"""Metrics, one value for each example.
+"""Metrics: functions of outputs and labels that return one value for each row.
 
-Logits and labels in, a value per row out. The one rule of the file: a metric is a plain
-function whose mean over all photos is the figure, so any function of that form is one.
-Where the figure is a function of that mean (the root of it), the metric says so by an
-attribute, `finish`; what is no mean at all is an `EpochMetric`. Other attributes say
-which `kinds` of labels it is for, and whether `higher_is_better`.
+An epoch's figure is the mean over all photos, so any such function is a metric. If the
+figure is a function of that mean, such as its root, the metric's attribute `finish` is
+that function; a figure that is not based on a mean is an `EpochMetric`. The attribute
+`kinds` lists the kinds of labels it is for; `higher_is_better` is True or False.
 """
 
 import functools
@@ -23,12 +22,12 @@ from jaxtune.train.epoch_metrics import EpochMetric, column_name
 from jaxtune.train.losses import PerClass, l1, mse
 from jaxtune.train.measures import plain_attribute
 
-#: (logits (b, c), label (b, ...)) -> one float for each row, (b,); or of a whole epoch.
+#: (logits (b, c), label (b, ...)) -> one float for each row, (b,); or an `EpochMetric`.
 Metric = Callable[[Array, Array], Float[Array, "b"]] | EpochMetric
 
 
 def accuracy(logits: Float[Array, "b c"], label: Int[Array, "b"]) -> Float[Array, "b"]:
-    """Returns 1 for each row whose largest logit is the label's, else 0."""
+    """Returns 1 for each row whose label has the largest logit, else 0."""
     return (logits.argmax(-1) == label).astype(jnp.float32)
 
 
@@ -48,15 +47,15 @@ error_rate.kinds = ("single",)
 def top_5_accuracy(
     logits: Float[Array, "b c"], label: Int[Array, "b"]
 ) -> Float[Array, "b"]:
-    """Returns 1 for each row whose label is among the five largest logits, else 0.
+    """Returns 1 for each row whose label has one of the five largest logits, else 0.
 
     Raises:
-        ValueError: If there are fewer than five classes: it would be 1 always.
+        ValueError: If there are fewer than five classes, for which it is always 1.
     """
     if logits.shape[-1] < 5:
         raise ValueError(
             f"top_5_accuracy needs five classes or more; there are {logits.shape[-1]}."
-            " accuracy fits."
+            " Use accuracy."
         )
     own = jnp.take_along_axis(logits, label[:, None], axis=-1)
     return ((logits > own).sum(-1) < 5).astype(jnp.float32)
@@ -72,15 +71,15 @@ def accuracy_multi(
     thresh: Number | PerClass = 0.5,
     sigmoid: bool = True,
 ) -> Float[Array, "b"]:
-    """Returns the share of each row's classes that are rightly there or not there.
+    """Returns each row's fraction of correctly predicted labels.
 
     Args:
-        logits: One for each class by itself.
+        logits: One for each class; probabilities if `sigmoid` is False.
         label: 1 for each class the image has, else 0.
-        thresh: A class is there if its probability is above this: one number, or one
-            for each class, as a list in their order or a dict by number (for a
+        thresh: A class is predicted if its probability is above this: one number, or
+            one for each class, as a list in their order or a dict by number (in a
             learner, by name).
-        sigmoid: Whether `logits` have yet to become probabilities.
+        sigmoid: Whether to apply the sigmoid to `logits`.
 
     Raises:
         ValueError: If there are not as many thresholds as classes.
@@ -99,8 +98,8 @@ def accuracy_multi(
             f" classes; received shape {thresh.shape}."
         )
     above = probability > jnp.asarray(thresh, jnp.float32)
-    right = above == (label > 0.5)
-    return right.astype(jnp.float32).mean(axis=-1)
+    correct = above == (label > 0.5)
+    return correct.astype(jnp.float32).mean(axis=-1)
 
 
 accuracy_multi.kinds = ("multi",)
@@ -108,7 +107,7 @@ accuracy_multi.per_class = {"thresh": one_or_class_values}
 
 
 def mae(outputs: Float[Array, "b *k"], target: Num[Array, "b *n"]) -> Float[Array, "b"]:
-    """Returns the absolute error of each row, the mean over its outputs.
+    """Returns the absolute error of each row, the mean over outputs.
 
     Raises:
         ValueError: If there are not as many values as outputs.
@@ -119,10 +118,10 @@ def mae(outputs: Float[Array, "b *k"], target: Num[Array, "b *n"]) -> Float[Arra
 def rmse(
     outputs: Float[Array, "b *k"], target: Num[Array, "b *n"]
 ) -> Float[Array, "b"]:
-    """Returns the squared error of each row; the figure is the root of its mean.
+    """Returns the squared error of each row; the figure is the root of the mean.
 
-    The mean of roots, batch by batch, would depend on the batches; so the root is taken
-    at the end, by `finish`.
+    The root is taken at the end of an epoch, by `finish`: a mean of roots would depend
+    on how the photos are divided into batches.
 
     Raises:
         ValueError: If there are not as many values as outputs.
@@ -146,18 +145,18 @@ for _metric in (error_rate, mae, rmse):
 def epoch_figures(
     parts: Sequence[Mapping[str, Any]], metrics: Mapping[str, Metric]
 ) -> dict[str, float]:
-    """Returns an epoch's loss and metrics from the eval step's answers.
+    """Returns an epoch's loss and metrics from the eval step's results.
 
     Args:
         parts: What the step of `make_eval_step` returned for each batch.
-        metrics: By name, as that was given.
+        metrics: By name, as passed to `make_eval_step`.
 
     Returns:
         The loss, then the metrics in their order.
 
     Raises:
-        ValueError: If there is no real row at all.
-        TypeError: If an `EpochMetric` computes something that is no number.
+        ValueError: If all rows are padding.
+        TypeError: If an `EpochMetric` does not compute a number.
     """
     parts = jax.device_get(list(parts))
     sums: dict[str, float] = {}
@@ -179,16 +178,16 @@ def epoch_figures(
 
 
 def computed(metric: EpochMetric, total: Any) -> float:
-    """Returns the figure of an epoch metric.
+    """Returns `metric.compute(total)` as a float.
 
     Raises:
-        TypeError: If it is no number.
+        TypeError: If it is not a number.
     """
     value = metric.compute(total)
     if np.ndim(value) or isinstance(value, str | bytes | None):
         raise TypeError(
-            f"{type(metric).__name__}.compute returned {described(value)}; one number,"
-            " the epoch's figure, is wanted."
+            f"{type(metric).__name__}.compute returned {described(value)}; it must"
+            " return one number, the epoch's figure."
         )
     return float(value)
 
@@ -214,11 +213,11 @@ def _wide(x: Any) -> np.ndarray:
 def finish_metrics(
     means: Mapping[str, float], metrics: Mapping[str, Metric]
 ) -> dict[str, float]:
-    """Returns figures from means over all photos.
+    """Returns an epoch's figures from the means over all photos.
 
     Args:
-        means: Of each metric, and of others (`loss`), which stay as they are.
-        metrics: By name; one may have an attribute `finish`, mean -> figure.
+        means: By name; those that are not metrics (`loss`) are returned as they are.
+        metrics: By name; an attribute `finish` is a function from mean to figure.
 
     Example:
         >>> finish_metrics({"loss": 9.0, "rmse": 9.0}, {"rmse": rmse})
@@ -230,7 +229,7 @@ def finish_metrics(
     }
 
 
-#: jaxtune's own metrics that are functions, by name, as `metrics=` takes them.
+#: jaxtune's metrics of rows by the name that `metrics=` accepts.
 METRICS: dict[str, Callable] = {
     function.__name__: function
     for function in (accuracy, error_rate, top_5_accuracy, accuracy_multi, mae, rmse)
@@ -238,55 +237,55 @@ METRICS: dict[str, Callable] = {
 
 
 def check_metrics(metrics: Any) -> list[Metric]:
-    """Returns metrics as a list, those of jaxtune's own that are given by name found.
+    """Returns metrics as a list, with names replaced by jaxtune's metrics.
 
     Args:
-        metrics: One or several, functions or the names of some of `METRICS`, or None.
+        metrics: One or several functions, `EpochMetric`s or keys of `METRICS`, or None.
 
     Raises:
-        TypeError: If one of them can't be called, and is no `EpochMetric`.
-        ValueError: If two have one name, or there is none of a name.
+        TypeError: If one is neither callable nor an `EpochMetric`.
+        ValueError: If two have the same name, or a name is unknown.
 
     Example:
         >>> check_metrics(["accuracy", mae]) == [accuracy, mae]
         True
     """
-    if metrics is None:
-        listed: list = []
-    elif callable(metrics) or isinstance(metrics, EpochMetric | str):
-        listed = [metrics]
-    elif isinstance(metrics, Iterable):
-        listed = list(metrics)
-    else:
-        raise TypeError(
-            "metrics must be one or several functions (logits, label) -> one value for "
-            f"each row, or their names; received {described(metrics)}."
-        )
+    listed = _listed(metrics)
     for i, metric in enumerate(listed):
         if isinstance(metric, str):
             if metric not in METRICS:
                 raise ValueError(
-                    f"metrics: none is called {metric!r}. {like(metric, METRICS)}"
+                    f"metrics: there is no {metric!r}. {like(metric, METRICS)}"
                 )
             listed[i] = METRICS[metric]
     named_metrics(listed)
     return listed
 
 
-def named_metrics(metrics: Metric | Iterable[Metric] | None) -> dict[str, Metric]:
-    """Returns metrics by their functions' names, in order.
+def _listed(metrics: Any) -> list:
+    if metrics is None:
+        return []
+    if callable(metrics) or isinstance(metrics, EpochMetric | str):
+        return [metrics]
+    if isinstance(metrics, Iterable):
+        return list(metrics)
+    raise TypeError(
+        "metrics must be one or several functions (logits, label) -> one value for "
+        f"each row, or their names; received {described(metrics)}."
+    )
 
-    A `functools.partial` has the name of its function.
+
+def named_metrics(metrics: Metric | Iterable[Metric] | None) -> dict[str, Metric]:
+    """Returns metrics by name, in order.
+
+    The name is that of the function (under a `functools.partial`) or of the
+    `EpochMetric`'s column.
 
     Raises:
-        TypeError: If one of them can't be called, and is no `EpochMetric`.
-        ValueError: If two have one name.
+        TypeError: If one is neither callable nor an `EpochMetric`.
+        ValueError: If two have the same name, or one is called "loss".
     """
-    if metrics is None:
-        listed: list = []
-    else:
-        one = callable(metrics) or isinstance(metrics, EpochMetric)
-        listed = [metrics] if one else list(metrics)
+    listed = _listed(metrics)
     for metric in listed:
         if isinstance(metric, type) and issubclass(metric, EpochMetric):
             raise TypeError(
@@ -295,8 +294,8 @@ def named_metrics(metrics: Metric | Iterable[Metric] | None) -> dict[str, Metric
             )
         if not callable(metric) and not isinstance(metric, EpochMetric):
             raise TypeError(
-                "a metric is a function (logits, label) -> one value for each row, or "
-                f"an EpochMetric; received {metric!r}."
+                "a metric must be a function (logits, label) -> one value for each row"
+                f" or an EpochMetric; received {metric!r}."
             )
     names = [
         column_name(m)
@@ -307,7 +306,7 @@ def named_metrics(metrics: Metric | Iterable[Metric] | None) -> dict[str, Metric
     if len(set(names)) != len(names) or "loss" in names:
         raise ValueError(
             "metrics need different names, other than 'loss'; received "
-            f"{names}. A partial or a function of your own gets one by its"
-            " attribute __name__, an EpochMetric by name=."
+            f"{names}. Set the attribute __name__ of a function or partial, or name="
+            " of an EpochMetric."
         )
     return dict(zip(names, listed, strict=True))

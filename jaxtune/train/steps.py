@@ -1,8 +1,7 @@
 """Train, eval and predict steps: pure functions of a state and a batch.
 
-The one rule of the file: a step is made once from what is code (the graph definition,
-the optimizer's update, the loss) and called with what is data; it can be jitted,
-scanned, vmapped and differentiated like any function.
+A step is made once from the static parts (graph definition, optimizer, loss) and called
+with arrays; it can be jitted, scanned, vmapped and differentiated.
 """
 
 from collections.abc import Callable, Mapping
@@ -44,19 +43,20 @@ def apply_module(
 ) -> tuple[Any, nnx.State]:
     """Returns a split network's outputs, and its statistics after this batch.
 
-    Pure: whatever the network keeps for itself (running statistics) comes back as
-    another tree. With `jax.checkpoint(apply_module, static_argnums=0)` the backward
-    pass computes activations anew and keeps only what goes in here.
+    Pure: updated running statistics are returned, not stored. With
+    `jax.checkpoint(apply_module, static_argnums=0)` only the arguments are kept for the
+    backward pass, which recomputes the activations.
 
     Args:
-        graphdef: Of the network; whether it trains or evaluates is in it.
+        graphdef: The network's graph definition, in train or eval mode.
         params: Parameters, see `split_module`.
-        model_state: Everything else the network holds.
-        images: What the network takes, (b, h, w, c).
-        key: A `jax.random` key for dropout; None where nothing is drawn.
+        model_state: The network's other variables.
+        images: The network's input, (b, h, w, c).
+        key: A `jax.random` key for dropout, or None if nothing is random.
 
     Returns:
-        The outputs, logits (b, num_classes) of a classifier, and the new `model_state`.
+        The outputs (for a classifier, logits (b, num_classes)) and the new
+        `model_state`.
     """
     network = nnx.merge(graphdef, params, model_state)
     rngs = None if key is None else nnx.Rngs(dropout=key)
@@ -77,41 +77,43 @@ def make_train_step(
 ) -> TrainStep:
     """Returns a pure `train_step(state, batch, key) -> (state, metrics)`.
 
-    Only what trains is differentiated: parameters labelled `FROZEN` are constants of
-    the step, so their backward pass is not computed whatever the optimizer does with
-    gradients (clipping, norms).
+    The loss is differentiated with respect to trainable parameters only. Those labelled
+    `FROZEN` are constants of the step: their gradients are never computed, whatever the
+    optimizer does (clipping, norms).
 
     Args:
-        graphdef: Of the network in train mode, see `training_view` and `split_module`.
-        tx: The optimizer; gets zeros as the gradients of frozen parameters.
+        graphdef: Graph definition of the network in train mode, see `training_view` and
+            `split_module`.
+        tx: The optimizer; the gradients of frozen parameters that it gets are zeros.
         loss: (logits, label) -> one value for each row.
-        objective: What is minimised instead, of the same form, where the loss is only
-            to be shown: the same in other units, such as `mse` with a `scale`.
+        objective: A function like `loss` that is minimized instead, while `loss` is
+            only reported; for example `mse` with a `scale`, reported in other units.
         labels: Group name of each parameter, `FROZEN` for those that don't train; all
             train if None.
-        prepare: (batch, key) -> images for the network: augmentation and normalisation.
+        prepare: (batch, key) -> images for the network: augmentation and normalization.
             The batch's `image` as it is if None.
-        apply: The forward pass, a function of the form of `apply_module`: a
-            rematerialised one, or your own.
-        mixing: `MixUp(...)`, `CutMix(...)` or a `BatchTransform` of your own, of what
-            `prepare` returns; the loss is then that of both labels by their weights.
+        apply: The forward pass, with the signature of `apply_module`; for example a
+            rematerialized one.
+        mixing: `MixUp(...)`, `CutMix(...)` or a `BatchTransform` of your own, applied
+            to the images that `prepare` returns; the loss is then the mean of those of
+            both labels, weighted by the images' weights.
 
     Returns:
         A function of a `TrainState`, a batch and a `jax.random` key. The key may be the
-        same for all steps of an epoch: dropout and mixing fold the step in, `prepare`
-        what it likes.
-        Its metrics: `loss` (mean over real rows), `count` (real rows), `grad_norm`
-        (global norm over what trains), all float32 (), and `finite`, bool (): whether
-        loss and norm are numbers. Where they are not, statistics stay as they were, and
-        with `group_optimizer` parameters too. A state with an average (`ema`) has it
-        moved along with each update, see `init_average`; not by a step that came to no
-        number, nor by one that only accumulates gradients.
+        same for all steps of an epoch: dropout and mixing fold in the step number, and
+        `prepare` can fold in what it likes.
+        Its metrics: `loss` (mean over unpadded rows), `count` (unpadded rows) and
+        `grad_norm` (global norm of the trainable parameters' gradients), all float32
+        (), and `finite`, bool (): whether loss and norm are finite. If not, statistics
+        are not updated, and with `group_optimizer` neither are parameters. The state's
+        moving average (`ema`), if any, is updated too, see `init_average`, but not by
+        such a step, nor by one that only accumulates gradients.
 
     Raises:
-        TypeError: If an argument is something else; and when the step is traced, if the
-            loss returns no array of floats.
+        TypeError: If an argument has a wrong type; when the step is traced, if the loss
+            does not return an array of floats.
         ValueError: When the step is traced, if the loss returns anything but one value
-            for each row; it is named.
+            for each row.
     """
     _check_graphdef(graphdef)
     check_transformation(tx)
@@ -139,26 +141,25 @@ def make_train_step(
                 key=jax.random.fold_in(dropout_key, state.step),
             )
             value = (rows_of(objective or loss, logits) * weights).sum()
-            shown = None
+            reported = None
             if objective is not None:
-                shown = (rows_of(loss, logits) * weights).sum()
-            return value, (shown, model_state)
+                reported = (rows_of(loss, logits) * weights).sum()
+            return value, (reported, model_state)
 
-        # Of the sum, not of the mean: several devices then need not agree on the count
-        # before the backward pass; it travels with what they exchange after it.
+        # Of the sum, not of the mean: several devices then don't have to exchange the
+        # count before the backward pass, but together with the gradients after it.
         differentiated = jax.value_and_grad(total_loss, has_aux=True)
-        (value, (shown, model_state)), grads = differentiated(training)
+        (value, (reported, model_state)), grads = differentiated(training)
         value, *grads = (x / jnp.maximum(count, 1.0) for x in (value, *grads))
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
-        if shown is not None:
-            value = shown / jnp.maximum(count, 1.0)
+        if reported is not None:
+            value = reported / jnp.maximum(count, 1.0)
         model_state = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old), model_state, state.model_state
         )
-        updates, opt_state = tx.update(
-            _with_zeros(grads, state.params, labels), state.opt_state, state.params
-        )
+        grads = rebuild(grads, frozen=jnp.zeros_like)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema is not None:
@@ -185,25 +186,25 @@ def make_eval_step(
 ) -> EvalStep:
     """Returns a pure `eval_step(params, model_state, batch) -> sums`.
 
-    It takes no optimizer state, so one program serves every phase.
+    It takes no optimizer state, so all phases share one compiled program.
 
     Args:
-        graphdef: Of the network in eval mode, see `evaluating`.
+        graphdef: Graph definition of the network in eval mode, see `evaluating`.
         loss: (logits, label) -> one value for each row.
-        metrics: By name, functions of the same form, or an `EpochMetric`.
+        metrics: By name, functions like `loss` or an `EpochMetric`.
         prepare: batch -> images for the network; the batch's `image` if None.
-        apply: The forward pass, of the form of `apply_module`; gets no key.
+        apply: The forward pass, with the signature of `apply_module`; gets no key.
 
     Returns:
-        A function whose answer holds, float32 (), `count`, the number of real rows, and
-        for `loss` and each metric the sum over them; sums of batches can be added. For
-        an `EpochMetric` it holds what its `from_batch` returns, which can be added
-        too; if that is to be gathered, `rows` (b, ...) and their `mask` (b,).
-        `epoch_figures` makes an epoch's figures of all batches' answers.
+        A function that returns a dict: `count`, the number of unpadded rows, and the
+        sum over them of `loss` and of each metric, all float32 (), which can be added
+        over batches. For an `EpochMetric`, the result of its `from_batch`; if its
+        `gather` is True, `rows` (b, ...) and their `mask` (b,). `epoch_figures`
+        computes an epoch's figures from the results of all batches.
 
     Raises:
-        TypeError: If an argument is something else; when the step is traced, if the
-            loss or a metric returns no array of numbers; it is named.
+        TypeError: If an argument has a wrong type; when the step is traced, if the loss
+            or a metric does not return an array of numbers.
         ValueError: Likewise, if it returns anything but one value for each row.
     """
     _check_graphdef(graphdef)
@@ -243,13 +244,13 @@ def make_predict_step(
     """Returns a pure `predict_step(params, model_state, images) -> probabilities`.
 
     Args:
-        graphdef: Of the network in eval mode.
+        graphdef: Graph definition of the network in eval mode.
         activation: logits (b, c) -> probabilities (b, c).
-        prepare: images as they come -> images for the network.
-        apply: The forward pass, of the form of `apply_module`; gets no key.
+        prepare: images -> images for the network; as they are if None.
+        apply: The forward pass, with the signature of `apply_module`; gets no key.
 
     Raises:
-        TypeError: If an argument is something else.
+        TypeError: If an argument has a wrong type.
     """
     _check_graphdef(graphdef)
     check_function(activation, "activation", "a function logits -> probabilities")
@@ -269,12 +270,12 @@ def _check_graphdef(graphdef: Any) -> None:
         graphdef,
         "graphdef",
         nnx.GraphDef,
-        "a graph definition, the first of what split_module(module) returns",
+        "a graph definition, the first result of split_module(module)",
     )
 
 
 def row_weights(batch: Batch) -> Float[Array, "b"]:
-    """Returns 1 for each real row and 0 for padding; all 1 where there is no mask."""
+    """Returns 1 for each row and 0 for padding; all 1 if the batch has no mask."""
     mask = batch.get("mask")
     if mask is None:
         return jnp.ones(batch["label"].shape[:1], jnp.float32)
@@ -282,11 +283,11 @@ def row_weights(batch: Batch) -> Float[Array, "b"]:
 
 
 def _mixed(images, batch, mixing, key, step):
-    """Images as they are trained on, and what gives a loss of logits for each row."""
+    """The mixed images, and a function (loss, logits) -> the loss of each row."""
     label = batch["label"]
     if mixing is None:
         return images, lambda loss, logits: row_values(loss, logits, label, role="loss")
-    # 0 and 1 are the two halves that `split` makes of a key.
+    # Not 0 or 1, which would repeat the two keys of jax.random.split.
     mix_key = jax.random.fold_in(jax.random.fold_in(key, 2), step)
     images, other, weight = mix(images, label, mix_key, mixing, mask=batch.get("mask"))
 
@@ -299,36 +300,25 @@ def _mixed(images, batch, mixing, key, step):
     return images, rows_of
 
 
-def _trains(params: nnx.State, labels: nnx.State | None) -> list[bool]:
-    if labels is None:
-        return [True] * len(jax.tree.leaves(params))
-    return [label != FROZEN for label in jax.tree.leaves(labels)]
-
-
 def _trainable(
     params: nnx.State, labels: nnx.State | None
-) -> tuple[list[Array], Callable[[list[Array]], Any]]:
-    leaves, treedef = jax.tree.flatten(params)
-    trains = _trains(params, labels)
+) -> tuple[list[Array], Callable]:
+    """The parameters that train, and a function that puts arrays back in their place.
 
-    def rebuild(training):
-        chosen = iter(training)
+    Its argument `frozen` maps each frozen parameter to what stands in its own place.
+    """
+    leaves, treedef = jax.tree.flatten(params)
+    trains = [True] * len(leaves)
+    if labels is not None:
+        trains = [label != FROZEN for label in jax.tree.leaves(labels)]
+
+    def rebuild(training, frozen=lambda leaf: leaf):
+        arrays = iter(training)
         return treedef.unflatten(
             [
-                next(chosen) if train else leaf
+                next(arrays) if train else frozen(leaf)
                 for leaf, train in zip(leaves, trains, strict=True)
             ]
         )
 
     return [x for x, train in zip(leaves, trains, strict=True) if train], rebuild
-
-
-def _with_zeros(grads: list[Array], params: nnx.State, labels: nnx.State | None):
-    leaves, treedef = jax.tree.flatten(params)
-    chosen = iter(grads)
-    return treedef.unflatten(
-        [
-            next(chosen) if train else jnp.zeros_like(leaf)
-            for leaf, train in zip(leaves, _trains(params, labels), strict=True)
-        ]
-    )
