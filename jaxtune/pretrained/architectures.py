@@ -56,7 +56,7 @@ class Architecture(RegisteredModel):
     def _filled(
         self, given: Mapping[str, Any], source: Weights, read_classifier: bool
     ) -> nnx.Module:
-        given = {**given, "num_classes": given["num_classes"] or source.num_classes}
+        given = {"num_classes": source.num_classes, **given}
         # Arrays that the file is about to fill are never drawn.
         network = nnx.eval_shape(lambda: self._build(given | {"rngs": nnx.Rngs(0)}))
         self._load(network, given, source, read_classifier)

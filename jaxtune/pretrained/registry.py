@@ -126,12 +126,13 @@ class RegisteredModel:
         if unknown:
             raise TypeError(f"{self.name} has no option {', '.join(unknown)}.")
         given = {
-            "num_classes": num_classes,
             "in_channels": check_integer(in_channels, "in_channels", least=1),
             "channel_init": channel_init,
             "rngs": rngs or nnx.Rngs(0),
             **options,
         }
+        if num_classes is not None:
+            given["num_classes"] = num_classes
         if not loads:
             self._check_unused(channel_init, read_classifier)
         if not loads or self._fills_itself(weights):
@@ -165,7 +166,6 @@ class RegisteredModel:
         )
 
     def _build(self, given: Mapping[str, Any]) -> nnx.Module:
-        given = {name: value for name, value in given.items() if value is not None}
         network = call_build(self.build, given, what=self.name)
         if "in_channels" not in _taken(self.build, {"in_channels"}):
             # Of random channels none should begin at nothing.
