@@ -9,29 +9,29 @@ And without the learner, the same numbers:
     net = create_cnn_model(resnet34, num_classes)    # net[0] the body, net[1] the head
     groups = default_groups(net)                     # layer groups, first to last
     labels = group_labels(split_module(net)[1], groups)
-    trained = optimizer_labels(labels, frozen)       # FROZEN where nothing trains
+    trained = optimizer_labels(labels, frozen)       # FROZEN for frozen parameters
     tx = group_optimizer(trained, rates, one_cycle(steps))
     graphdef, params, model_state = split_module(training_view(net, labels, frozen))
     step = compile_step(make_train_step(graphdef, tx, loss=loss, labels=trained))
     state, metrics = step(TrainState.create(params, model_state, tx), batch, key)
 
-What there is, in the order of the data's way:
+The main names by room, in the order in which data passes through the rooms:
 
 - data: `ImageDataLoaders`; on the device `training_images` and `validation_images`,
-  and what they are made of: `augment`, `per_image_keys`, `to_float`, `normalize`.
+  and their parts: `augment`, `per_image_keys`, `to_float`, `normalize`.
 - models and pretrained: `resnet18` and others, `ARCHITECTURES`, `register_model` for
   your own, `read_weights`; the layers `Sequential`, `Conv`, `Linear`, `BatchNorm`.
 - transfer: `create_cnn_model`, or `create_body` and `create_head`; `inspect_cuts`;
   `default_groups`, `split_groups`, `group_labels`; `evaluating`, the view for
-  validation; `extend_outputs`, for more classes.
+  validation; `extend_outputs`, which adds classes.
 - train, pure functions: `split_module`, `TrainState`; `optimizer_labels`,
   `training_view`, `with_precision`, `norm_paths`, `no_decay_paths`; `group_optimizer`
   with `adam`, `sgd` or your own `Optimizer`; `one_cycle`, `flat_cosine`, `constant`,
-  `curve`, `over_updates`;
-  `fine_tune_phases`; `make_train_step`, `make_eval_step`, `make_predict_step` over
-  `apply_module`; `init_average`, `averaged`; `compile_step`; losses and metrics.
+  `curve`, `over_updates`; `fine_tune_phases`; `make_train_step`, `make_eval_step`,
+  `make_predict_step` over `apply_module`; `init_average`, `averaged`; `compile_step`;
+  losses and metrics.
 - checkpoint: `save_checkpoint`, `load_checkpoint`, `inspect_checkpoint` and others;
-  plain Orbax opens what they write.
+  plain Orbax can open the checkpoints.
 - learner: `vision_learner`, `continue_from`, `Learner`, `load_predictor`.
 """
 

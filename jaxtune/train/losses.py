@@ -179,13 +179,9 @@ def binary_cross_entropy(
     logits, label = logits.astype(jnp.float32), label.astype(jnp.float32)
     positive = label * jax.nn.softplus(-logits)
     if pos_weight is not None:
-        if not isinstance(pos_weight, jax.Array):
-            pos_weight = one_or_class_values(
-                pos_weight, logits.shape[-1], "pos_weight", least=0.0
-            )
-        if np.ndim(pos_weight):
-            pos_weight = _per_class(pos_weight, logits.shape[-1], "pos_weight")
-        positive = positive * pos_weight
+        positive *= one_or_per_class(
+            pos_weight, logits.shape[-1], "pos_weight", least=0.0
+        )
     return (positive + (1 - label) * jax.nn.softplus(logits)).mean(axis=-1)
 
 
@@ -313,6 +309,17 @@ def _of_kind(kind, functions):
 
 def _weights_of(label, class_weights, classes):
     return _per_class(class_weights, classes, "class_weights")[label]
+
+
+def one_or_per_class(values: Any, classes: int, name: str, **options) -> Any:
+    """Returns one number as it is, or numbers by class as a float32 array, (classes,).
+
+    Of a JAX array, which may be traced, only the shape is checked; for other values and
+    their errors see `one_or_class_values`.
+    """
+    if not isinstance(values, jax.Array):
+        values = one_or_class_values(values, classes, name, **options)
+    return _per_class(values, classes, name) if np.ndim(values) else values
 
 
 def _per_class(weights, classes, name):

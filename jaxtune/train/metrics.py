@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, Num
 from jaxtune.arguments import Number, described, like
 from jaxtune.data import one_or_class_values
 from jaxtune.train.epoch_metrics import EpochMetric, column_name
-from jaxtune.train.losses import PerClass, l1, mse
+from jaxtune.train.losses import PerClass, l1, mse, one_or_per_class
 from jaxtune.train.measures import plain_attribute
 
 #: (logits (b, c), label (b, ...)) -> one float for each row, (b,); or an `EpochMetric`.
@@ -90,13 +90,7 @@ def accuracy_multi(
     probability = logits.astype(jnp.float32)
     if sigmoid:
         probability = jax.nn.sigmoid(probability)
-    if not isinstance(thresh, jax.Array):
-        thresh = one_or_class_values(thresh, logits.shape[-1], "thresh")
-    elif thresh.shape not in ((), logits.shape[-1:]):
-        raise ValueError(
-            f"thresh must be one number, or one for each of the {logits.shape[-1]}"
-            f" classes; received shape {thresh.shape}."
-        )
+    thresh = one_or_per_class(thresh, logits.shape[-1], "thresh")
     above = probability > jnp.asarray(thresh, jnp.float32)
     correct = above == (label > 0.5)
     return correct.astype(jnp.float32).mean(axis=-1)

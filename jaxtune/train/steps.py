@@ -101,7 +101,7 @@ def make_train_step(
     Returns:
         A function of a `TrainState`, a batch and a `jax.random` key. The key may be the
         same for all steps of an epoch: dropout and mixing fold in the step number, and
-        `prepare` can fold in what it likes.
+        `prepare` may fold in the rows' indices, say.
         Its metrics: `loss` (mean over unpadded rows), `count` (unpadded rows) and
         `grad_norm` (global norm of the trainable parameters' gradients), all float32
         (), and `finite`, bool (): whether loss and norm are finite. If not, statistics
