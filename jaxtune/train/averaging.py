@@ -5,6 +5,7 @@ that another decay needs no recompilation.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -223,12 +224,7 @@ def _copy(x: Array) -> Array | None:
 
 def _where_averaged(function: Callable, part: Any, tree: Any) -> Any:
     """Calls a function of two leaves where the first is not None; None elsewhere."""
-    return jax.tree.map(
-        lambda old, new: None if old is None else function(old, new),
-        part,
-        tree,
-        is_leaf=lambda leaf: leaf is None,
-    )
+    return _map(lambda x, y: None if x is None else function(x, y), part, tree)
 
 
 def _second(_: Any, x: Any) -> Any:
@@ -237,9 +233,8 @@ def _second(_: Any, x: Any) -> Any:
 
 def _filled(part: Any, tree: Any) -> Any:
     """The first tree, with leaves of the second where it has None."""
-    return jax.tree.map(
-        lambda own, other: other if own is None else own,
-        part,
-        tree,
-        is_leaf=lambda leaf: leaf is None,
-    )
+    return _map(lambda x, y: y if x is None else x, part, tree)
+
+
+#: `jax.tree.map` of trees in which None is a leaf.
+_map = functools.partial(jax.tree.map, is_leaf=lambda leaf: leaf is None)

@@ -31,17 +31,11 @@ def accuracy(logits: Float[Array, "b c"], label: Int[Array, "b"]) -> Float[Array
     return (logits.argmax(-1) == label).astype(jnp.float32)
 
 
-accuracy.kinds = ("single",)
-
-
 def error_rate(
     logits: Float[Array, "b c"], label: Int[Array, "b"]
 ) -> Float[Array, "b"]:
     """Returns 1 - accuracy for each row."""
     return 1.0 - accuracy(logits, label)
-
-
-error_rate.kinds = ("single",)
 
 
 def top_5_accuracy(
@@ -59,9 +53,6 @@ def top_5_accuracy(
         )
     own = jnp.take_along_axis(logits, label[:, None], axis=-1)
     return ((logits > own).sum(-1) < 5).astype(jnp.float32)
-
-
-top_5_accuracy.kinds = ("single",)
 
 
 def accuracy_multi(
@@ -96,10 +87,6 @@ def accuracy_multi(
     return correct.astype(jnp.float32).mean(axis=-1)
 
 
-accuracy_multi.kinds = ("multi",)
-accuracy_multi.per_class = {"thresh": one_or_class_values}
-
-
 def mae(outputs: Float[Array, "b *k"], target: Num[Array, "b *n"]) -> Float[Array, "b"]:
     """Returns the absolute error of each row, the mean over outputs.
 
@@ -126,14 +113,17 @@ def rmse(
     return mse(outputs, target)
 
 
-mae.kinds = ("regression",)
-rmse.kinds = ("regression",)
+for _metric, _kind, _higher_is_better in (
+    (accuracy, "single", True),
+    (error_rate, "single", False),
+    (top_5_accuracy, "single", True),
+    (accuracy_multi, "multi", True),
+    (mae, "regression", False),
+    (rmse, "regression", False),
+):
+    _metric.kinds, _metric.higher_is_better = (_kind,), _higher_is_better
+accuracy_multi.per_class = {"thresh": one_or_class_values}
 rmse.finish = math.sqrt
-
-for _metric in (accuracy, top_5_accuracy, accuracy_multi):
-    _metric.higher_is_better = True
-for _metric in (error_rate, mae, rmse):
-    _metric.higher_is_better = False
 
 
 def epoch_figures(

@@ -115,13 +115,12 @@ def make_train_step(
         ValueError: When the step is traced, if the loss returns anything but one value
             for each row.
     """
-    _check_graphdef(graphdef)
+    _check_forward(graphdef, apply)
     check_transformation(tx)
     loss = check_loss(loss)
     check_function(
         prepare, "prepare", "a function (batch, key) -> images", or_none=True
     )
-    check_function(apply, "apply", "a function such as apply_module")
     check_mixing(mixing)
 
     def train_step(state: TrainState, batch: Batch, key: Array):
@@ -207,13 +206,12 @@ def make_eval_step(
             or a metric does not return an array of numbers.
         ValueError: Likewise, if it returns anything but one value for each row.
     """
-    _check_graphdef(graphdef)
+    _check_forward(graphdef, apply)
     loss = check_loss(loss)
     if metrics is not None:
         wanted = "a dict from names to functions (logits, label) -> a value a row"
         check_instance(metrics, "metrics", Mapping, wanted)
     check_function(prepare, "prepare", "a function batch -> images", or_none=True)
-    check_function(apply, "apply", "a function such as apply_module")
     measures = {"loss": loss, **(metrics or {})}
 
     def eval_step(params: nnx.State, model_state: nnx.State, batch: Batch):
@@ -252,10 +250,9 @@ def make_predict_step(
     Raises:
         TypeError: If an argument has a wrong type.
     """
-    _check_graphdef(graphdef)
+    _check_forward(graphdef, apply)
     check_function(activation, "activation", "a function logits -> probabilities")
     check_function(prepare, "prepare", "a function images -> images", or_none=True)
-    check_function(apply, "apply", "a function such as apply_module")
 
     def predict_step(params: nnx.State, model_state: nnx.State, images: Array):
         images = images if prepare is None else prepare(images)
@@ -265,13 +262,10 @@ def make_predict_step(
     return predict_step
 
 
-def _check_graphdef(graphdef: Any) -> None:
-    check_instance(
-        graphdef,
-        "graphdef",
-        nnx.GraphDef,
-        "a graph definition, the first result of split_module(module)",
-    )
+def _check_forward(graphdef: Any, apply: Any) -> None:
+    wanted = "a graph definition, the first result of split_module(module)"
+    check_instance(graphdef, "graphdef", nnx.GraphDef, wanted)
+    check_function(apply, "apply", "a function such as apply_module")
 
 
 def row_weights(batch: Batch) -> Float[Array, "b"]:
