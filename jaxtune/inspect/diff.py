@@ -1,8 +1,9 @@
-"""How far training has moved each layer, and whether what was frozen kept every bit.
+"""How far training moved each layer, and whether frozen layers stayed identical.
 
-A snapshot holds the arrays themselves, which nothing changes: taking one costs no time,
-keeping one the memory of what has moved since. Equal means the same bits, of parameters
-and of running statistics.
+A snapshot keeps references to the arrays. JAX arrays are immutable, so taking one is
+free, and keeping one costs the memory of the arrays that have been replaced since.
+Parameters and running statistics are compared bit for bit, so a NaN equals the same
+NaN.
 """
 
 import dataclasses
@@ -24,12 +25,12 @@ from jaxtune.transfer import dotted
 
 
 class Snapshot(NamedTuple):
-    """The values at the beginning of a phase.
+    """Parameters and batch-norm statistics at the beginning of a phase.
 
     Attributes:
         phase: The phase's number, as in the history.
-        name: What its start line called it.
-        frozen: Names of the groups that were frozen in it.
+        name: The phase's name, as printed when it started.
+        frozen: Names of the layer groups that were frozen in it.
         params: Parameters, arrays by path.
         model_state: Batch-norm statistics, arrays by path.
     """
@@ -43,13 +44,14 @@ class Snapshot(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Moved:
-    """How far one array moved, or several together.
+    """How far one array, or several arrays taken together, moved.
 
     Attributes:
-        path: Of the array, the layer or the group.
-        group: Its layer group; "" if it is in none.
+        path: Dotted path of the array or layer, or name of the group.
+        group: Its layer group; "" if it is in none, or if arrays of several groups are
+            combined.
         size: Number of elements.
-        changed: How many of them are not bit for bit what they were.
+        changed: Number of elements whose bits changed.
         norm: Euclidean norm before.
         distance: Euclidean norm of the difference.
     """
@@ -63,30 +65,30 @@ class Moved:
 
     @property
     def relative(self) -> float:
-        """Distance / norm: 0 if nothing moved, inf from a norm of 0."""
+        """`distance / norm`: 0 if nothing changed, inf if the norm before was 0."""
         if not self.changed:
             return 0.0
         return self.distance / self.norm if self.norm else math.inf
 
 
 def tree_diff(before: Any, after: Any, labels: Any = None) -> list[Moved]:
-    """Returns how far each array of a tree moved, in the order of the tree.
+    """Returns how far each array of a pytree moved, in the order of the tree.
 
-    Random keys are left out: they move whenever something is drawn.
+    Random keys and their counters are skipped: every draw changes them.
 
     Args:
-        before: A tree of arrays: parameters, statistics, or a dict of both.
-        after: Another of the same names and shapes.
-        labels: Group name of each parameter, see `group_labels`; statistics are in the
-            group of the layer around them. No groups if None.
+        before: A pytree of arrays: parameters, statistics, or a dict of both.
+        after: A pytree with the same names and shapes.
+        labels: Group name of each parameter, see `group_labels`; statistics belong to
+            the group of their layer. With None, every group is "".
 
     Raises:
         ValueError: If names or shapes differ; the differences are listed.
 
     Example:
         >>> import numpy as np
-        >>> was, now = {"w": np.array([3.0, 4.0])}, {"w": np.array([3.0, 4.5])}
-        >>> [moved] = tree_diff(was, now)
+        >>> before, after = {"w": np.array([3.0, 4.0])}, {"w": np.array([3.0, 4.5])}
+        >>> [moved] = tree_diff(before, after)
         >>> moved.path, moved.changed, moved.relative
         ('w', 1, 0.1)
     """
@@ -97,11 +99,11 @@ def tree_diff(before: Any, after: Any, labels: Any = None) -> list[Moved]:
 
 
 def combine(rows: Iterable[Moved], path: str) -> Moved:
-    """Returns how far several arrays moved as one.
+    """Returns how far several arrays moved, as if they were concatenated.
 
     Args:
-        rows: At least one.
-        path: What to call them together.
+        rows: One for each array; at least one.
+        path: Path of the result, such as a layer's.
     """
     rows = list(rows)
     groups = {row.group for row in rows}
@@ -144,15 +146,15 @@ def _check_same(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
 
 def _moved(path: str, group: str, old: Any, new: Any) -> Moved:
     old, new = np.asarray(old), np.asarray(new)
-    was, now = (x.reshape(-1).astype(np.float64) for x in (old, new))
+    old_values, new_values = (x.reshape(-1).astype(np.float64) for x in (old, new))
     changed = _bits(old) != _bits(new)
     return Moved(
         path=path,
         group=group,
         size=old.size,
         changed=int(changed.any(axis=-1).sum()),
-        norm=float(np.linalg.norm(was)),
-        distance=float(np.linalg.norm(now - was)),
+        norm=float(np.linalg.norm(old_values)),
+        distance=float(np.linalg.norm(new_values - old_values)),
     )
 
 
@@ -163,14 +165,14 @@ def _bits(array: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class DiffRow:
-    """How far one layer, or one group, moved in one stretch of training.
+    """How far one layer, or one layer group, moved in one interval of training.
 
     Attributes:
-        phase: Number of the phase in the history; 0 for a stretch of several.
-        group: Its layer group.
-        layer: Its path; "" for the group as a whole.
-        parameters: How far its own parameters moved; None if it has none.
-        statistics: Likewise its running statistics.
+        phase: Number of the phase in the history; 0 if the interval covers several.
+        group: Name of the layer group.
+        layer: Dotted path of the layer; "" for the group as a whole.
+        parameters: How far its parameters moved; None if it has none.
+        statistics: How far its running statistics moved; None if it has none.
         frozen: Whether the group was frozen.
     """
 
@@ -184,14 +186,14 @@ class DiffRow:
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """One stretch of training: the states at its ends.
+    """An interval of training, with the state before and after it.
 
     Attributes:
-        phase: Number of the phase; 0 for several.
-        name: What to call it.
-        frozen: Names of the groups that were frozen in all of it.
-        before: Parameters and statistics at its beginning.
-        after: At its end.
+        phase: Number of the phase; 0 if the interval covers several.
+        name: Shown in tables and figures.
+        frozen: Names of the layer groups that were frozen throughout.
+        before: Parameters and statistics at the beginning.
+        after: Parameters and statistics at the end.
     """
 
     phase: int
@@ -202,12 +204,12 @@ class Interval:
 
 
 def stretches(snapshots: Sequence[Snapshot], now: tuple[Any, Any]) -> list[Interval]:
-    """Returns each phase's stretch, from its beginning to the next one's, or to now.
+    """Returns an interval for each phase, up to the start of the next phase or to now.
 
     Args:
-        snapshots: Of the beginnings, oldest first. Of several of one phase (a run that
-            was stopped and taken up) the first counts.
-        now: Parameters and statistics.
+        snapshots: Taken at the beginnings of phases, oldest first. Where a phase has
+            several (a run that was interrupted and resumed), the first one counts.
+        now: The current parameters and statistics.
     """
     firsts = [
         snapshot
@@ -222,20 +224,21 @@ def stretches(snapshots: Sequence[Snapshot], now: tuple[Any, Any]) -> list[Inter
 
 
 class Diff(Tabular):
-    """How far each group and layer moved, stretch by stretch; prints as a table.
+    """How far each group and layer moved in each interval; prints as a table.
 
     Attributes:
-        rows: For each stretch, each group as a whole followed by its layers.
-        names: Of the stretches.
+        rows: For each interval, every group as a whole followed by its layers.
+        names: Names of the intervals.
     """
 
     def __init__(self, parts: Sequence[Interval], labels: Any, order: Sequence[str]):
-        """Compares the ends of each stretch.
+        """Compares the state before and after each interval.
 
         Args:
-            parts: The stretches, oldest first.
+            parts: The intervals, oldest first.
             labels: Group name of each parameter.
-            order: Paths of the layers in the order of the network; others come after.
+            order: Dotted paths of the layers in forward order; layers that are not
+                listed come last.
         """
         self.names = [part.name for part in parts]
         self.rows: list[DiffRow] = []
@@ -247,8 +250,8 @@ class Diff(Tabular):
         self, part: Interval, labels: Any, order: Sequence[str]
     ) -> list[DiffRow]:
         both = [
-            tree_diff(was, now, labels)
-            for was, now in zip(part.before, part.after, strict=True)
+            tree_diff(before, after, labels)
+            for before, after in zip(part.before, part.after, strict=True)
         ]
         places = {path: i for i, path in enumerate(order)}
         layers: dict[str, tuple[list, list]] = {}
@@ -261,17 +264,17 @@ class Diff(Tabular):
         for path in paths:
             group = next(row.group for rows in layers[path] for row in rows)
             by_group.setdefault(group, []).append(path)
-        found = []
+        rows = []
         for group, inside in by_group.items():
             frozen = group in part.frozen
             whole = [
                 sum((layers[path][kind] for path in inside), []) for kind in (0, 1)
             ]
-            found.append(_row(part.phase, group, "", whole, frozen))
+            rows.append(_row(part.phase, group, "", whole, frozen))
             for path in inside:
-                found.append(_row(part.phase, group, path, layers[path], frozen))
-        self.rows += found
-        return found
+                rows.append(_row(part.phase, group, path, layers[path], frozen))
+        self.rows += rows
+        return rows
 
     def groups(self) -> list[DiffRow]:
         """Returns the rows of whole groups."""
@@ -282,7 +285,7 @@ class Diff(Tabular):
         return [row for row in self.rows if row.layer]
 
     def table(self) -> Table:
-        """Returns groups and, below each, its layers; for each stretch two columns."""
+        """Returns groups, each above its layers; two columns for each interval."""
         columns = [Column("group / layer", "left", folds=True)]
         several = len(self.names) > 1
         for i in range(len(self.names)):
@@ -313,10 +316,10 @@ class Diff(Tabular):
     def plot(self) -> "matplotlib.figure.Figure":
         """Returns a figure: a bar for each layer's parameters, a point for statistics.
 
-        The scale rises by factors; what has not moved has no bar and no point.
+        The scale is logarithmic; what has not changed has no bar and no point.
 
         Raises:
-            ImportError: If matplotlib is not there.
+            ImportError: If matplotlib is not installed.
         """
         shown = [[row for row in part if row.layer] for part in self._stretches]
         titles = [
@@ -372,7 +375,7 @@ def _value(moved: Moved | None) -> float:
 
 
 class FrozenMovedError(AssertionError):
-    """Something moved that was to stay bit for bit what it was."""
+    """A parameter or running statistic of a frozen layer group changed."""
 
 
 def check_frozen(
@@ -383,18 +386,19 @@ def check_frozen(
     groups: Collection[str] | None = None,
     norms: str = "frozen",
 ) -> None:
-    """Returns quietly if nothing frozen has moved by a bit.
+    """Raises an error if a frozen parameter or statistic has changed by even one bit.
 
     Args:
-        snapshots: Of the beginnings of phases, oldest first.
-        now: Parameters and statistics.
+        snapshots: Taken at the beginnings of phases, oldest first.
+        now: The current parameters and statistics.
         labels: Group name of each parameter.
-        groups: Which groups must be what they were at the first snapshot; if None, in
-            each phase those that were frozen in it.
-        norms: What the norm layers of frozen groups do, for the message.
+        groups: The groups that must not have changed since the first snapshot; if None,
+            each phase is checked for the groups that were frozen in it.
+        norms: The learner's `norms`: what the norm layers of frozen groups do. The
+            message explains it.
 
     Raises:
-        FrozenMovedError: If something moved; it is named.
+        FrozenMovedError: If something changed; the message names it.
     """
     parts = stretches(snapshots, now)
     if groups is not None and parts:
@@ -404,8 +408,8 @@ def check_frozen(
     for part in parts:
         moved = [
             row
-            for was, is_now in zip(part.before, part.after, strict=True)
-            for row in tree_diff(was, is_now, labels)
+            for before, after in zip(part.before, part.after, strict=True)
+            for row in tree_diff(before, after, labels)
             if row.changed and row.group in part.frozen
         ]
         for group in part.frozen:
@@ -431,15 +435,15 @@ def check_frozen(
 def interval_since(
     since: int | str | os.PathLike, snapshots: Sequence[Snapshot], now: tuple[Any, Any]
 ) -> Interval:
-    """Returns the training since the beginning of a phase, or since a checkpoint.
+    """Returns the interval from the beginning of a phase, or a checkpoint, until now.
 
     Args:
-        since: A phase's number, "start", or the folder of a checkpoint.
-        snapshots: The weights at the beginning of each phase.
-        now: Parameters and statistics.
+        since: Number of a phase, "start", or the folder of a checkpoint.
+        snapshots: Parameters and statistics at the beginning of each phase.
+        now: The current parameters and statistics.
 
     Raises:
-        TypeError: If `since` is nothing of that kind.
+        TypeError: If `since` is of another type.
         ValueError: If there is no such phase.
         FileNotFoundError: If there is no checkpoint at the path.
     """
@@ -469,14 +473,14 @@ def interval_since(
 def check_group_names(
     groups: str | Collection[str] | None, known: Mapping[str, Any]
 ) -> tuple[str, ...] | None:
-    """Returns names of layer groups as a tuple, None as it is.
+    """Returns names of layer groups as a tuple, or None for None.
 
     Args:
         groups: One name, several or None.
-        known: The layer groups.
+        known: The layer groups by name.
 
     Raises:
-        TypeError: If it is nothing of that kind.
+        TypeError: If `groups` is of another type.
         ValueError: If there is no such group.
     """
     names = (groups,) if isinstance(groups, str) else groups

@@ -1,7 +1,7 @@
-"""Grad-CAM: where in an image a network sees what it says.
+"""Grad-CAM: heat maps of the image regions that support a class.
 
-A split network and images in, a map for each image out. The one rule of the file: the
-pure function knows nothing of photos and classes' names; the rest is pictures.
+`grad_cam` is a pure function of network state and image arrays; the rest turns its maps
+into pictures of photos.
 """
 
 import dataclasses
@@ -28,29 +28,30 @@ def grad_cam(
     layer: str = "body",
     class_index: int | Int[Array | np.ndarray, "b"] | None = None,
 ) -> Float[Array, "b h w"]:
-    """Returns how much each place of a layer's output speaks for a class.
+    """Returns how strongly each position of a layer's output supports a class.
 
-    The layer's channels are added up, each weighted by the mean over all places of the
-    derivative of the class's output (before the softmax) by that channel; what is
-    negative, and so speaks against the class, becomes 0. Pure; it can be jitted with
-    `layer` static.
+    The map is the ReLU of a weighted sum over the layer's channels. A channel's weight
+    is the gradient of the class's logit with respect to that channel, averaged over all
+    positions. The function is pure and can be jitted with `layer` static.
 
     Args:
-        graphdef: Of the network in eval mode, see `evaluating` and `split_module`.
+        graphdef: Graph of the network in eval mode, see `evaluating` and
+            `split_module`.
         params: Parameters.
-        model_state: Everything else the network holds.
-        images: As the network takes them, prepared and normalised.
-        layer: Dotted name of the module whose output is looked at, (b, h, w, c); it
-            must be called once.
-        class_index: Which output is explained, one for all images or one each; each
-            image's largest if None.
+        model_state: All other state of the network, such as running statistics.
+        images: The network's input, resized and normalised.
+        layer: Dotted name of a module with an output (b, h, w, c); the network must
+            call it exactly once.
+        class_index: Index of the output to explain, one for all images or one for each;
+            each image's largest output if None.
 
     Returns:
-        Not scaled, 0 or more, float32, of the height and width of the layer's output.
+        The maps, float32, 0 or more, not normalised, of the height and width of the
+        layer's output.
 
     Raises:
         ValueError: If there is no such layer, it isn't called exactly once, or its
-            output is no map.
+            output doesn't have four dimensions.
 
     References:
         Selvaraju et al., "Grad-CAM", https://arxiv.org/abs/1610.02391, equations 1, 2.
@@ -59,21 +60,21 @@ def grad_cam(
 
     def run(change):
         network = nnx.merge(graphdef, params, model_state)
-        seen: list[Any] = []
+        layer_outputs: list[Any] = []
 
         def around(call, *args, **kwargs):
-            seen.append(call(*args, **kwargs))
-            return seen[-1] if change is None else seen[-1] + change
+            layer_outputs.append(call(*args, **kwargs))
+            return layer_outputs[-1] if change is None else layer_outputs[-1] + change
 
         listen(_module_at(network, layer), around)
         outputs = call_module(network, images)
-        return outputs, _only_map(seen, layer)
+        return outputs, _only_map(layer_outputs, layer)
 
     def score(change):
         outputs, features = run(change)
         chosen = outputs.argmax(-1) if class_index is None else class_index
         chosen = jnp.broadcast_to(jnp.asarray(chosen), outputs.shape[:1])
-        # Rows don't know of each other in eval mode: one gradient serves all.
+        # In eval mode rows are independent, so the sum's gradient is each row's own.
         return jnp.take_along_axis(outputs, chosen[:, None], axis=-1).sum(), features
 
     _, shape = jax.eval_shape(lambda: run(None))
@@ -85,14 +86,14 @@ def grad_cam(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GradCam:
-    """Where in a photo a network sees a class.
+    """The Grad-CAM map of one photo for one class.
 
     Attributes:
-        photo: As the network looked at it, before normalisation: uint8 (h, w, c).
-        heat: (h', w') of the layer's output, the highest place 1; all 0 where nothing
-            speaks for the class.
+        photo: The network's input before normalisation, uint8 (h, w, c).
+        heat: The map, float32 (h', w'), of the size of the layer's output, scaled to a
+            maximum of 1; all 0 if no position supports the class.
         label: Name of the class.
-        probability: That the network gives it; for regression the value.
+        probability: Predicted probability of the class; for regression the value.
     """
 
     photo: np.ndarray
@@ -106,10 +107,10 @@ class GradCam:
         return f"{self.label} {self.probability:.2f}"
 
     def plot(self) -> "matplotlib.figure.Figure":
-        """Returns a figure of the photo, and of the photo with the heat over it.
+        """Returns a figure of the photo beside the photo overlaid with the map.
 
         Raises:
-            ImportError: If matplotlib is not there.
+            ImportError: If matplotlib is not installed.
         """
         return plot_grad_cams([self])
 
@@ -117,16 +118,16 @@ class GradCam:
 def plot_grad_cams(
     cams: "list[GradCam] | tuple[GradCam, ...]", *, columns: Integer = 4
 ) -> "matplotlib.figure.Figure":
-    """Returns a figure of photos, each beside itself with the heat over it.
+    """Returns a figure of photos, each beside a copy overlaid with its map.
 
     Args:
-        cams: What `Learner.grad_cam` gives.
-        columns: Pictures in a row, two for each photo.
+        cams: Results of `Learner.grad_cam`.
+        columns: Pictures in a row; each photo takes two.
 
     Raises:
-        ImportError: If matplotlib is not there.
-        TypeError: If they are something else.
-        ValueError: If there are none, or `columns` is below 1.
+        ImportError: If matplotlib is not installed.
+        TypeError: If `cams` is no list or tuple of `GradCam`.
+        ValueError: If `cams` is empty, or `columns` is below 1.
     """
     check_instance(cams, "cams", (list, tuple), "a list of GradCam")
     if not cams:
@@ -145,31 +146,32 @@ def plot_grad_cams(
 def larger_sizes(
     size: tuple[int, int], photo: tuple[int, int]
 ) -> list[tuple[int, int]]:
-    """Returns heights and widths at which a photo may be looked at, largest first.
+    """Returns larger image sizes to try for Grad-CAM, largest first.
 
-    The shorter side is 224, or else twice what the network was trained on, from which
-    what it has learnt is less far; in a photo that is not so large, which is never
-    enlarged, sides are multiples of 32, so that few sizes need a program.
+    A larger image gives a finer map. The shorter side is 224 or, closer to what the
+    network was trained on, twice the training size, but no longer than the photo's own:
+    photos are never enlarged beyond their own resolution. Sides are rounded down to
+    multiples of 32, so that few sizes need compiling.
 
     Args:
         size: Height and width that the network was trained on, in pixels.
-        photo: Those of the photo.
+        photo: Height and width of the photo, in pixels.
 
     Example:
         >>> larger_sizes((64, 64), (500, 333)), larger_sizes((64, 64), (120, 400))
         ([(224, 224), (128, 128)], [(96, 96)])
     """
-    found = []
+    sizes = []
     for shorter in (224, min(224, 2 * min(size))):
         factor = min(shorter, *photo) / min(size)
         grown = [int(side * factor) // 32 * 32 for side in size]
         height, width = (max(*sides) for sides in zip(grown, size, strict=True))
-        found.append((height, width))
-    return [new for new in dict.fromkeys(found) if new != size]
+        sizes.append((height, width))
+    return [new for new in dict.fromkeys(sizes) if new != size]
 
 
 def scale_heat(maps: Any) -> np.ndarray:
-    """Returns maps (b, h, w) divided by the highest value of each; zeros stay zeros."""
+    """Returns maps (b, h, w), each divided by its maximum; all-zero maps stay zero."""
     maps = np.asarray(maps, np.float32)
     highest = maps.max(axis=(1, 2), keepdims=True)
     return np.divide(maps, highest, out=np.zeros_like(maps), where=highest > 0)
@@ -194,7 +196,7 @@ def _module_at(network: nnx.Module, layer: str) -> nnx.Module:
     node, left = network, layer
     while left:
         children = dict(children_of(node))
-        # A list's items have a dot in their name: "blocks.0".
+        # Items of a list have a dot in their name: "blocks.0".
         name = next((n for n in children if f"{left}.".startswith(f"{n}.")), None)
         if name is None:
             inside = layer[: len(layer) - len(left)].rstrip(".") or "the network"

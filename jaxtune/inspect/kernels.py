@@ -1,7 +1,6 @@
-"""The first layer's kernels as little pictures, and what training did to them.
+"""The first convolution's kernels as pictures, and how training changed them.
 
-A network in, pictures out. The one rule of the file: a weight of 0 is middle grey, and
-pictures that are compared have one scale.
+A weight of 0 is always middle grey, and pictures that are compared share one scale.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,22 +18,24 @@ from jaxtune.plots import new_figure
 from jaxtune.train import split_module
 from jaxtune.transfer.running import children_of
 
-#: Inches of one picture of all kernels.
+#: Width and height in inches of one picture of all kernels.
 _SIDE = 4.2
 
 
 def first_layer_kernels(module: nnx.Module) -> Float[np.ndarray, "n kh kw 3"]:
-    """Returns the kernels of a network's first convolution as pictures.
+    """Returns the kernels of a network's first convolution as RGB pictures.
 
-    Each has its own scale: 0 is 0.5, its largest weight, positive or negative, 1 or 0.
+    Each kernel is scaled on its own: a weight of 0 becomes 0.5, and its weight of
+    largest magnitude becomes 1 if positive, 0 if negative.
 
     Args:
-        module: A network, or a body, whose first convolution is the first child, at any
-            depth, that has a weight (kh, kw, in, out) called `weight` or `kernel`.
+        module: A network or a body. Its first convolution is the first submodule, depth
+            first, with a weight (kh, kw, in, out) called `weight` or `kernel`.
 
     Returns:
-        One picture for each output, float32 in 0..1. Of more than three input channels
-        the first three; of one, grey; of two, the third is 0.5.
+        One picture for each output channel, float32 in 0..1. One input channel gives
+        grey; with two, blue is 0.5 throughout; beyond three, only the first three are
+        shown.
 
     Raises:
         ValueError: If there is no convolution.
@@ -50,18 +51,18 @@ def first_layer_kernels(module: nnx.Module) -> Float[np.ndarray, "n kh kw 3"]:
 
 
 def first_weight(module: nnx.Module) -> tuple[tuple[str, ...], np.ndarray]:
-    """Returns the path of the first convolution's weight, and (n, kh, kw, in) of it.
+    """Returns the path of the first convolution's weight, and it as (n, kh, kw, in).
 
     Raises:
         ValueError: If there is no convolution.
     """
-    found = _first_convolution(module, ())
-    if found is None:
+    convolution = _first_convolution(module, ())
+    if convolution is None:
         raise ValueError(
             f"{type(module).__name__} has no convolution: no module in it has a weight "
             "(kh, kw, in, out) called weight or kernel."
         )
-    path, weight = found
+    path, weight = convolution
     return path, outputs_first(weight[...])
 
 
@@ -76,18 +77,19 @@ def plot_kernels(
     *,
     titles: tuple[str, str] = ("before", "now"),
 ) -> "matplotlib.figure.Figure":
-    """Returns a figure of kernels: as they are; or before, now, and what changed.
+    """Returns a figure of kernels: the current ones; or before, now, and the change.
 
-    Before and now share each kernel's scale. The change is enlarged, all
-    kernels alike, until the largest fills its scale; how much is in its title.
+    Before and now, a kernel has the same scale. The change is magnified by one factor
+    for all kernels, so that the largest change fills its kernel's scale; the title
+    gives the factor.
 
     Args:
-        now: Weights, outputs first; see `first_weight`.
-        before: Weights of the same shape; nothing to compare with if None.
-        titles: Of the two.
+        now: Weights, output channels first; see `first_weight`.
+        before: Weights of the same shape to compare with, or None.
+        titles: Titles of the pictures before and now.
 
     Raises:
-        ImportError: If matplotlib is not there.
+        ImportError: If matplotlib is not installed.
         ValueError: If the shapes differ.
     """
     if before is None:
@@ -111,7 +113,7 @@ def plot_kernels(
 
 
 def _round(number: float) -> str:
-    """A number with two digits that count: 1,800 or 3.4."""
+    """A number to two significant digits: 1,800 or 3.4."""
     return f"{float(f'{number:.2g}'):,g}"
 
 
@@ -121,9 +123,9 @@ def _first_convolution(node: nnx.Module, path: tuple[str, ...]):
         if isinstance(weight, nnx.Param) and weight[...].ndim == 4:
             return (*path, name), weight
     for name, child in children_of(node):
-        found = _first_convolution(child, (*path, *name.split(".")))
-        if found is not None:
-            return found
+        convolution = _first_convolution(child, (*path, *name.split(".")))
+        if convolution is not None:
+            return convolution
     return None
 
 
@@ -171,8 +173,13 @@ def compare_kernels(
 
     Args:
         module: The network.
-        before: What to compare with, or None.
-        snapshots: The weights at the beginning of each phase.
+        before: Number of a phase, a network, the path of a checkpoint, weights
+            (n, kh, kw, c), or None for no comparison.
+        snapshots: Parameters and statistics at the beginning of each phase.
+
+    Raises:
+        TypeError: If `before` is of another type.
+        ValueError: If there is no convolution or no such phase, or the shapes differ.
     """
     path, now = first_weight(module)
     if before is None:
@@ -214,7 +221,7 @@ def _snapshot_of(snapshots: Sequence[Snapshot], phase: int) -> Snapshot:
 
 
 def _leaf(tree: Any, path: Sequence[str]) -> Any:
-    """An array of a state, by its path; a list's items have whole numbers as names."""
+    """The array at a path in a state; items of a list have integers as names."""
     for name in path:
         tree = tree[name] if name in tree else tree[int(name)]
     return tree

@@ -1,7 +1,7 @@
-"""Which layer group a layer is in, whether it has parameters or not.
+"""Finds the layer group of any layer, also of one without parameters.
 
-A label tree in, a function of paths out. The one rule of the file: what has no
-parameter belongs to the group of what surrounds it, and to none if that is several.
+A layer without parameters belongs to the group of the module around it; if that module
+spans several groups, the layer belongs to none.
 """
 
 from collections.abc import Callable
@@ -13,10 +13,10 @@ from jaxtune.transfer import dotted
 
 
 def group_finder(labels: Any) -> Callable[[str], str]:
-    """Returns a function: dotted path of a layer, parameter or statistic -> its group.
+    """Returns a function from the path of a layer, parameter or statistic to its group.
 
-    The function returns "" for what has no parameter around it, or those of several
-    groups.
+    Paths are dotted. The function returns "" if the innermost module around the path
+    that has parameters has those of several groups, or if there is no such module.
 
     Args:
         labels: Group name of each parameter, see `group_labels`.

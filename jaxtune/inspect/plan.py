@@ -1,8 +1,7 @@
-"""What a training will do, before it does it: each phase, each layer group.
+"""The training plan: what each phase will do with each layer group.
 
-A network, its groups and phases in, a table out. The one rule of the file: nothing is
-compiled and nothing trains; what is said is read off the same phases, labels and views
-that the training takes.
+Nothing is compiled and nothing trains. The plan is computed from the same phases,
+labels and training views that training itself uses, so the two can't disagree.
 """
 
 import dataclasses
@@ -58,18 +57,19 @@ class PlanRow:
         phase: Number of the phase, from 1.
         group: Name of the layer group.
         frozen: Whether it is frozen in this phase.
-        parameters: Elements of its parameters.
-        trained: Elements of those that train.
-        learning_rate: At the schedule's peak; None where nothing trains.
-        weight_decay: Of what is neither norm nor bias; None where no such thing trains.
-        norms: What its norm layers do: "train" (batch statistics, the running ones
-            move, weight and bias train); in a frozen group "frozen" (nothing moves),
-            "stats" (as "train", but weight and bias stay) or "train"; "" if there are
-            none.
-        optimizer_bytes: What the optimizer keeps for it, gradients that it accumulates
-            and the moving average of its values included, where there is one.
-        operations: Floating-point operations in it for one image's training step.
-        share: Of all of the step's operations, 0..1.
+        parameters: Number of its parameters.
+        trained: Number of its parameters that train.
+        learning_rate: Peak of the schedule; None if nothing trains.
+        weight_decay: For parameters that are neither a norm layer's nor biases; None if
+            none of these train.
+        norms: What its norm layers do. "train": they use batch statistics, update the
+            running statistics, and train weight and bias. In a frozen group also
+            "frozen" (nothing changes) or "stats" (as "train", but weight and bias stay
+            fixed). "" if it has no norm layers.
+        optimizer_bytes: Memory of the optimizer state, with accumulated gradients and
+            the moving average of the weights where there are any.
+        operations: Floating-point operations of one image's training step.
+        share: Fraction of the whole step's operations, 0..1.
     """
 
     phase: int
@@ -101,7 +101,7 @@ class Plan(Tabular):
         first_phase: int = 1,
         batches_each: int = 1,
     ):
-        """Takes the rows, the phases they are of, and the batches for one update."""
+        """Takes the rows, their phases, and the number of batches for one update."""
         self.rows = list(rows)
         self.phases = tuple(phases)
         self._first = first_phase
@@ -112,7 +112,7 @@ class Plan(Tabular):
         return [row for row in self.rows if row.phase == phase]
 
     def table(self) -> Table:
-        """Returns the rows as cells, phases apart."""
+        """Returns the table; phases are separated by a line."""
         lines: list = []
         for i in range(len(self.phases)):
             rows = self.of_phase(self._first + i)
@@ -212,20 +212,20 @@ def plan_phases(
 ) -> Plan:
     """Returns what each phase does with each group, and what that costs.
 
-    The operations are counted in what JAX makes of the training step before any
-    compiler sees it: convolutions and matrix products, forward, and backward where a
-    parameter that trains needs it. Padding is counted as pixels, zeros between the
-    values of a strided convolution's gradient aren't.
+    Operations are counted in the training step's jaxpr, before XLA compiles it:
+    convolutions and matrix products of the forward pass, and of the backward pass where
+    a parameter that trains needs it. Padding counts as pixels; the zeros inside a
+    strided convolution's gradient do not count.
 
     Args:
-        module: The network; one of shapes only (`nnx.eval_shape`) will do.
+        module: The network; an abstract one (`nnx.eval_shape`) suffices.
         groups: Layer groups, first to last, see `group_labels`.
-        phases: What would train, see `fine_tune_phases`.
-        boundary: How many of the first groups are frozen already, for phases that
-            leave that as it is.
+        phases: The planned phases, see `fine_tune_phases`.
+        boundary: How many of the first groups are frozen now, for phases that don't
+            set it themselves.
         norms: What the norm layers of frozen groups do.
         optimizer: Makes each group's optimizer.
-        averages: Whether there is a moving average of what moves, see `init_average`.
+        averages: Whether a moving average of the weights is kept, see `init_average`.
         gradient_accumulation_steps: Batches for one update, see `group_optimizer`.
         size: Height and width of the images, in pixels.
         in_channels: Channels of the images.
@@ -233,8 +233,8 @@ def plan_phases(
 
     Raises:
         TypeError: If an argument is of another type.
-        ValueError: If one is out of its range, the groups don't fit the network, or it
-            doesn't run on such images.
+        ValueError: If an argument is out of its range, the groups don't fit the
+            network, or the network doesn't run on such images.
     """
     check_module(module, "module")
     phases = checked_phases(phases, len(check_groups(groups)))
@@ -257,7 +257,7 @@ def plan_phases(
 
 
 class _Leaf(NamedTuple):
-    """A parameter: its path, elements, group, whether it is a norm's or a bias."""
+    """A parameter; `is_plain` if no weight decay applies (norm layers and biases)."""
 
     path: str
     size: int
@@ -267,7 +267,7 @@ class _Leaf(NamedTuple):
 
 
 class _Network:
-    """What of a network and its groups is the same in all phases."""
+    """A network with its layer groups: what is the same in all phases."""
 
     def __init__(self, module, groups, norms, size, in_channels):
         self._module, self._groups, self._norms = module, tuple(groups), norms
@@ -298,15 +298,26 @@ class _Network:
         )
         trains = [label != FROZEN for label in jax.tree.leaves(labels)]
         costs = self._costs(labels, frozen)
-        kept = self._optimizer_bytes(labels, phase, make_optimizer)
+        optimizer_bytes = self._optimizer_bytes(labels, phase, make_optimizer)
         if averages:
-            kept.update(self._average_bytes(labels, frozen))
+            optimizer_bytes.update(self._average_bytes(labels, frozen))
         return [
-            self._row(number, phase, group, rate, trains, group in frozen, costs, kept)
+            self._row(
+                number,
+                phase,
+                group,
+                rate,
+                trains,
+                group in frozen,
+                costs,
+                optimizer_bytes,
+            )
             for group, rate in zip(self._groups, phase.rates, strict=True)
         ]
 
-    def _row(self, number, phase, group, rate, trains, frozen, costs, kept) -> PlanRow:
+    def _row(
+        self, number, phase, group, rate, trains, frozen, costs, optimizer_bytes
+    ) -> PlanRow:
         pairs = zip(self._leaves, trains, strict=True)
         inside = [(leaf, train) for leaf, train in pairs if leaf.group == group]
         trained = [leaf for leaf, train in inside if train]
@@ -321,7 +332,7 @@ class _Network:
             learning_rate=float(rate) if trained else None,
             weight_decay=float(phase.weight_decay) if decayed else None,
             norms=(self._norms if frozen else "train") if has_norms else "",
-            optimizer_bytes=kept.get(group, 0),
+            optimizer_bytes=optimizer_bytes.get(group, 0),
             operations=costs.get(group, 0),
             share=costs.get(group, 0) / max(sum(costs.values()), 1),
         )
@@ -330,17 +341,17 @@ class _Network:
         if frozen not in self._operations:
             view = training_view(self._module, self._labels, frozen, norms=self._norms)
             find = group_finder(self._labels)
-            found: Counter = Counter()
+            operations: Counter = Counter()
             for path, count in multiplications(view, labels, **self._images).items():
-                found[find(path)] += count
-            self._operations[frozen] = found
+                operations[find(path)] += count
+            self._operations[frozen] = operations
         return self._operations[frozen]
 
     def _optimizer_bytes(self, labels, phase, make_optimizer) -> Counter:
         rates = dict(zip(self._groups, phase.rates, strict=True))
         tx = make_optimizer(labels, rates, phase.schedule)
         whole = jax.eval_shape(tx.init, self._params)
-        found = Counter(
+        num_bytes = Counter(
             {
                 group: sum(map(_num_bytes, jax.tree.leaves(state.inner)))
                 for group, state in group_states(whole).items()
@@ -349,8 +360,8 @@ class _Network:
         find = group_finder(self._labels)
         for gradients in accumulated_gradients(whole):
             for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
-                found[find(dotted(path))] += _num_bytes(leaf)
-        return found
+                num_bytes[find(dotted(path))] += _num_bytes(leaf)
+        return num_bytes
 
     def _average_bytes(self, labels, frozen) -> Counter:
         view = training_view(self._module, self._labels, frozen, norms=self._norms)
@@ -361,11 +372,11 @@ class _Network:
             ),
             *split_module(view)[1:],
         )
-        find, found = group_finder(self._labels), Counter()
+        find, num_bytes = group_finder(self._labels), Counter()
         for tree in (average.params, average.model_state):
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-                found[find(dotted(path))] += _num_bytes(leaf)
-        return found
+                num_bytes[find(dotted(path))] += _num_bytes(leaf)
+        return num_bytes
 
 
 def _num_bytes(leaf) -> int:

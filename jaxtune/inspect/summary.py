@@ -1,8 +1,6 @@
-"""The layers of a network in the order of their calls, found by running it on shapes.
+"""A network's layers in call order, and each layer's operations in a training step.
 
-A network in, a row for each layer out, and the multiplications of a training step by
-layer. The one rule of the file: nothing is computed and nothing compiled; what is
-counted is what JAX would compute.
+The network is traced on shapes only: nothing is computed and nothing compiled.
 """
 
 import dataclasses
@@ -43,15 +41,15 @@ _SCOPE = re.compile(r"jaxtune_layer_(\d+)_")
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One module of a network, without those inside it.
+    """One module of a network, without its submodules.
 
     Attributes:
         path: Its dotted path.
         kind: Name of its class.
-        shape: Of its output, the batch first; None if it was never called, or returns
-            something else than an array.
-        parameters: Dotted paths of its own parameters to their numbers of elements.
-        statistics: Likewise of what it holds besides.
+        shape: Shape of its output, the batch first; None if it was never called, or
+            doesn't return an array.
+        parameters: Number of elements of each of its own parameters, by dotted path.
+        statistics: Number of elements of each other array of its own, by dotted path.
     """
 
     path: str
@@ -62,21 +60,22 @@ class Layer:
 
     @property
     def num_parameters(self) -> int:
-        """Elements of its own parameters."""
+        """Total number of elements of its own parameters."""
         return sum(self.parameters.values())
 
 
 def network_layers(
     module: nnx.Module, *, size: tuple[int, int], in_channels: int
 ) -> list[Layer]:
-    """Returns the layers in the order of their first calls; the uncalled ones last.
+    """Returns the layers in the order of their first calls.
 
-    A layer is a module that has no other inside it, or has arrays of its own.
+    A layer is a module that has no submodules, or has arrays of its own. Layers that
+    are never called come last if they have parameters; others are left out.
 
     Args:
         module: The network; maps (1, h, w, in_channels) float32 to anything.
         size: Height and width of the images, in pixels.
-        in_channels: Their channels.
+        in_channels: Channels of the images.
 
     Raises:
         ValueError: If the network doesn't run on such images.
@@ -98,16 +97,16 @@ def network_layers(
         raise ValueError(
             f"{type(module).__name__} doesn't run on images {images.shape}: {error}"
         ) from error
-    found = {}
+    kinds = {}
     params, others = _own(module, nnx.Param), _own(module, nnx.Not(nnx.Param))
     for path, node in _modules(module):
         inside = any(isinstance(x, nnx.Module) and x is not node for x in _below(node))
         if params[path] or others[path] or not inside:
-            found[path] = type(node).__name__
-    paths = [path for path in shapes if path in found]
-    paths += [path for path in found if path not in shapes and params[path]]
+            kinds[path] = type(node).__name__
+    paths = [path for path in shapes if path in kinds]
+    paths += [path for path in kinds if path not in shapes and params[path]]
     return [
-        Layer(path, found[path], shapes.get(path), params[path], others[path])
+        Layer(path, kinds[path], shapes.get(path), params[path], others[path])
         for path in paths
     ]
 
@@ -121,20 +120,20 @@ def multiplications(
 ) -> dict[str, int]:
     """Returns the floating-point operations of one image's training step, by layer.
 
-    Counted are convolutions and matrix products, forward and backward, two operations
-    for each multiplication with its addition; zeros that a stride puts between values
-    are left out. All else (norms, pooling, the optimizer) is small beside them. The
-    step is the one that `make_train_step` makes: what is labelled `FROZEN` is constant,
-    and no backward pass is made that nothing needs.
+    Convolutions and matrix products are counted, forward and backward, as two
+    operations for each multiply-add; zeros that a stride puts between values are not
+    counted. Everything else (norms, pooling, the optimizer) is small in comparison. As
+    in `make_train_step`, parameters labelled `FROZEN` are constants, so gradients that
+    nothing needs are not computed.
 
     Args:
-        module: The network as it trains, see `training_view`.
+        module: The network in training mode, see `training_view`.
         labels: Group of each parameter, `FROZEN` for those that don't train.
         size: Height and width of the images, in pixels.
         in_channels: Their channels.
 
     Returns:
-        Dotted path of each layer with such operations to their number.
+        Operations of each layer that has any, by dotted path.
     """
     graphdef, params, model_state = split_module(module)
     names = [path for path, _ in _modules(module)]
@@ -156,18 +155,18 @@ def multiplications(
     )
     counts: Counter = Counter()
     _count(jaxpr.jaxpr, "", 1, counts)
-    found: Counter = Counter()
+    operations: Counter = Counter()
     for scope, number in counts.items():
         inside = _SCOPE.findall(scope)
-        found[names[int(inside[-1])] if inside else ""] += number
-    return {name: number // images.shape[0] for name, number in found.items()}
+        operations[names[int(inside[-1])] if inside else ""] += number
+    return {name: number // images.shape[0] for name, number in operations.items()}
 
 
 # Modules.
 
 
 def _modules(module: nnx.Module) -> list[tuple[str, nnx.Module]]:
-    """Every module below one by its dotted path, itself ("") included."""
+    """All submodules with their dotted paths, and the module itself as ""."""
     return [
         (dotted(path), node)
         for path, node in nnx.iter_graph(module)
@@ -176,11 +175,11 @@ def _modules(module: nnx.Module) -> list[tuple[str, nnx.Module]]:
 
 
 def _below(node: nnx.Module):
-    return (found for _, found in nnx.iter_graph(node))
+    return (child for _, child in nnx.iter_graph(node))
 
 
 def _own(module: nnx.Module, kind: Any) -> dict[str, dict[str, int]]:
-    """For each module's path, its own leaves of a kind with their sizes."""
+    """For each module's path, the sizes of its own variables of a kind, by path."""
     paths = [path for path, _ in _modules(module)]
     own: dict[str, dict[str, int]] = {path: {} for path in paths}
     leaves = jax.tree_util.tree_leaves_with_path(nnx.as_pure(nnx.state(module, kind)))
@@ -275,13 +274,15 @@ class SummaryRow:
     Attributes:
         path: Its dotted path.
         kind: Name of its class.
-        shape: Of its output for one image, the batch first; None if it isn't called.
-        parameters: Elements of its own parameters.
-        statistics: Elements of what else it holds, such as running means.
+        shape: Shape of its output for one image, the batch first; None if it isn't
+            called.
+        parameters: Number of its own parameters.
+        statistics: Number of other elements it holds, such as running means.
         group: Its layer group; "" if it is in none.
-        trained: Elements of its parameters that train.
-        norms: Of a norm layer, what it does in training: "train" (batch statistics, the
-            running ones move) or, in a frozen group, the learner's `norms`; else "".
+        trained: Number of its own parameters that train.
+        norms: What a norm layer does in training: "train" (uses batch statistics and
+            updates the running statistics) or, in a frozen group, the learner's
+            `norms`. "" for other layers.
     """
 
     path: str
@@ -295,14 +296,14 @@ class SummaryRow:
 
 
 class Summary(Tabular):
-    """Every layer of a network in the order of the calls; prints as a table.
+    """Every layer of a network in call order; prints as a table.
 
     Attributes:
         rows: The layers.
         frozen: Names of the frozen layer groups.
-        parameters: Elements of all parameters.
-        trained: Elements of those that train.
-        statistics: Elements of what else the network holds.
+        parameters: Number of parameters.
+        trained: Number of parameters that train.
+        statistics: Number of other elements, such as running means.
     """
 
     def __init__(
@@ -313,7 +314,7 @@ class Summary(Tabular):
         frozen: Collection[str] = (),
         num_bytes: int = 0,
     ):
-        """Takes the layers and what is said of the whole."""
+        """Takes the layers, the title, frozen groups, and the parameters' bytes."""
         self.rows = list(rows)
         self.frozen = tuple(frozen)
         self.parameters = sum(row.parameters for row in self.rows)
@@ -323,7 +324,7 @@ class Summary(Tabular):
         self._bytes = num_bytes
 
     def table(self) -> Table:
-        """Returns the layers as cells, groups apart, totals below."""
+        """Returns the table; groups are separated by a line, totals stand below."""
         lines: list = []
         group = ""
         for row in self.rows:
@@ -381,15 +382,15 @@ def summarize(
     size: int | tuple[int, int] = 224,
     in_channels: int = 3,
 ) -> Summary:
-    """Returns every layer of a network: output, parameters, group, whether it trains.
+    """Returns every layer with its output shape, parameters, group and what trains.
 
-    Nothing is computed or compiled: the network runs on shapes.
+    Nothing is computed or compiled: the network is traced on shapes only.
 
     Args:
-        module: Any NNX module that maps images (b, h, w, c); one of shapes only
-            (`nnx.eval_shape`) will do.
+        module: Any NNX module that takes images (b, h, w, c); an abstract one
+            (`nnx.eval_shape`) suffices.
         groups: Layer groups, see `group_labels`; none are shown if None.
-        frozen: Names of those that are frozen.
+        frozen: Names of the frozen groups.
         norms: What the norm layers of frozen groups do.
         size: Height and width of the images in pixels, or one number for both.
         in_channels: Channels of the images.
