@@ -1,4 +1,4 @@
-"""What a network predicts, and how good that is."""
+"""Predictions of a trained network, and their evaluation."""
 
 from jaxtune.results.interpretation import (
     ClassificationInterpretation as ClassificationInterpretation,

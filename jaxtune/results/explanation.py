@@ -1,4 +1,4 @@
-"""Which part of a photo a prediction comes from: Grad-CAM for a trained network."""
+"""Grad-CAM for a trained network: which part of a photo supports a prediction."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,15 +16,15 @@ from jaxtune.results.thresholds import decode
 
 
 class Explainer:
-    """Explains what a network predicts of photos, with the weights that it has now."""
+    """Explains a network's predictions, with weights captured at construction."""
 
     def __init__(self, trainer: Trainer, data: Any, thresholds: Any):
         """Captures the weights; nothing is compiled yet.
 
         Args:
             trainer: Holds network, weights and compiled steps.
-            data: `ImageDataLoaders`: says the classes, and how photos are prepared.
-            thresholds: Of several labels, each class's own; None for other labels.
+            data: `ImageDataLoaders`, for the classes and the image preparation.
+            thresholds: Multi-label: threshold of each class; None for other labels.
         """
         self._trainer, self._data, self._thresholds = trainer, data, thresholds
         self._inference = Inference(trainer)
@@ -50,8 +50,8 @@ class Explainer:
                     f"there is no class {class_name!r}; there are {', '.join(names)}."
                 )
             index = [names.index(class_name)] * count
-        found = self.explain(photos, index, layer=layer, size=size)
-        return found[0] if listed.alone else found
+        cams = self.explain(photos, index, layer=layer, size=size)
+        return cams[0] if listed.alone else cams
 
     def explain(
         self,
@@ -61,7 +61,7 @@ class Explainer:
         layer: str = "body",
         size: int | tuple[int, int] | None = None,
     ) -> list[GradCam]:
-        """Returns a map for each photo, outputs by number; see `Learner.explain`."""
+        """Returns a map for each photo, outputs by index; see `Learner.explain`."""
         listed = list_photos(photos, "photos", channels=self._data.in_channels)
         photos = list(listed.each)
         check_instance(layer, "layer", str, "the dotted name of a layer")
@@ -75,7 +75,7 @@ class Explainer:
                 if listed.alone
                 else bad_photos(bad, len(photos), "photos", "Leave {them} out.")
             )
-        # What can be read once only would be at its end the second time.
+        # Photos are read twice, and a stream can be read only once.
         photos = [p.read() if hasattr(p, "read") else p for p in photos]
         with self._trainer.programs.device_errors():
             return self._explained(photos, class_index, layer, size)
@@ -99,29 +99,31 @@ class Explainer:
     ) -> list[GradCam]:
         names = self._output_names()
         images = np.stack([self._data.prepare_image(photo) for photo in photos])
-        said = self._inference.one_by_one(images)
+        probabilities = self._inference.one_by_one(images)
         if class_index is None:
-            class_index = said.argmax(axis=-1)
+            class_index = probabilities.argmax(axis=-1)
         index = [int(number) for number in class_index]
-        looked = [
+        images_and_maps = [
             self._looked_at(*each, layer, size)
-            for each in zip(photos, images, said, index, strict=True)
+            for each in zip(photos, images, probabilities, index, strict=True)
         ]
         return [
             GradCam(image, heat, names[i], float(row[i]))
-            for (image, heat), i, row in zip(looked, index, said, strict=True)
+            for (image, heat), i, row in zip(
+                images_and_maps, index, probabilities, strict=True
+            )
         ]
 
     def _looked_at(
         self,
         photo: Any,
         image: np.ndarray,
-        said: np.ndarray,
+        probabilities: np.ndarray,
         index: int,
         layer: str,
         size: tuple[int, int] | None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """A photo as large as the network looks at it, and where it sees an output."""
+        """The photo at the largest usable size, and its map for an output."""
         if size is not None:
             image = self._prepared(photo, size)
             return image, self._inference.heat(image[None], [index], layer)[0]
@@ -129,10 +131,10 @@ class Explainer:
         for wanted in larger_sizes(Reading.of(self._data).size, shape[:2]):
             larger = self._prepared(photo, wanted)
             try:
-                if self._agrees(larger[None], said, index):
+                if self._agrees(larger[None], probabilities, index):
                     return larger, self._inference.heat(larger[None], [index], layer)[0]
             except (TypeError, ValueError, ZeroDivisionError):
-                break  # Some networks take one size only.
+                break  # Some networks accept only one image size.
         return image, self._inference.heat(image[None], [index], layer)[0]
 
     def _prepared(self, photo: Any, size: tuple[int, int]) -> np.ndarray:
@@ -145,16 +147,18 @@ class Explainer:
             channels=data.in_channels,
         )
 
-    def _agrees(self, larger: np.ndarray, said: np.ndarray, index: int) -> bool:
-        """Whether a larger photo gets the same label: else that would be explained."""
-        there, kind = self._inference.one_by_one(larger), self._data.kind
-        here, there = (
+    def _agrees(
+        self, larger: np.ndarray, probabilities: np.ndarray, index: int
+    ) -> bool:
+        """Whether a larger photo gets the same label, which the map is to explain."""
+        at_larger, kind = self._inference.one_by_one(larger), self._data.kind
+        label, larger_label = (
             decode(outputs, kind, self._thresholds)[0]
-            for outputs in (said[None], there)
+            for outputs in (probabilities[None], at_larger)
         )
         if kind == "multi":
-            return here[index] == there[index]
-        return kind == "regression" or here == there
+            return label[index] == larger_label[index]
+        return kind == "regression" or label == larger_label
 
     def _output_names(self) -> tuple[str, ...]:
         return self._data.classes or tuple(map(str, range(self._data.num_outputs)))

@@ -1,6 +1,6 @@
-"""Inference with the weights captured at construction.
+"""Inference with the weights that a trainer has when `Inference` is made.
 
-Later training does not affect it; the compiled steps are the trainer's own.
+Later training does not change them; the compiled steps are shared with the trainer.
 """
 
 import functools
@@ -18,7 +18,7 @@ from jaxtune.results.predictions import gather
 
 
 class Inference:
-    """Runs a trainer's network on batches, with the weights that it has now.
+    """Runs a trainer's network on batches, with weights captured at construction.
 
     Attributes:
         place: Puts a batch onto the devices, see `Trainer.place`.
@@ -36,25 +36,25 @@ class Inference:
         self._values = trainer.values()
 
     def of(self, images: Any) -> tuple[jax.Array, jax.Array]:
-        """Returns outputs and probabilities (b, k) of photos uint8 (b, h, w, c)."""
+        """Returns outputs and probabilities (b, k) of images uint8 (b, h, w, c)."""
         return self._programs.answer_step(self._graphdef)(*self._values, images)
 
     def augmented(self, batch: Any, key: jax.Array) -> jax.Array:
-        """Returns probabilities (b, k) of a batch, augmented as those that train."""
+        """Returns probabilities (b, k) of a batch, augmented as in training."""
         step = self._programs.augmented_step(self._graphdef)
         return step(*self._values, batch, key)
 
     def losses(self, outputs: Any, label: Any) -> jax.Array:
-        """Returns each row's loss (b,), by the learner's own."""
+        """Returns each row's loss (b,), by the learner's loss function."""
         return self._programs.loss_step()(outputs, label)
 
     def one_by_one(self, images: np.ndarray) -> np.ndarray:
-        """Returns probabilities (b, k) of photos; however many, one program."""
+        """Returns probabilities (b, k), image by image: only one program compiles."""
         each = [self.of(images[i : i + 1])[1] for i in range(len(images))]
-        return np.concatenate([np.asarray(said) for said in each])
+        return np.concatenate([np.asarray(row) for row in each])
 
     def heat(self, images: np.ndarray, index: Any, layer: str) -> np.ndarray:
-        """Returns Grad-CAM's maps (b, h, w), one output of each; the highest is 1."""
+        """Returns a Grad-CAM map (b, h, w) of one output each, with a maximum of 1."""
         step = self._programs.heat_step(self._graphdef, layer)
         index = np.asarray(index, np.int32)
         each = [
@@ -67,11 +67,11 @@ class Inference:
         """Returns probabilities (n, k), labels, positions and, if asked for, losses.
 
         Args:
-            loader: Gives batches in order, as for validation.
+            loader: A loader without shuffling or augmentation.
             with_loss: Whether to return each row's loss, (n,).
 
         Raises:
-            ValueError: If there is no readable photo.
+            ValueError: If no photo can be read.
         """
 
         def predict(batch: Mapping[str, Any]) -> dict[str, jax.Array]:
@@ -95,15 +95,15 @@ class Inference:
         beta: float,
         use_max: bool,
     ) -> dict[str, np.ndarray]:
-        """Returns rows of test-time augmentation; see `Learner.tta`.
+        """Returns predictions of test-time augmentation; see `Learner.tta`.
 
         Args:
             augmented: A loader that prepares photos as for training, in order.
             plain: A loader of the same photos, prepared as for validation.
-            key: Decides what is drawn.
+            key: Random key of the augmentation.
             n: Augmented predictions of each photo.
-            beta: Weight of the plain prediction.
-            use_max: Whether to take the largest of all instead.
+            beta: Weight of the plain prediction against the mean of the augmented.
+            use_max: Whether to take the maximum over all predictions instead.
         """
         combine = jnp.maximum if use_max else operator.add
 

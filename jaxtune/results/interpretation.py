@@ -1,7 +1,7 @@
-"""Interpretation: which photos a network gets most wrong, and what it confuses.
+"""Interpretation: which photos have the largest losses, and which classes get confused.
 
-Predictions with their losses and photos in; tables and figures out. The one rule of the
-file: the network has run once, before; everything here is counted from its answers.
+The network runs once, beforehand; all tables and figures come from its predictions.
+Only heat maps run it again.
 """
 
 import dataclasses
@@ -47,12 +47,12 @@ def _check_kind(interpretation: "type[Interpretation]", kind: str) -> None:
 
 
 class Interpretation:
-    """Photos with what a network said of them, and how wrong it was.
+    """Photos with a network's predictions for them and their losses.
 
     Attributes:
-        predictions: Rows with losses and decoded answers.
+        predictions: Predictions with losses and decoded labels.
         items: The photos' names, labels and classes.
-        classes: Names of the classes; none for regression.
+        classes: Names of the classes; empty for regression.
     """
 
     kinds: tuple[str, ...] = ("single", "multi", "regression")
@@ -65,18 +65,18 @@ class Interpretation:
         photo: Callable[[int], np.ndarray] | None = None,
         heat: Callable[[Sequence[int], np.ndarray], Sequence[GradCam]] | None = None,
     ):
-        """Takes answers; nothing is computed yet.
+        """Takes predictions; nothing is computed yet.
 
         Args:
-            predictions: With losses and decoded answers.
-            items: What `predictions.index` counts.
-            photo: From a position in the items to pixels (h, w, c), for plots.
-            heat: From positions in the items and the number of each one's output to
-                what explains these, for plots with heat.
+            predictions: Predictions with losses and decoded labels.
+            items: The items that `predictions.index` refers to.
+            photo: Maps a position in the items to pixels (h, w, c), for plots.
+            heat: Maps positions in the items, and the index of an output for each, to
+                their Grad-CAM maps, for plots with heat maps.
 
         Raises:
-            ValueError: If losses or decoded answers are missing, or the labels are of
-                another kind.
+            ValueError: If targets, losses or decoded labels are missing, or the labels
+                are of another kind than this class is for.
         """
         check_instance(predictions, "predictions", Predictions, "what get_preds gives")
         check_instance(items, "items", Items, "the Items of a loader")
@@ -99,7 +99,7 @@ class Interpretation:
 
     @classmethod
     def from_learner(cls, learner: Any, loader: Any = None, *, thresh: Any = None):
-        """Returns the interpretation of what a learner says of a loader's photos.
+        """Returns the interpretation of a learner's predictions for a loader.
 
         Args:
             learner: A `Learner`; its network runs once over the photos.
@@ -107,8 +107,8 @@ class Interpretation:
             thresh: As in `Learner.get_preds`.
 
         Raises:
-            TypeError: If the learner is none, or the loader's photos can't be found
-                again.
+            TypeError: If `learner` is no `Learner`, or the loader's photos can't be
+                read again.
             ValueError: If the labels are of another kind than this class is for, or
                 there are none.
         """
@@ -138,22 +138,22 @@ class Interpretation:
 
         Args:
             k: How many; all if None, or if there are fewer.
-            largest: Whether from the largest down, or from the smallest up.
-            items: Whether to return the photos' paths too, as a third.
+            largest: Whether to sort from the largest down; else from the smallest up.
+            items: Whether to return the photos' paths as a third value.
 
         Returns:
-            float32 (k,), int32 (k,), and the paths if asked for. Losses that are no
-            number count as the largest.
+            Losses float32 (k,), positions int32 (k,), and the paths if asked for. NaN
+            counts as the largest loss.
 
         References:
             fastai 2.8.12, interpret.py `Interpretation.top_losses`.
         """
         check_flag(items, "items")
         rows = self._ranked(k, largest)
-        found = self.predictions.losses[rows], self.predictions.index[rows]
+        losses_and_index = self.predictions.losses[rows], self.predictions.index[rows]
         if not items:
-            return found
-        return *found, [self.items.paths[i] for i in found[1]]
+            return losses_and_index
+        return *losses_and_index, [self.items.paths[i] for i in losses_and_index[1]]
 
     def plot_top_losses(
         self,
@@ -165,22 +165,24 @@ class Interpretation:
     ) -> "matplotlib.figure.Figure":
         """Returns a figure of the photos with the largest losses.
 
-        Over each: prediction / actual / loss / probability of the prediction (the last
-        for one label a photo only).
+        Titles give prediction / actual / loss and, for single-label classification,
+        the probability of the prediction.
 
         Args:
             k: How many.
-            largest: Whether those, or the photos with the smallest losses.
-            heatmap: Whether to lay over each photo where the network sees its
-                prediction; photos are as large as `Learner.grad_cam` looks at them.
+            largest: Whether to show the largest losses; else the smallest.
+            heatmap: Whether to overlay each photo with the Grad-CAM map of its
+                prediction; photos then have the size that `Learner.grad_cam` uses.
             columns: Photos in a row.
 
         Raises:
-            ImportError: If matplotlib is not there.
-            ValueError: If there is nothing to read photos, or to compute heat, with.
+            ImportError: If matplotlib is not installed.
+            ValueError: If the interpretation was made without `photo`, or without
+                `heat` when `heatmap` is set.
 
         References:
-            fastai 2.8.12, vision/learner.py `plot_top_losses`; `heatmap` is of 1.0.
+            fastai 2.8.12, vision/learner.py `plot_top_losses`; `heatmap` as
+            in fastai 1.0.
         """
         check_flag(heatmap, "heatmap")
         if columns is not None:
@@ -222,20 +224,20 @@ class Interpretation:
         return self._heat(self.predictions.index[rows].tolist(), chosen)
 
     def _title(self, row: int) -> str:
-        said, actual = self._texts(row)
-        title = f"{said}/{actual} / {self.predictions.losses[row]:.2f}"
+        predicted, actual = self._texts(row)
+        title = f"{predicted}/{actual} / {self.predictions.losses[row]:.2f}"
         if self.items.kind == "single":
             title += f" / {self.predictions.probabilities[row].max():.2f}"
         return title
 
     def _texts(self, row: int) -> tuple[str, str]:
         both = self.predictions.decoded[row], self.predictions.targets[row]
-        said, actual = (self.items.label_text(label) or "none" for label in both)
-        return said, actual
+        predicted, actual = (self.items.label_text(label) or "none" for label in both)
+        return predicted, actual
 
 
 class ClassificationInterpretation(Interpretation):
-    """What a network confuses, for one label a photo or several.
+    """Which classes a network confuses, for single-label or multi-label data.
 
     References:
         fastai 2.8.12, interpret.py `ClassificationInterpretation`.
@@ -244,11 +246,11 @@ class ClassificationInterpretation(Interpretation):
     kinds = ("single", "multi")
 
     def confusion_matrix(self) -> np.ndarray:
-        """Returns how often each class (row) was taken for each (column), int64 (c, c).
+        """Returns the confusion matrix, int64 (c, c): actual rows, predicted columns.
 
-        For several labels a photo: on the diagonal how often a class was found,
-        elsewhere in how many photos the row's class was missed and the column's
-        wrongly named.
+        For multi-label: on the diagonal the true positives of each class; elsewhere the
+        photos in which the row's class is a false negative and the column's class a
+        false positive.
         """
         return confusion(
             self.predictions.targets, self.predictions.decoded, len(self.classes)
@@ -261,10 +263,10 @@ class ClassificationInterpretation(Interpretation):
 
         Args:
             normalize: Whether to divide each row by its sum.
-            title: Stands over it.
+            title: Title of the figure.
 
         Raises:
-            ImportError: If matplotlib is not there.
+            ImportError: If matplotlib is not installed.
         """
         check_flag(normalize, "normalize")
         check_instance(title, "title", str, "a string")
@@ -277,7 +279,7 @@ class ClassificationInterpretation(Interpretation):
         return matrix_plot(matrix, self.classes, title=title, **names)
 
     def most_confused(self, min_val: Integer = 1) -> list[tuple[str, str, int]]:
-        """Returns pairs of classes: actual, predicted, how often; the worst first.
+        """Returns (actual, predicted, count) of confused classes, most frequent first.
 
         Args:
             min_val: Pairs confused less often are left out.
@@ -308,7 +310,7 @@ class ClassificationInterpretation(Interpretation):
         """Returns a figure of precision, recall and F1 of each class.
 
         Raises:
-            ImportError: If matplotlib is not there.
+            ImportError: If matplotlib is not installed.
         """
         report = self.report()
         return bar_plot(
@@ -323,9 +325,9 @@ class ClassificationInterpretation(Interpretation):
     def best_thresholds(self) -> np.ndarray:
         """Returns for each class the threshold at which its F1 is highest here.
 
-        For several labels a photo. `learner.thresholds = interp.best_thresholds()`
-        makes `predict` use them; `with_thresholds` judges by them here. Choose them on
-        other photos than those you judge by.
+        For multi-label data. `learner.thresholds = interp.best_thresholds()` makes
+        `predict` use them; `with_thresholds` applies them to these predictions.
+        Evaluate on other photos than those that the thresholds were chosen on.
 
         Returns:
             float32 (c,).
@@ -337,11 +339,11 @@ class ClassificationInterpretation(Interpretation):
         return best_thresholds(self.predictions.targets, self.predictions.probabilities)
 
     def with_thresholds(self, thresh: Any) -> "ClassificationInterpretation":
-        """Returns this interpretation with other thresholds; losses stay.
+        """Returns this interpretation with other thresholds; losses stay the same.
 
         Args:
-            thresh: A class is named if its probability is above; one for all classes,
-                or one for each.
+            thresh: A class is predicted if its probability is above its threshold; one
+                for all classes, or one for each.
 
         Raises:
             ValueError: If each photo has one label.
@@ -375,13 +377,13 @@ class RegressionInterpretation(Interpretation):
     """How far predicted numbers are from the true ones.
 
     Attributes:
-        names: Of the outputs: "value", or their numbers.
+        names: Names of the outputs: "value" for a single one, else "0", "1", ….
     """
 
     kinds = ("regression",)
 
     def __init__(self, predictions: Predictions, items: Items, **options):
-        """Takes answers; see `Interpretation`."""
+        """Takes predictions; see `Interpretation`."""
         super().__init__(predictions, items, **options)
         rows = len(predictions.targets)
         self._actual = predictions.targets.reshape(rows, -1)
@@ -403,34 +405,37 @@ class RegressionInterpretation(Interpretation):
         for row in self._ranked(k, True):
             photo = str(self.items.paths[int(self.predictions.index[row])])
             pairs = zip(self._actual[row], self._predicted[row], strict=True)
-            for name, (actual, said) in zip(self.names, pairs, strict=True):
-                difference = float(said) - float(actual)
-                rows.append((photo, name, float(actual), float(said), difference))
+            for name, (actual, predicted) in zip(self.names, pairs, strict=True):
+                difference = float(predicted) - float(actual)
+                rows.append((photo, name, float(actual), float(predicted), difference))
         return Residuals(tuple(rows))
 
     def plot_residuals(self) -> "matplotlib.figure.Figure":
-        """Returns a figure of predicted over actual numbers, and of the residuals.
+        """Returns a figure of predicted against actual numbers, and of residuals.
 
         Raises:
-            ImportError: If matplotlib is not there.
+            ImportError: If matplotlib is not installed.
         """
         panels = []
         for i, name in enumerate(self.names):
-            actual, said = self._actual[:, i], self._predicted[:, i]
+            actual, predicted = self._actual[:, i], self._predicted[:, i]
             ends = np.array(
-                [min(actual.min(), said.min()), max(actual.max(), said.max())]
+                [min(actual.min(), predicted.min()), max(actual.max(), predicted.max())]
             )
             points = {"color": i, "style": "points"}
             line = {"color": 6, "style": "dashed"}
             panels += [
                 Panel(
-                    [Line(ends, ends, **line), Line(actual, said, **points)],
+                    [Line(ends, ends, **line), Line(actual, predicted, **points)],
                     title=name,
                     x_label="actual",
                     y_label="predicted",
                 ),
                 Panel(
-                    [Line(ends, 0 * ends, **line), Line(said, said - actual, **points)],
+                    [
+                        Line(ends, 0 * ends, **line),
+                        Line(predicted, predicted - actual, **points),
+                    ],
                     title=f"{name}: residuals",
                     x_label="predicted",
                     y_label="predicted - actual",

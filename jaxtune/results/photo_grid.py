@@ -8,7 +8,7 @@ from jaxtune.results.inference import Inference
 from jaxtune.results.predictions import loader_like
 from jaxtune.results.thresholds import decode
 
-#: Titles of what is right and what is wrong.
+#: Title colours of right and wrong predictions.
 _RIGHT, _WRONG = "#1a7f37", "#cf222e"
 
 
@@ -24,15 +24,15 @@ def plot_results(
     """Returns a figure of some photos of a loader; see `Learner.show_results`.
 
     Args:
-        inference: Predicts.
-        loader: One of jaxtune's; of photos without labels what is predicted is shown.
-        max_n: How many photos at most, drawn at random.
-        seed: Of that draw.
+        inference: Computes the predictions.
+        loader: A jaxtune loader; without labels, only predictions are shown.
+        max_n: Maximum number of photos, drawn at random.
+        seed: Seed of that draw.
         columns: Photos in a row.
-        thresholds: Of several labels, each class's own.
+        thresholds: Multi-label: threshold of each class.
 
     Raises:
-        ImportError: If matplotlib is not there.
+        ImportError: If matplotlib is not installed.
     """
     random = np.random.RandomState(seed)
     chosen = np.sort(random.permutation(loader.num_items)[:max_n])

@@ -1,7 +1,7 @@
-"""Gathering: what a network says of every photo of a loader, row by row.
+"""Collects predictions for all photos of a loader, one row for each photo.
 
-Batches in, arrays with one row a photo out. The one rule of the file: rows come in the
-loader's order, each photo once; padding and photos that could not be read are left out.
+Rows come in the loader's order, each photo once; padding rows and unreadable photos are
+left out.
 """
 
 import dataclasses
@@ -23,18 +23,19 @@ from jaxtune.results.thresholds import decode
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a network says of photos, beside what they are.
+    """Predictions for photos, with their labels.
 
-    It can be taken apart as fastai's answer: `probabilities, targets = ...`; with
-    decoded rows and losses, where they were asked for, after these two in this order.
+    It unpacks like the result of fastai's `get_preds`: `probabilities, targets = ...`,
+    followed by decoded predictions and then losses, where these were asked for.
 
     Attributes:
-        probabilities: float32 (n, c): of each class; for regression the values.
-        targets: The labels: int32 (n,), or float32 (n, c) for several labels, or
-            float32 (n,) or (n, k) for regression. None for photos without labels.
+        probabilities: float32 (n, c), of each class; for regression the predicted
+            values.
+        targets: The labels: int32 (n,); multi-label float32 (n, c); regression float32
+            (n,) or (n, k). None for photos without labels.
         index: int32 (n,), each row's position in the loader's items.
-        decoded: int32 (n,), the most probable class; bool (n, c) for several labels;
-            the values themselves for regression. None if not asked for.
+        decoded: int32 (n,), the most probable class; multi-label bool (n, c);
+            regression the predicted values. None if not asked for.
         losses: float32 (n,), None if not asked for.
     """
 
@@ -54,15 +55,15 @@ class Predictions:
         thresholds: np.ndarray | None = None,
         with_decoded: bool = False,
     ) -> "Predictions":
-        """Returns the predictions that rows of a loader stand for.
+        """Returns predictions from the arrays that `gather` returns.
 
         Warns if probabilities are NaN or infinite.
 
         Args:
-            rows: `probabilities`, `label`, `index`, and perhaps `losses`.
-            loader: Says whether there are labels.
-            kind: Of the labels: "single", "multi" or "regression".
-            thresholds: Of several labels, each class's own.
+            rows: `probabilities`, `label`, `index`, and optionally `losses`.
+            loader: The loader they come from; tells whether there are labels.
+            kind: Kind of the labels: "single", "multi" or "regression".
+            thresholds: Multi-label: threshold of each class.
             with_decoded: Whether to decode the probabilities.
         """
         probabilities = rows["probabilities"]
@@ -80,7 +81,7 @@ class Predictions:
         )
 
     def __iter__(self) -> Iterator[np.ndarray | None]:
-        """Goes through probabilities and targets, then decoded and losses if there."""
+        """Iterates over probabilities, targets, and then decoded and losses if any."""
         further = (part for part in (self.decoded, self.losses) if part is not None)
         return iter((self.probabilities, self.targets, *further))
 
@@ -106,18 +107,19 @@ def gather(
     answer: Callable[[Mapping[str, Any]], Mapping[str, Any]],
     batches: Iterable[Mapping[str, np.ndarray]],
 ) -> dict[str, np.ndarray]:
-    """Returns the rows of all batches, one below the other.
+    """Returns the unpadded rows of all batches, concatenated.
 
     Args:
-        answer: From a batch to arrays with a row each, by name.
-        batches: With `label`, and if they are not all real rows `mask`; `index` is
-            counted where there is none.
+        answer: Maps a batch to arrays (b, ...) by name.
+        batches: Batches with `label`; with `mask`, which is False for padding and
+            unreadable photos, unless every row counts; and with `index`, which is
+            counted up where it is missing.
 
     Returns:
-        What `answer` gives, and `label` and `index`.
+        The arrays of `answer`, and `label` and `index`, (n, ...) by name.
 
     Raises:
-        ValueError: If there is no row at all.
+        ValueError: If no row is left.
     """
     parts: list[dict[str, Any]] = []
     masks: list[np.ndarray] = []
@@ -134,7 +136,7 @@ def gather(
         masks.append(np.asarray(batch.get("mask", np.ones(rows, bool))))
     if not sum(mask.sum() for mask in masks):
         raise ValueError("there is no readable photo to predict.")
-    # Only now: the device has had the next batch while this one was computed.
+    # Fetched only now, so that the device never waits for the host between batches.
     parts = jax.device_get(parts)
     return {
         name: np.concatenate(
@@ -147,23 +149,24 @@ def gather(
 def plain_loader(
     data: Any, loader: Any = None, *, needs_labels: bool = False, name: str = "loader"
 ) -> Any:
-    """Returns a loader whose batches are in order, and prepared as for validation.
+    """Returns a loader without shuffling or augmentation, as for validation.
 
     Args:
         data: `ImageDataLoaders` of the network.
-        loader: None or "valid" (or 1) for validation; "train" (or 0) for the training
-            photos, in order and without augmentation; a loader, one that shuffles being
-            put in order; other `ImageDataLoaders`, whose validation photos are taken;
-            or photos, see `jaxtune.data.list_photos`.
-        needs_labels: Whether labels are asked for. Those of photos are then found by
-            the folders that they lie in.
-        name: Of the argument, for errors.
+        loader: None, "valid" or 1 for the validation photos; "train" or 0 for the
+            training photos, in order and without augmentation; a loader (one that
+            shuffles is replaced by one in order); other `ImageDataLoaders`, for their
+            validation photos; or photos, see `jaxtune.data.list_photos`.
+        needs_labels: Whether labels are required. Photos are then labelled by the
+            folders they lie in.
+        name: Name of the argument, for errors.
 
     Raises:
-        FileNotFoundError: If it is a name of no file, folder or split.
-        TypeError: If it is nothing of that kind.
-        ValueError: If its labels don't fit those of the data, its images have other
-            channels, or it has no labels and they are asked for.
+        FileNotFoundError: If a path doesn't exist.
+        TypeError: If `loader` is of another type.
+        ValueError: If a name is neither a split nor a file, the labels don't fit those
+            of the data, the images have another number of channels, or labels are
+            required and missing.
     """
     if loader is None or _is_split(loader, "valid", 1):
         return data.valid_loader
@@ -171,24 +174,24 @@ def plain_loader(
         loader = data.train_loader
     if hasattr(loader, "valid_loader") or hasattr(loader, "batches"):
         _refuse_class(loader, name)
-        found = _in_order(getattr(loader, "valid_loader", loader), data)
-        if is_labelled(found):
-            found = matching_loader(found, data, name=name)
+        plain = _in_order(getattr(loader, "valid_loader", loader), data)
+        if is_labelled(plain):
+            plain = matching_loader(plain, data, name=name)
     else:
-        found = _photo_loader(data, loader, needs_labels, name)
-    if needs_labels and not is_labelled(found):
+        plain = _photo_loader(data, loader, needs_labels, name)
+    if needs_labels and not is_labelled(plain):
         raise ValueError(
             f"{name} has photos without labels, and labels are needed here: make it "
             "with data.test_loader(photos, labels=[...]), or with_labels=True where "
             "the photos lie in folders named like the classes."
         )
-    if isinstance(found, Loader) and found.image_shape[-1] != data.in_channels:
+    if isinstance(plain, Loader) and plain.image_shape[-1] != data.in_channels:
         raise ValueError(
-            f"{name} gives images of {found.image_shape[-1]} channels, and the network "
+            f"{name} gives images of {plain.image_shape[-1]} channels, and the network "
             f"takes {data.in_channels}. Make it with data.test_loader(photos), or "
             f"with in_channels={data.in_channels}."
         )
-    return found
+    return plain
 
 
 def _in_order(loader: Any, data: Any) -> Any:
@@ -205,7 +208,7 @@ def _is_split(loader: Any, word: str, number: int) -> bool:
 
 
 def is_labelled(loader: Any) -> bool:
-    """Returns whether a loader's photos have labels; others' loaders have them."""
+    """Returns whether a loader has labels; assumed of loaders not of jaxtune."""
     return getattr(getattr(loader, "items", None), "labelled", True)
 
 
@@ -236,7 +239,7 @@ def _photo_loader(data: Any, photos: Any, needs_labels: bool, name: str) -> Load
 
 
 def loader_like(loader: Loader, items: Items, preparation: Preparation) -> Loader:
-    """Returns a loader of other items or preparation, in order; it keeps no photos."""
+    """Returns a loader of other items, with the same settings, in order, uncached."""
     return Loader(
         items,
         preparation,
@@ -249,7 +252,7 @@ def loader_like(loader: Loader, items: Items, preparation: Preparation) -> Loade
 
 
 def require_items(loader: Any, purpose: str) -> Loader:
-    """Returns the loader if it is one of jaxtune's, whose photos can be found again.
+    """Returns the loader if it is one of jaxtune's, whose photos can be read again.
 
     Raises:
         TypeError: If it is not.

@@ -1,6 +1,6 @@
-"""Predictions: images in, labels and probabilities out; no data needed.
+"""Predictions for single images with a trained network; no dataset needed.
 
-The one rule of the file: an image is prepared exactly as validation prepares it.
+An image is prepared exactly as validation prepares it.
 """
 
 import dataclasses
@@ -57,14 +57,15 @@ from jaxtune.transfer import (
 
 
 class Prediction(NamedTuple):
-    """What a network says of one image.
+    """A network's prediction for one image.
 
     Attributes:
-        label: Name of the most probable class; of several labels each, a tuple of the
-            names above their thresholds; of numbers, the number or an array of them.
-        index: Position of the class in `classes`; of several labels, bool (classes,);
-            of numbers, None.
-        probabilities: Of every class, float32 (num_classes,); of numbers, themselves.
+        label: Name of the most probable class. Multi-label: a tuple of the names of the
+            classes above their thresholds. Regression: the number, or an array of them.
+        index: Position of the class in `classes`. Multi-label: bool (num_classes,).
+            Regression: None.
+        probabilities: Of every class, float32 (num_classes,). Regression: the predicted
+            values, float32 (k,).
     """
 
     label: Any
@@ -74,17 +75,17 @@ class Prediction(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How images are prepared for a network, and its answers read.
+    """How images are prepared for a network, and its outputs decoded.
 
     Attributes:
-        classes: Name of each class; none for numbers.
-        kind: Of the labels: "single", "multi" or "regression".
-        size: Height and width of the network's images, in pixels.
-        resize: See `jaxtune.data.prepare_image`, like those that follow.
-        pad_mode: What "pad" fills up with.
+        classes: Name of each class; empty for regression.
+        kind: Kind of the labels: "single", "multi" or "regression".
+        size: Height and width of the network's input, in pixels.
+        resize: Resize method, see `jaxtune.data.prepare_image`.
+        pad_mode: How "pad" fills the border, see `jaxtune.data.prepare_image`.
         in_channels: Channels of an image.
-        thresholds: Of several labels, each class's own, above which it is said; one
-            half for all if None.
+        thresholds: Multi-label: the probability of each class above which it is
+            predicted; 0.5 for all if None.
     """
 
     classes: tuple[str, ...]
@@ -97,11 +98,12 @@ class Reading:
 
     @classmethod
     def of(cls, source: Any, *, thresholds: Any = None) -> "Reading":
-        """Returns it from data, or from what a checkpoint says (a dict).
+        """Returns the reading of a dataset or of a checkpoint's metadata.
 
         Args:
-            source: `ImageDataLoaders`, or a checkpoint's description.
-            thresholds: For data, which has none: of each class, or None.
+            source: `ImageDataLoaders`, or a checkpoint's metadata (a dict).
+            thresholds: Threshold of each class, or None; used for `ImageDataLoaders`
+                only, as metadata has its own.
         """
         if not isinstance(source, Mapping):
             names = {f.name for f in dataclasses.fields(cls)} - {"thresholds"}
@@ -137,7 +139,7 @@ class Reading:
         )
 
     def answer(self, outputs: np.ndarray) -> Prediction:
-        """Returns the prediction that a row of outputs, activated, stands for."""
+        """Returns the prediction for one image's activated outputs, float32 (k,)."""
         if self.kind == "regression":
             label = float(outputs[0]) if len(outputs) == 1 else outputs
             return Prediction(label, None, outputs)
@@ -158,50 +160,50 @@ def predict_images(
     on_error: str = "raise",
     name: str = "item",
 ) -> Any:
-    """Returns a prediction for one photo, or a list of them for many, in their order.
+    """Returns the prediction for one photo, or a list of predictions in photo order.
 
-    One photo goes alone; several go in batches of one fixed size, so that there are two
-    compiled programs at the most. Photos are read batch by batch: of an iterator no
-    more than a batch is held.
+    One photo is a batch of one; several are padded to batches of `batch_size`, so that
+    at most two programs are compiled. Photos are read batch by batch: from an iterator,
+    no more than one batch is held in memory.
 
     Args:
         predict_step: uint8 images (b, h, w, c) -> activated outputs (b, k).
-        source: See `jaxtune.data.list_photos`.
-        reading: How photos are prepared and answers read.
+        source: One photo or several, see `jaxtune.data.list_photos`.
+        reading: How photos are prepared and outputs decoded.
         batch_size: Photos in a batch.
-        on_error: What a photo that can't be read does: "raise" an error that names it,
-            or "skip" it: None stands in its place, and a warning names it.
-        name: Of the argument that holds the photos, for errors.
+        on_error: How to treat a photo that can't be read: "raise" an error that names
+            it, or "skip" it, which puts None in its place and warns.
+        name: Name of the argument that holds the photos, for errors.
 
     Raises:
         jaxtune.data.ImageError: If a photo can't be read.
-        FileNotFoundError: If a file, a folder or what a glob matches isn't there.
-        TypeError: If the source is, or holds, something else than photos.
-        ValueError: If `on_error` is neither.
+        FileNotFoundError: If a file or folder doesn't exist, or a glob matches nothing.
+        TypeError: If the source is, or contains, anything but photos.
+        ValueError: If `on_error` is neither "raise" nor "skip".
     """
     check_choice(on_error, "on_error", ("raise", "skip"))
     photos = list_photos(source, name, channels=reading.in_channels)
     readable = _Readable(photos, reading, on_error == "skip", name)
-    answers: dict[int, Prediction] = {}
-    spoiled = 0
+    predictions: dict[int, Prediction] = {}
+    num_not_finite = 0
     for numbers, images in readable.batches(batch_size):
         rows = batch_size if readable.count > 1 else 1
         padding = [np.zeros_like(images[0])] * (rows - len(images))
         outputs = np.asarray(predict_step(np.stack(images + padding)))
-        answers.update(zip(numbers, map(reading.answer, outputs), strict=False))
-        spoiled += int((~np.isfinite(outputs[: len(images)])).any(axis=1).sum())
+        predictions.update(zip(numbers, map(reading.answer, outputs), strict=False))
+        num_not_finite += int((~np.isfinite(outputs[: len(images)])).any(axis=1).sum())
     readable.warn()
-    warn_not_finite(spoiled, len(answers))
+    warn_not_finite(num_not_finite, len(predictions))
     if photos.alone:
-        return answers.get(0)
-    return [answers.get(i) for i in range(readable.count)]
+        return predictions.get(0)
+    return [predictions.get(i) for i in range(readable.count)]
 
 
 class _Readable:
-    """Photos one after the other, prepared; those that can't be read are told apart.
+    """Prepares photos batch by batch, and collects those that can't be read.
 
     Attributes:
-        count: How many photos there were so far.
+        count: Number of photos so far, readable or not.
     """
 
     def __init__(self, photos: Photos, reading: Reading, skips: bool, name: str):
@@ -220,7 +222,7 @@ class _Readable:
                 )
 
     def batches(self, size: int) -> Iterator[tuple[list[int], list[np.ndarray]]]:
-        """Returns positions and prepared photos, `size` at a time."""
+        """Yields positions and prepared photos, `size` at a time."""
         numbers: list[int] = []
         images: list[np.ndarray] = []
         for number, photo in enumerate(self._photos.each):
@@ -236,11 +238,11 @@ class _Readable:
             yield numbers, images
 
     def warn(self) -> None:
-        """Names in a warning what could not be read."""
+        """Warns of the photos that could not be read, by name."""
         if self._bad:
             way_out = "None stands for {them}."
-            said = bad_photos(self._bad, self.count, self._name, way_out)
-            warnings.warn(str(said), stacklevel=4)
+            error = bad_photos(self._bad, self.count, self._name, way_out)
+            warnings.warn(str(error), stacklevel=4)
 
     def _prepared(self, number: int, photo: Any) -> np.ndarray | None:
         try:
@@ -251,36 +253,36 @@ class _Readable:
                 self._bad[number] = error
                 return None
             if self._photos.alone:
-                raise  # There is no other photo to tell it from.
+                raise  # A single photo needs no position in the message.
             way_out = 'on_error="skip" gives None for such a photo.'
             raise bad_photos({number: error}, None, self._name, way_out) from error
 
 
 class Predictor:
-    """A network with its classes and preparation, restored for predictions.
+    """A network restored for inference, with its classes and image preparation.
 
-    It can be used by several threads at once, copied, and pickled to another process,
-    which compiles its own programs. A pickle is for processes that trust each other:
-    to keep a network, `Learner.save` it.
+    It is thread-safe, and can be copied or pickled to another process, which compiles
+    its own programs. Unpickle only what you trust; to store a network, use
+    `Learner.save`.
 
     Attributes:
         module: The network, in eval mode.
-        classes: Name of each class; none for numbers.
-        kind: Of the labels: "single", "multi" or "regression".
-        meta: The checkpoint's description.
+        classes: Name of each class; empty for regression.
+        kind: Kind of the labels: "single", "multi" or "regression".
+        meta: The checkpoint's metadata.
     """
 
     def __init__(self, module: nnx.Module, meta: dict, *, batch_size: Integer = 32):
-        """Takes a network and the description that was saved with it.
+        """Takes a network and the metadata that was saved with it.
 
         Args:
             module: The network, body and head.
-            meta: What `load_meta` gives.
+            meta: Metadata of its checkpoint, from `load_meta`.
             batch_size: Photos in a batch.
 
         Raises:
-            TypeError: If the module is no NNX module, or the description no dict.
-            ValueError: If the description lacks something, or `batch_size` is below 1.
+            TypeError: If the module is no NNX module, or the metadata no dict.
+            ValueError: If the metadata is incomplete, or `batch_size` is below 1.
         """
         check_instance(module, "module", nnx.Module, "an NNX module")
         check_instance(meta, "meta", Mapping, "the dict that load_meta gives")
@@ -312,7 +314,7 @@ class Predictor:
 
     @property
     def thresholds(self) -> np.ndarray | None:
-        """Of several labels, each class's own, float32 (c,); None for other labels.
+        """Multi-label: threshold of each class, float32 (c,); None for other labels.
 
         They can be assigned, see `Learner.thresholds`.
         """
@@ -331,7 +333,7 @@ class Predictor:
         self._reading = dataclasses.replace(self._reading, thresholds=chosen)
 
     def predict(self, item: Any, *, on_error: str = "raise") -> Any:
-        """Says what is on a photo, or on each of many; see `Learner.predict`."""
+        """Predicts the label of one photo or of several; see `Learner.predict`."""
         with self._programs.device_errors():
             return predict_images(
                 self._step,
@@ -342,7 +344,7 @@ class Predictor:
             )
 
     def __reduce__(self):
-        """Returns arrays and plain values, from which another process rebuilds it."""
+        """Returns arrays and plain values, from which unpickling rebuilds it."""
         graphdef, *trees = split_module(self.module)
         thresholds = self._reading.thresholds
         return _rebuilt, (
@@ -354,7 +356,7 @@ class Predictor:
 
 
 class _Key(NamedTuple):
-    """A random key as plain values, which can be pickled."""
+    """A random key in picklable form."""
 
     data: np.ndarray
     implementation: str
@@ -380,7 +382,7 @@ def _rebuilt(
     params: dict,
     model_state: dict,
 ) -> Predictor:
-    """The predictor of a network built from its description, or of a graph."""
+    """A predictor whose network is built from `meta`, unless its graph is given."""
     from_meta = graphdef is None
     if from_meta:
         graphdef = nnx.graphdef(_build(meta))
@@ -399,20 +401,20 @@ def load_predictor(
     module: nnx.Module | None = None,
     which: Literal["latest", "best"] = "latest",
 ) -> Predictor:
-    """Returns what `Learner.save` or a run left, ready to predict.
+    """Returns a predictor from a checkpoint of `Learner.save`, or from a run.
 
     Args:
         path: The folder of a checkpoint or of a run.
-        module: The network (body and head); built from the description if None, which
-            works for jaxtune's own architectures and heads.
-        which: Of a run's checkpoints, the latest or the one with the lowest validation
-            loss.
+        module: The network (body and head); if None it is built from the checkpoint's
+            metadata, which works for registered architectures with jaxtune's heads.
+        which: Which of a run's checkpoints: the latest, or the one with the lowest
+            validation loss.
 
     Raises:
         TypeError: If an argument is of another type.
         FileNotFoundError: If there is no checkpoint at the path.
-        ValueError: If the network can't be built from the description, the arrays are
-            not its, or `which` chooses among the checkpoints of what is no run.
+        ValueError: If the network can't be built from the metadata, the arrays don't
+            fit it, or `which` is "best" and the path is not a run.
         DeviceError: If JAX has no device, or none of those that `JAX_PLATFORMS` names.
     """
     check_path(path, "path")
@@ -431,17 +433,17 @@ def load_predictor(
 def load_network(
     path: str | os.PathLike, meta: Mapping[str, Any], module: nnx.Module | None = None
 ) -> nnx.Module:
-    """Returns a checkpoint's network with its values.
+    """Returns a checkpoint's network with its weights and statistics.
 
     Args:
         path: The folder of a checkpoint.
-        meta: Its description.
-        module: The network, body and head, whose own values don't count; built from the
-            description if None.
+        meta: The checkpoint's metadata.
+        module: The network, body and head, whose values are replaced; built from the
+            metadata if None.
 
     Raises:
-        ValueError: If the network can't be built from the description, or the arrays
-            are not its.
+        ValueError: If the network can't be built from the metadata, or the arrays don't
+            fit it.
     """
     if module is not None:
         to_float32(module)
@@ -456,9 +458,9 @@ def load_network(
 def _with_scale(
     module: nnx.Module, path: str | os.PathLike, meta: Mapping[str, Any]
 ) -> nnx.Module:
-    """A network for numbers which ends in their scale, if the saved one did.
+    """A regression network, with a `Denormalize` layer added if the saved one has it.
 
-    Whoever builds the network for its checkpoint need not know the targets' scale.
+    The caller who rebuilds the network need not know the mean and scale of the targets.
     """
     if meta.get("kind") != "regression" or denormalizing(module) is not None:
         return module
@@ -510,16 +512,16 @@ def describe(
     training: Mapping[str, Any] | None = None,
     thresholds: Any = None,
 ) -> dict:
-    """Returns the description that a checkpoint holds, all of it plain JSON.
+    """Returns a checkpoint's metadata, all of it plain JSON.
 
     Args:
         network: How the network was built, or None.
-        data: `ImageDataLoaders`: classes, kind of labels, preparation.
-        mean: Of each channel, for images in 0..1, or None.
-        std: Of each channel, or None.
-        training: Groups, loss, metrics and what else decides a training, for one that
-            goes on with more photos or classes.
-        thresholds: Of several labels, each class's own, if they were chosen.
+        data: `ImageDataLoaders`: classes, kind of labels, image preparation.
+        mean: Mean of each channel, for images in 0..1, or None.
+        std: Standard deviation of each channel, or None.
+        training: Layer groups, loss, metrics and other training settings, needed to go
+            on training with more photos or classes.
+        thresholds: Multi-label: threshold of each class, if they were chosen.
     """
     return {
         "format": "jaxtune/1",

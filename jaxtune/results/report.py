@@ -1,7 +1,7 @@
-"""Reports: precision, recall and F1 of each class; errors of numbers.
+"""Reports: precision, recall and F1 of each class; regression errors.
 
-Labels and predictions in, tables out. The one rule of the file: plain NumPy on whole
-arrays; the numbers are scikit-learn's, and what divides by 0 is 0.
+The numbers agree with scikit-learn's. Precision, recall and F1 are 0 where they would
+divide by 0.
 """
 
 import dataclasses
@@ -18,13 +18,13 @@ class ClassReport(Tabular):
     """Precision, recall and F1 of each class, and averages.
 
     Attributes:
-        classes: Their names.
-        precision: (c,), of the photos said to be of a class, the share that is.
-        recall: (c,), of a class's photos, the share found.
-        f1: (c,), their harmonic mean.
-        support: (c,), photos of each class.
-        averages: By name ("macro avg", …), precision, recall and F1.
-        accuracy: The share of photos rightly classified; None for several labels.
+        classes: Names of the c classes.
+        precision: (c,), the fraction of photos predicted as a class that belong to it.
+        recall: (c,), the fraction of a class's photos that are predicted as it.
+        f1: (c,), harmonic mean of precision and recall.
+        support: (c,), number of photos of each class.
+        averages: Averaged precision, recall and F1, by name ("macro avg", …).
+        accuracy: Fraction of photos classified correctly; None for multi-label.
     """
 
     classes: tuple[str, ...]
@@ -64,24 +64,27 @@ class ClassReport(Tabular):
 
 
 def confusion(targets: np.ndarray, decoded: np.ndarray, count: int) -> np.ndarray:
-    """Returns how many photos of each class were taken for each class, int64 (c, c).
+    """Returns the confusion matrix, int64 (c, c): actual rows, predicted columns.
 
     Args:
-        targets: Class numbers (n,), the rows; or 0 and 1 (n, c).
-        decoded: What was said, of the same form, the columns.
+        targets: Class indices (n,), or for multi-label 0 and 1 (n, c).
+        decoded: Predictions of the same form.
         count: Number of classes, c.
 
     Returns:
-        For class numbers the confusion matrix. For several labels a photo, on the
-        diagonal how often a class was found, elsewhere in how many photos the row's
-        class was missed and the column's wrongly named.
+        The number of photos for each pair of classes. For multi-label: on the diagonal
+        the true positives of each class; elsewhere the photos in which the row's class
+        is a false negative and the column's class a false positive.
     """
     if targets.ndim == 1:
         cells = targets.astype(np.int64) * count + decoded
         return np.bincount(cells, minlength=count**2).reshape(count, count)
-    has, says = targets > 0.5, decoded > 0.5
-    missed, wrong = (has & ~says).astype(np.int64), (says & ~has).astype(np.int64)
-    return missed.T @ wrong + np.diag((has & says).sum(axis=0))
+    is_actual, is_predicted = targets > 0.5, decoded > 0.5
+    missed, wrong = (
+        (is_actual & ~is_predicted).astype(np.int64),
+        (is_predicted & ~is_actual).astype(np.int64),
+    )
+    return missed.T @ wrong + np.diag((is_actual & is_predicted).sum(axis=0))
 
 
 def class_report(
@@ -90,29 +93,36 @@ def class_report(
     """Returns precision, recall and F1 of each class, and their averages.
 
     Args:
-        targets: Class numbers (n,), or for several labels 0 and 1 (n, c).
-        decoded: What was said, of the same form.
-        classes: Names.
+        targets: Class indices (n,), or for multi-label 0 and 1 (n, c).
+        decoded: Predictions of the same form.
+        classes: Names of the c classes.
 
     References:
         scikit-learn, `classification_report(..., zero_division=0)`: "macro" is the mean
-        over classes, "weighted" by support, and for several labels "micro" counts all
-        classes together and "samples" is the mean over photos.
+        over classes, "weighted" the mean weighted by support; for multi-label, "micro"
+        pools the counts of all classes and "samples" is the mean over photos.
     """
     numbers = np.arange(len(classes))
     single = targets.ndim == 1
-    has = targets[:, None] == numbers if single else targets > 0.5
-    says = decoded[:, None] == numbers if single else decoded > 0.5
-    found, said, support = (x.sum(axis=0) for x in (has & says, says, has))
-    scores = _scores(found, said, support)
+    is_actual = targets[:, None] == numbers if single else targets > 0.5
+    is_predicted = decoded[:, None] == numbers if single else decoded > 0.5
+    correct, predicted, support = (
+        x.sum(axis=0) for x in (is_actual & is_predicted, is_predicted, is_actual)
+    )
+    scores = _scores(correct, predicted, support)
     share = _divide(support, support.sum())
     averages = {
         "macro avg": _triple(x.mean() for x in scores),
         "weighted avg": _triple((x * share).sum() for x in scores),
     }
     if not single:
-        micro = _scores(found.sum(), said.sum(), support.sum())
-        rows = _scores(*(x.sum(axis=1) for x in (has & says, says, has)))
+        micro = _scores(correct.sum(), predicted.sum(), support.sum())
+        rows = _scores(
+            *(
+                x.sum(axis=1)
+                for x in (is_actual & is_predicted, is_predicted, is_actual)
+            )
+        )
         averages = {
             "micro avg": _triple(micro),
             **averages,
@@ -125,17 +135,17 @@ def class_report(
 def best_thresholds(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Returns for each class the threshold at which its F1 is highest, float32 (c,).
 
-    It lies half-way between two photos' probabilities; of several equal ones the
-    highest; 0.5 for a class that no photo has. Choose it on other photos than those
-    that it is judged by.
+    A threshold lies half-way between two neighbouring probabilities. If several give
+    the same F1, the highest is taken; a class without photos gets 0.5. Evaluate on
+    other photos than those that the thresholds were chosen on.
 
     Args:
-        targets: 0 and 1, (n, c).
-        probabilities: (n, c).
+        targets: Labels, 0 and 1, (n, c).
+        probabilities: Predicted probabilities (n, c).
     """
     count = targets.shape[1]
-    found = [_best(targets[:, i] > 0.5, probabilities[:, i]) for i in range(count)]
-    return np.asarray(found, np.float32)
+    thresholds = [_best(targets[:, i] > 0.5, probabilities[:, i]) for i in range(count)]
+    return np.asarray(thresholds, np.float32)
 
 
 def _best(has: np.ndarray, probability: np.ndarray) -> float:
@@ -144,9 +154,9 @@ def _best(has: np.ndarray, probability: np.ndarray) -> float:
     order = np.argsort(-probability, kind="stable")
     ranked = probability[order]
     below = np.append(ranked[1:], 0.0)
-    said = np.arange(1, len(ranked) + 1)
-    scores = 2 * np.cumsum(has[order]) / (said + has.sum())
-    # No threshold parts equal probabilities.
+    num_predicted = np.arange(1, len(ranked) + 1)
+    scores = 2 * np.cumsum(has[order]) / (num_predicted + has.sum())
+    # A threshold can't lie between equal probabilities.
     scores[ranked == below] = -1
     cut = int(scores.argmax())
     return float((ranked[cut] + below[cut]) / 2)
@@ -157,13 +167,13 @@ class ValueReport(Tabular):
     """How far predicted numbers are from the true ones, for each output.
 
     Attributes:
-        names: Of the outputs.
-        mae: (k,), mean of the absolute differences.
-        rmse: (k,), root of the mean of their squares.
+        names: Names of the outputs.
+        mae: (k,), mean absolute error.
+        rmse: (k,), root mean squared error.
         bias: (k,), mean of predicted - actual.
-        r2: (k,), 1 - squared differences / squared distances from the mean; NaN where
-            all true numbers are equal.
-        count: Photos.
+        r2: (k,), coefficient of determination: 1 - mean squared error / variance of the
+            true numbers; NaN where these are all equal.
+        count: Number of photos.
     """
 
     names: tuple[str, ...]
@@ -197,12 +207,12 @@ class ValueReport(Tabular):
 def value_report(
     targets: np.ndarray, predicted: np.ndarray, names: Sequence[str]
 ) -> ValueReport:
-    """Returns mean errors of each output.
+    """Returns MAE, RMSE, bias and R² of each output.
 
     Args:
         targets: True numbers (n, k).
-        predicted: (n, k).
-        names: Of the outputs.
+        predicted: Predicted numbers (n, k).
+        names: Names of the outputs.
 
     References:
         scikit-learn, `mean_absolute_error`, `root_mean_squared_error`, `r2_score`.
@@ -224,11 +234,11 @@ def value_report(
     )
 
 
-def _scores(found, said, support):
+def _scores(correct, predicted, support):
     return (
-        _divide(found, said),
-        _divide(found, support),
-        _divide(2 * found, said + support),
+        _divide(correct, predicted),
+        _divide(correct, support),
+        _divide(2 * correct, predicted + support),
     )
 
 

@@ -1,7 +1,6 @@
-"""Thresholds: above which probability a photo is said to have a label.
+"""Multi-label thresholds: the probability above which a class is predicted.
 
-One number, one for each class, or some by name or number in; float32 (c,) out. The one
-rule of the file: with one label a photo, and for numbers, there is no threshold.
+Single-label classification and regression have none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ import numpy as np
 
 from jaxtune.arguments import check_number, described
 
-#: Of every class that is given none.
+#: Threshold of every class that is given none.
 DEFAULT_THRESHOLD = 0.5
 
 
@@ -21,16 +20,16 @@ def as_thresholds(
     """Returns the threshold of each class, float32 (c,).
 
     Args:
-        value: One for all classes; one for each, in their order, such as
-            `best_thresholds()` gives; or some in a dict, by the class's name or its
-            number, with one half for the rest.
-        classes: Names, c.
-        name: Of the argument, for errors.
+        value: One number for all classes; one for each, in class order, as from
+            `best_thresholds()`; or a dict from a class's name or index to its
+            threshold, with 0.5 for the rest.
+        classes: Names of the c classes.
+        name: Name of the argument, for errors.
 
     Raises:
-        TypeError: If it is nothing of that kind.
-        ValueError: If there are more or fewer than classes, a class is unknown, or a
-            threshold is not in 0..1.
+        TypeError: If `value` is of another type.
+        ValueError: If there are not c thresholds, a class is unknown, or a threshold is
+            not in 0..1.
 
     Example:
         >>> as_thresholds({"dog": 0.25, 0: 0.75}, ["cat", "dog", "fox"]).tolist()
@@ -41,12 +40,12 @@ def as_thresholds(
         "classes, or a dict of some by the class's name or number"
     )
     if isinstance(value, Mapping):
-        found = np.full(len(classes), DEFAULT_THRESHOLD, np.float32)
+        thresholds = np.full(len(classes), DEFAULT_THRESHOLD, np.float32)
         for key, each in value.items():
-            found[_position(key, classes, name)] = check_number(
+            thresholds[_position(key, classes, name)] = check_number(
                 each, f"{name}[{key!r}]", least=0, most=1
             )
-        return found
+        return thresholds
     shape = np.shape(value) if hasattr(value, "__array__") else None
     many = isinstance(value, list | tuple) if shape is None else shape != ()
     if not many:
@@ -70,13 +69,13 @@ def as_thresholds(
 
 
 def decode(probabilities: np.ndarray, kind: str, thresholds: Any = None) -> np.ndarray:
-    """Returns what probabilities mean.
+    """Returns the predicted labels for probabilities.
 
     Args:
         probabilities: (n, c), or (c,) for one photo.
         kind: "single": the most probable class, int32 (n,); "multi": which classes are
             above their thresholds, bool (n, c); "regression": the values as they are.
-        thresholds: Of several labels, one for all classes or (c,); one half if None.
+        thresholds: Multi-label: one for all classes, or (c,); 0.5 if None.
     """
     if kind == "single":
         return probabilities.argmax(axis=-1).astype(np.int32)
@@ -100,11 +99,11 @@ def _position(key: Any, classes: Sequence[str], name: str) -> int:
 
 
 def check_several(kind: str, name: str = "thresholds") -> None:
-    """Raises a ValueError unless photos have several labels each.
+    """Raises a ValueError unless labels are multi-label.
 
     Args:
-        kind: Of the labels: "single", "multi" or "regression".
-        name: Of the argument, for the error.
+        kind: Kind of the labels: "single", "multi" or "regression".
+        name: Name of the argument, for the error.
     """
     if kind != "multi":
         there = {
