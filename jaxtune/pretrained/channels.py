@@ -1,9 +1,4 @@
-"""Other numbers of channels: a first convolution of RGB weights for grey, 4, 13 bands.
-
-Published weights and statistics of three channels in, of any number out. The one rule
-of the file: whatever the policy, an image that is grey in all its channels excites the
-filters as it did before, or the new channels do nothing at first.
-"""
+"""Adapts RGB weights and statistics to images of another number of channels."""
 
 from collections.abc import Sequence
 
@@ -21,20 +16,21 @@ def adapt_channels(
 ) -> Float[np.ndarray, "out in_channels h w"]:
     """Returns a first convolution's weights for another number of channels.
 
-    One channel gets the sum over the old ones: a grey photo is seen as before. Two get
-    the first two, times 3 / 2. More get the old ones, and
+    One channel gets the sum of the old ones, so that a grey image gives the same
+    outputs as its RGB copy. Two get the first two, times 3 / 2. More get the old ones,
+    and
 
-    - "zero": nothing beyond them, so that the network begins as it was;
+    - "zero": zeros for the rest, so that the outputs are the same at first;
     - "repeat": the old ones again and again, all times old / new.
 
     Args:
-        weight: Published weights, in PyTorch's layout.
-        in_channels: How many channels the images have.
-        channel_init: "zero", fastai's way, or "repeat", timm's.
+        weight: In PyTorch's layout.
+        in_channels: Number of channels of the images.
+        channel_init: "zero", as fastai does, or "repeat", as timm does.
 
     Raises:
-        TypeError: If the policy is no string, or the number not whole.
-        ValueError: If the policy is unknown, or there is no channel.
+        TypeError: `channel_init` is not a string, or `in_channels` not a whole number.
+        ValueError: `channel_init` is unknown, or `in_channels` is less than 1.
 
     References:
         fastai 2.8.12, vision/learner.py `_update_first_layer`; timm 1.0,
@@ -60,18 +56,18 @@ def adapt_channels(
 def adapt_statistics(
     statistics: Sequence[float], in_channels: int, *, channel_init: str = "zero"
 ) -> tuple[float, ...]:
-    """Returns means or deviations of channels for another number of them.
+    """Returns per-channel means or deviations for another number of channels.
 
-    What a channel's weights were made from says how it is normalised; one whose weights
-    are new or a sum gets the average.
+    A channel has the statistics of the one its weights were copied from; a channel
+    whose weights are new, or a sum, has the average.
 
     Args:
         statistics: Of each channel that the weights were trained with.
-        in_channels: How many channels the images have.
+        in_channels: Number of channels of the images.
         channel_init: See `adapt_channels`.
 
     Raises:
-        ValueError: If the policy is unknown.
+        ValueError: `channel_init` is unknown.
     """
     check_channel_init(channel_init)
     old = len(statistics)

@@ -1,12 +1,13 @@
-"""Turns published arrays into the values of a module, and back.
+"""Renames, transposes and loads published arrays into a module.
 
-In: `{name: array}` in PyTorch's layout, and an NNX module whose joined paths are those
-names. Out: the module filled. The one rule: everything is compared before anything is
-set, so a module is never filled half.
+Names and shapes are all compared before anything is set, so that a module is filled
+entirely or not at all.
 """
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +16,19 @@ from flax import nnx
 
 SHOWN = 20
 
+#: Which network to use where a file holds two that fit: MoCo's query encoder, DINO's
+#: teacher, BYOL's online network.
+_PREFERRED = ("encoder_q", "teacher", "online_network", "online_encoder", "model")
+
 
 class WeightsMismatchError(ValueError):
-    """Tells that arrays and network differ in names or shapes.
+    """A file's arrays and a network differ in names or shapes.
 
     Attributes:
-        missing: names that only the network has.
-        unexpected: names that only the file has.
-        differing: name -> (shape in the file, shape in the network).
-        difference: the message without its last line, the advice.
+        missing: Names that only the network has.
+        unexpected: Names that only the file has.
+        differing: Name -> (shape in the file, shape in the network).
+        difference: The message without its last line, the advice.
     """
 
     def __init__(
@@ -35,7 +40,6 @@ class WeightsMismatchError(ValueError):
         differing: Mapping[str, tuple] | None = None,
         difference: str = "",
     ) -> None:
-        """Takes the message and the three lists it was made from."""
         super().__init__(message)
         self.difference = difference
         self.missing, self.unexpected = missing, unexpected
@@ -43,11 +47,11 @@ class WeightsMismatchError(ValueError):
 
 
 def from_torch_layout(name: str, array: np.ndarray) -> np.ndarray:
-    """Returns an array of PyTorch's in the layout that JAX's networks use.
+    """Returns an array of PyTorch's in jaxtune's layout, as a view.
 
-    A `weight` with four dimensions is a convolution's: (out, in, height, width)
-    becomes (height, width, in, out). One with two is a linear layer's: (out, in)
-    becomes (in, out). All else stays as it is. The result is a view.
+    A `weight` of four dimensions is a convolution's: (out, in, height, width) becomes
+    (height, width, in, out). One of two is a linear layer's: (out, in) becomes
+    (in, out). Everything else stays as it is.
 
     Example:
         >>> from_torch_layout("conv1.weight", np.zeros((64, 3, 7, 7))).shape
@@ -78,21 +82,21 @@ def match_weights(
     allow_unexpected: Iterable[str] = (),
     source: str = "the file",
 ) -> dict[str, np.ndarray]:
-    """Returns those arrays that the network has, once names and shapes agree.
+    """Returns the arrays that the network has, if names and shapes agree.
 
-    `num_batches_tracked`, which only PyTorch counts, is left out on both sides.
+    `num_batches_tracked`, which only PyTorch counts, is ignored on both sides.
 
     Args:
-        arrays: arrays by name.
-        expected: shapes by name, in the same layout as the arrays.
-        allow_missing: patterns (`fc.*`) of names that the file may lack.
-        allow_unexpected: patterns of names that the network may lack.
-        source: what the error calls the arrays' origin.
+        arrays: Arrays by name.
+        expected: Shapes by name, in the same layout as the arrays.
+        allow_missing: Patterns (`fc.*`) of names that the file may lack.
+        allow_unexpected: Patterns of names that the network may lack.
+        source: What errors call the file.
 
     Raises:
-        WeightsMismatchError: a name is on one side only, or a shape differs. Lists
+        WeightsMismatchError: A name is on one side only, or a shape differs. Lists
             the names only the network has (-), those only the file has (+), and the
-            shapes of both, each sorted and shortened to the first 20.
+            shapes that differ, of each the first 20 in sorted order.
     """
     arrays = {k: v for k, v in arrays.items() if not _is_count(k)}
     expected = {k: tuple(v) for k, v in expected.items() if not _is_count(k)}
@@ -105,10 +109,10 @@ def match_weights(
         if arrays[name].shape != expected[name]
     }
     if missing or unexpected or differing:
-        difference = _difference(missing, unexpected, differing, len(shared), source)
-        advice = _advice(missing, unexpected, differing, len(shared))
+        sides = missing, unexpected, differing
+        difference = _difference(*sides, len(shared), source)
         raise WeightsMismatchError(
-            f"{difference}\n{advice}",
+            f"{difference}\n{_advice(*sides, len(shared))}",
             missing=missing,
             unexpected=unexpected,
             differing=differing,
@@ -171,7 +175,7 @@ def _advice(
             "number of classes, then cut it and give it a new head."
         )
     if shared == 0:
-        return "No name fits: this is another network's file, or names were changed."
+        return "No name fits: the file is of another network, or names were changed."
     return (
         "Build the architecture the file was made with, or say which names may differ "
         "(allow_missing, allow_unexpected)."
@@ -190,19 +194,20 @@ def load_into(
 
     Every `nnx.Param` and `nnx.BatchStat` is named by its path joined with dots. Values
     keep the variable's dtype (a float16 or bfloat16 file fills a float32 network) and,
-    where it has one, its sharding. The module may be abstract (`nnx.eval_shape`).
+    where it has one, its sharding.
 
     Args:
-        module: the network, changed in place.
-        arrays: arrays by name, in PyTorch's layout.
-        allow_missing: patterns of names that keep their value if the file lacks them.
-        allow_unexpected: patterns of names in the file to leave aside.
-        source: what the errors call the arrays' origin.
+        module: Changed in place; it may be abstract (`nnx.eval_shape`).
+        arrays: Arrays by name, in PyTorch's layout.
+        allow_missing: Patterns of names that keep their value if the file lacks them.
+        allow_unexpected: Patterns of names in the file to ignore.
+        source: What errors call the file.
 
     Raises:
-        WeightsMismatchError: names or shapes (shown in PyTorch's layout) differ; the
-            module is then as it was.
-        TypeError: integers stand where a float is expected; likewise.
+        WeightsMismatchError: Names or shapes (shown in PyTorch's layout) differ; the
+            module is unchanged.
+        TypeError: An array is of integers and should be of floats, or the other way
+            round; the module is unchanged.
     """
     variables, expected = _variables(module), torch_shapes(module)
     matched = match_weights(
@@ -213,17 +218,13 @@ def load_into(
         source=source,
     )
     for name, array in matched.items():
-        wanted = variables[name].get_value().dtype
-        if jnp.issubdtype(wanted, jnp.floating) != jnp.issubdtype(
-            array.dtype, jnp.floating
-        ):
+        dtypes = array.dtype, variables[name].get_value().dtype
+        if len({jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes}) == 2:
             raise TypeError(
-                f"{name} in {source} is {array.dtype}, the network's is {wanted}; "
+                f"{name} is {dtypes[0]} in {source}, {dtypes[1]} in the network; "
                 "quantised weights cannot be loaded"
             )
-    values = {
-        name: _value(name, array, variables[name]) for name, array in matched.items()
-    }
+    values = {name: _value(name, matched[name], variables[name]) for name in matched}
     for name, value in values.items():
         variables[name].set_value(value)
 
@@ -232,7 +233,7 @@ def torch_shapes(module: nnx.Module) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of a module's parameters and statistics, in PyTorch's layout.
 
     Args:
-        module: The module; it may be abstract (`nnx.eval_shape`).
+        module: It may be abstract (`nnx.eval_shape`).
 
     Example:
         >>> from jaxtune.models import Linear
@@ -257,9 +258,81 @@ def _torch_shape(name: str, variable: nnx.Variable) -> tuple[int, ...]:
 
 def _value(name: str, array: np.ndarray, variable: nnx.Variable) -> jax.Array:
     old = variable.get_value()
-    # A copy: on a CPU JAX may otherwise share memory with the file's read-only bytes,
-    # and a training step that donates its state would write into them.
+    # Without a copy an array on a CPU may share memory with the file's read-only bytes,
+    # into which a training step that donates its state would write.
     value = jnp.array(from_torch_layout(name, array), dtype=old.dtype, copy=True)
     if isinstance(old, jax.Array):
         value = jax.device_put(value, old.sharding)
     return value
+
+
+def named_as(
+    arrays: Mapping[str, Any],
+    wanted: Collection[str],
+    *,
+    order: Sequence[str] = (),
+    optional: str = "",
+) -> dict[str, Any]:
+    """Returns a file's arrays under a network's names; other arrays keep theirs.
+
+    Any prefix will do, such as `module.encoder_q.` or `backbone.`: the one with which
+    most of the network's names are in the file is removed. A network saved as a plain
+    list of its children ("0.weight", "4.0.conv1.weight") gets the children's names.
+
+    Args:
+        arrays: By their names in the file.
+        wanted: Names of the network's parameters and statistics.
+        order: Names of the network's children, in their order.
+        optional: Child to ignore when looking for the prefix: the classifier, which the
+            file may have for another network only.
+
+    Example:
+        >>> named_as({"net.fc.bias": 1, "queue": 2}, ["fc.bias"])
+        {'fc.bias': 1, 'queue': 2}
+        >>> named_as({"0.weight": 1, "1.bias": 2}, ["conv.weight", "bn.bias"],
+        ...          order=["conv", "bn"])
+        {'conv.weight': 1, 'bn.bias': 2}
+    """
+    wanted = set(wanted)
+    numbered = {_numbered(name, order): name for name in wanted} if order else {}
+    counted = {n for n in wanted if not optional or n.split(".")[0] != optional}
+    hits: Counter = Counter()
+    for name in arrays:
+        parts = name.split(".")
+        for cut in range(len(parts)):
+            rest, prefix = ".".join(parts[cut:]), "".join(f"{p}." for p in parts[:cut])
+            if rest in counted:
+                hits[prefix, False] += 1
+            if numbered.get(rest) in counted:
+                hits[prefix, True] += 1
+    if not hits:
+        return dict(arrays)
+    prefix, by_number = min(hits, key=lambda place: _rank(place, hits[place]))
+    renamed, others = {}, {}
+    for name, array in arrays.items():
+        rest = name.removeprefix(prefix)
+        if name.startswith(prefix):
+            renamed[numbered.get(rest, rest) if by_number else rest] = array
+        else:
+            others[name] = array
+    # Where two have the same name, the network's own array is meant.
+    return renamed | {name: others[name] for name in others if name not in renamed}
+
+
+def _rank(place: tuple[str, bool], count: int) -> tuple:
+    prefix, by_number = place
+    parts = prefix.split(".")
+    preferred = [i for i, part in enumerate(_PREFERRED) if part in parts]
+    return (
+        -count,
+        prefix != "",
+        min(preferred, default=len(_PREFERRED)),
+        by_number,
+        len(prefix),
+        prefix,
+    )
+
+
+def _numbered(name: str, order: Sequence[str]) -> str:
+    child, _, rest = name.partition(".")
+    return f"{order.index(child)}.{rest}" if child in order else name

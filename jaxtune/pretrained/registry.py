@@ -27,11 +27,15 @@ from jaxtune.arguments import (
     is_traced,
 )
 from jaxtune.pretrained.channels import adapt_channels, check_channel_init
-from jaxtune.pretrained.convert import WeightsMismatchError, load_into, torch_shapes
-from jaxtune.pretrained.files import read_weights
+from jaxtune.pretrained.convert import (
+    WeightsMismatchError,
+    load_into,
+    named_as,
+    torch_shapes,
+)
 from jaxtune.pretrained.manifest import IMAGENET_MEAN, IMAGENET_STD
-from jaxtune.pretrained.naming import named_as
 from jaxtune.pretrained.weights import Weights, resolve_weights
+from jaxtune.pretrained.weights_file import read_weights
 
 Statistics = tuple[float, ...]
 

@@ -1,9 +1,4 @@
-"""Turns what a user says into published weights: a name, a hub name, or a path.
-
-In: an architecture's name and the `weights` argument. Out: a `Weights` value with the
-file's path and how images must be prepared. The one rule: weights of another
-architecture are refused by name, before anything is read.
-"""
+"""Resolves what the user passes as `weights`: a name, a hub name, or a path."""
 
 import dataclasses
 import json
@@ -11,9 +6,7 @@ import os
 from pathlib import Path
 
 from jaxtune.arguments import described
-from jaxtune.pretrained.cache import sha256_of
-from jaxtune.pretrained.fetch import find_config, find_weights
-from jaxtune.pretrained.files import ENDINGS, read_weights
+from jaxtune.pretrained.download import find_config, find_weights, sha256_of
 from jaxtune.pretrained.manifest import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -23,24 +16,25 @@ from jaxtune.pretrained.manifest import (
     find_entry,
     manifest,
 )
+from jaxtune.pretrained.weights_file import ENDINGS, read_weights
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Published weights that were found, and what they expect.
+    """A file of published weights, and how images are prepared for them.
 
     Attributes:
-        name: the manifest's name, the hub's, or the file's.
-        architecture: the network they belong to.
-        path: the file.
-        mean: subtracted from RGB in 0..1.
-        std: what the difference is divided by.
-        input_size: side in pixels of the square images they are used with.
-        num_classes: number of logits.
-        source: where they came from, in words.
-        licence: under which they are published; None if not known.
-        is_known: whether mean, std and size are published with the weights; for a file
-            of unknown origin they are ImageNet's, which is a guess.
+        name: The manifest's name, the hub's, or the file's.
+        architecture: The network they are for.
+        path: The file.
+        mean: Of each channel, subtracted from RGB in 0..1.
+        std: Of each channel, by which the difference is divided.
+        input_size: Side in pixels of the square images.
+        num_classes: Number of logits.
+        source: Where they came from, for messages.
+        licence: SPDX name; None if unknown.
+        is_known: Whether mean, std and size were published with the weights. If not,
+            they are ImageNet's, which is a guess.
     """
 
     name: str
@@ -58,22 +52,22 @@ class Weights:
 def resolve_weights(
     architecture: str, weights: str | os.PathLike | None = None
 ) -> Weights:
-    """Finds weights for an architecture, fetching them where need be.
+    """Finds weights for an architecture, downloading them if need be.
 
     Args:
-        architecture: its name, such as "resnet18".
-        weights: None or "default" for the architecture's default; a name of the
-            manifest ("resnet18_imagenet1k_v1", or short "imagenet1k_v1", in any case);
-            a hub name ("timm/resnet50.a1_in1k"; those not in the manifest take mean,
-            std and size from their config.json); or the path of a file. For a file
-            that the manifest knows by its sha256, mean, std and size are the
-            manifest's, for any other ImageNet's and 224 pixels.
+        architecture: Its name, such as "resnet18".
+        weights: None or "default" for the architecture's default; a name in the
+            manifest ("resnet18_imagenet1k_v1", or short "imagenet1k_v1", in upper or
+            lower case); a hub name ("timm/resnet50.a1_in1k"; one outside the manifest
+            takes mean, std and size from its config.json); or the path of a file. For a
+            file whose sha256 is in the manifest, mean, std and size are the manifest's,
+            for any other ImageNet's and 224 pixels.
 
     Raises:
         TypeError: `weights` is neither a name nor a path.
-        ValueError: the name is not known (those known are listed), or the weights
-            belong to another architecture.
-        FileNotFoundError: there is no such path, or no source has the file.
+        ValueError: The name is unknown (the known ones are listed), or the weights are
+            another architecture's; that is checked before the file is read.
+        FileNotFoundError: There is no such path, or no source has the file.
     """
     if weights is not None and not isinstance(weights, str | os.PathLike):
         raise TypeError(
@@ -83,21 +77,22 @@ def resolve_weights(
     if weights is not None and not os.fspath(weights):
         raise ValueError(
             "weights must be a name or the path of a file; received an empty string. "
-            "Leave it out for the default ones."
+            "Leave it out for the architecture's default."
         )
     if weights is None or (isinstance(weights, str) and weights.lower() == "default"):
         return _from_entry(_default(architecture))
     if isinstance(weights, str):
         entry = find_entry(weights, architecture)
         if entry is None and weights.startswith("timm/"):
-            _refuse_other(weights, weights[5:].partition(".")[0], architecture)
+            published_for = weights.removeprefix("timm/").partition(".")[0]
+            _check_architecture(weights, published_for, architecture)
             entry = _entry_from_hub(weights, architecture)
         if entry is not None:
-            _refuse_other(entry.name, entry.architecture, architecture)
+            _check_architecture(entry.name, entry.architecture, architecture)
             return _from_entry(entry)
         if not _is_path(weights):
             raise ValueError(
-                f"no weights named {weights!r} for {architecture}. Known: "
+                f"there are no weights {weights!r} for {architecture}. Known are "
                 f"{_known(architecture)}; or pass 'timm/{architecture}.<tag>', or the "
                 f"path of a file ({', '.join(ENDINGS)})"
             )
@@ -105,12 +100,8 @@ def resolve_weights(
 
 
 def _is_path(text: str) -> bool:
-    separators = [os.sep, *([os.altsep] if os.altsep else [])]
-    return (
-        Path(text).suffix.lower() in ENDINGS
-        or any(each in text for each in separators)
-        or Path(text).exists()
-    )
+    path = Path(text)
+    return path.suffix.lower() in ENDINGS or path.name != text or path.exists()
 
 
 def _known(architecture: str) -> str:
@@ -123,37 +114,29 @@ def _default(architecture: str) -> Entry:
     if not entries or not entries[0].default:
         known = sorted({entry.architecture for entry in manifest().values()})
         raise ValueError(
-            f"no published weights are known for {architecture!r}; there are some for "
+            f"no published weights are known for {architecture!r}, only for "
             f"{', '.join(known)}. Pass a path as `weights`, or pretrained=False"
         )
     return entries[0]
 
 
-def _refuse_other(name: str, owner: str, architecture: str) -> None:
-    if owner != architecture:
+def _check_architecture(name: str, published_for: str, architecture: str) -> None:
+    if published_for != architecture:
         raise ValueError(
-            f"{name} holds weights of {owner}, but the network is {architecture}. "
-            f"Known for {architecture}: {_known(architecture)}"
+            f"{name} holds weights of {published_for}, but the network is "
+            f"{architecture}. Known for {architecture}: {_known(architecture)}"
         )
 
 
 def _from_entry(entry: Entry) -> Weights:
-    found = find_weights(entry)
-    return _weights(entry, entry.name, found.path, found.source)
+    file = find_weights(entry)
+    return _weights(entry, file.path, file.source)
 
 
-def _weights(entry: Entry, name: str, path: Path, source: str) -> Weights:
-    return Weights(
-        name=name,
-        architecture=entry.architecture,
-        path=path,
-        mean=entry.mean,
-        std=entry.std,
-        input_size=entry.input_size,
-        num_classes=entry.num_classes,
-        source=source,
-        licence=entry.licence,
-    )
+def _weights(entry: Entry, path: Path, source: str) -> Weights:
+    names = ("name", "architecture", "mean", "std", "input_size", "num_classes")
+    fields = {name: getattr(entry, name) for name in (*names, "licence")}
+    return Weights(path=path, source=source, **fields)
 
 
 def _entry_from_hub(repo: str, architecture: str) -> Entry:
@@ -169,22 +152,22 @@ def _entry_from_hub(repo: str, architecture: str) -> Entry:
             architecture=config.get("architecture", architecture),
             file=f"{repo.replace('/', '_')}.safetensors",
             licence=data.get("license"),
-            mean=_three(data["mean"]),
-            std=_three(data["std"]),
+            mean=_per_channel(data["mean"]),
+            std=_per_channel(data["std"]),
             input_size=int(height),
-            # timm's num_classes=0 has no classifier.
+            # 0 means that the file has no classifier.
             num_classes=int(data.get("num_classes") or config["num_classes"]) or 1000,
             hub=Hub(repo),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"the config.json of {repo} does not say how to use it "
-            f"({type(error).__name__}: {error}); fetch the file yourself and pass its "
-            "path as `weights`"
+            f"the config.json of {repo} lacks what jaxtune needs, the images' mean, "
+            f"std and size ({type(error).__name__}: {error}); download the weights "
+            "yourself and pass their path as `weights`"
         ) from error
 
 
-def _three(values: list[float]) -> tuple[float, float, float]:
+def _per_channel(values: list[float]) -> tuple[float, float, float]:
     red, green, blue = (float(value) for value in values)
     return red, green, blue
 
@@ -198,8 +181,8 @@ def _from_path(architecture: str, path: Path) -> Weights:
     digest = sha256_of(path)
     for entry in manifest().values():
         if digest in entry.known_sha256:
-            _refuse_other(str(path), entry.architecture, architecture)
-            return _weights(entry, entry.name, path, str(path))
+            _check_architecture(str(path), entry.architecture, architecture)
+            return _weights(entry, path, str(path))
     return Weights(
         name=path.stem,
         architecture=architecture,
@@ -214,7 +197,7 @@ def _from_path(architecture: str, path: Path) -> Weights:
 
 
 def _classes_of(path: Path) -> int:
-    """Returns the classifier's length; 1000 where the file has no classifier."""
+    """Returns the classifier's number of classes; 1000 if the file has none."""
     arrays = read_weights(path)
     for ending in ("fc.bias", "fc.weight"):
         for name in sorted(arrays, key=len):

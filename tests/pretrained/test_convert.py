@@ -1,4 +1,4 @@
-"""Layouts, the comparison both ways, and filling a module whole or not at all."""
+"""Names, layouts, the comparison both ways, and filling a module entirely or not."""
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jaxtune.pretrained.convert import (
     from_torch_layout,
     load_into,
     match_weights,
+    named_as,
     to_torch_layout,
 )
 
@@ -118,10 +119,10 @@ def test_allowed_differences_pass_and_counts_are_left_out():
     arrays = {"a": np.zeros(1), "fc.bias": np.zeros(3), "n.num_batches_tracked": 1}
     arrays["n.num_batches_tracked"] = np.array(1)
     expected = {"a": (1,), "head.bias": (2,)}
-    found = match_weights(
+    matched = match_weights(
         arrays, expected, allow_missing=["head.*"], allow_unexpected=["fc.*"]
     )
-    assert list(found) == ["a"]
+    assert list(matched) == ["a"]
     with pytest.raises(WeightsMismatchError) as caught:
         match_weights(arrays, expected, allow_missing=["head.*"])
     assert caught.value.unexpected == ("fc.bias",)
@@ -130,18 +131,18 @@ def test_allowed_differences_pass_and_counts_are_left_out():
 def test_load_into_fills_parameters_and_statistics():
     network, arrays = Network(), torch_arrays()
     load_into(network, arrays)
-    found = values(network)
-    assert found.keys() == arrays.keys() - {"bn1.num_batches_tracked"}
-    for name, value in found.items():
+    filled = values(network)
+    assert filled.keys() == arrays.keys() - {"bn1.num_batches_tracked"}
+    for name, value in filled.items():
         np.testing.assert_array_equal(value, from_torch_layout(name, arrays[name]))
 
 
 def test_load_into_an_abstract_module():
     network = nnx.eval_shape(lambda: Network())
     load_into(network, torch_arrays())
-    found = values(network)
-    assert all(isinstance(each, np.ndarray) for each in found.values())
-    np.testing.assert_array_equal(found["fc.bias"], torch_arrays()["fc.bias"])
+    filled = values(network)
+    assert all(isinstance(each, np.ndarray) for each in filled.values())
+    np.testing.assert_array_equal(filled["fc.bias"], torch_arrays()["fc.bias"])
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
@@ -196,3 +197,51 @@ def test_sharding_is_kept():
     load_into(network, torch_arrays())
     assert network.fc.bias.get_value().sharding == sharding
     assert isinstance(network.fc.bias.get_value(), jax.Array)
+
+
+ORDER = ("conv1", "relu", "layer1", "fc")
+WANTED = ("conv1.weight", "layer1.0.bias", "fc.weight")
+BODY = {"conv1.weight": 1, "layer1.0.bias": 2}
+OTHER = {"conv1.weight": 8, "layer1.0.bias": 9, "fc.weight": 9}
+
+
+def below(prefix, arrays):
+    return {prefix + name: each for name, each in arrays.items()}
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["", "module.", "model.", "backbone.", "encoder.", "module.encoder_q.", "a.b.c."],
+)
+def test_any_prefix_is_removed_and_what_is_beside_keeps_its_name(prefix):
+    file = below(prefix, BODY) | {"queue": 3, "projector.0.weight": 4}
+    assert named_as(file, WANTED) == BODY | {"queue": 3, "projector.0.weight": 4}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "other"),
+    [
+        ("module.encoder_q.", "module.encoder_k."),
+        ("teacher.backbone.", "student.backbone."),
+        ("online_network.", "target_network."),
+        ("", "ema."),
+    ],
+)
+def test_of_two_networks_the_one_that_is_meant_is_taken(chosen, other):
+    """Also where the other one alone has a classifier."""
+    for file in (
+        below(chosen, BODY) | below(other, OTHER),
+        below(other, OTHER) | below(chosen, BODY),
+    ):
+        renamed = named_as(file, WANTED, order=ORDER, optional="fc")
+        assert {name: renamed[name] for name in BODY} == BODY
+
+
+@pytest.mark.parametrize("prefix", ["", "backbone.", "0."])
+def test_a_list_of_children_gets_their_names(prefix):
+    file = below(prefix, {"0.weight": 1, "2.0.bias": 2}) | {"head.weight": 3}
+    assert named_as(file, WANTED, order=ORDER) == BODY | {"head.weight": 3}
+
+
+def test_another_networks_names_stay():
+    assert named_as({"a.b": 1}, WANTED, order=ORDER) == {"a.b": 1}

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxtune.pretrained.cache import sha256_of
-from jaxtune.pretrained.files import read_weights
+from jaxtune.pretrained.download import sha256_of
 from jaxtune.pretrained.manifest import read_entry
+from jaxtune.pretrained.weights_file import read_weights
 
 ROOT = Path(__file__).parents[2]
 FILES = Path(__file__).parent / "files"

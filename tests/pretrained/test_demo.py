@@ -1,13 +1,11 @@
-"""The demo photos: the same set everywhere, complete or absent, under our own names."""
+"""The demo photos: the same set everywhere, complete or absent, in its own folders."""
 
-import io
 import zipfile
 
 import pytest
 
 from jaxtune.pretrained import demo
 from jaxtune.pretrained.demo import demo_photos
-from jaxtune.pretrained.wheel import WheelError
 
 
 def photos(count):
@@ -40,8 +38,8 @@ def wheel(monkeypatch, tmp_path):
 
 
 def files(folder):
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(str(path.relative_to(folder)) for path in found)
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(str(path.relative_to(folder)) for path in paths)
 
 
 def test_balanced_and_at_regular_strides(wheel, tmp_path):
@@ -89,7 +87,7 @@ def test_interruption_leaves_no_folder(wheel, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("counts", [(0, 2), (11, 2), (5, 7), (-1, 2)])
 def test_numbers_out_of_range(wheel, counts, tmp_path):
-    with pytest.raises(ValueError, match="there are 1 to"):
+    with pytest.raises(ValueError, match="_per_class must be 1 to"):
         demo_photos(train_per_class=counts[0], valid_per_class=counts[1])
     assert all(name.endswith(".lock") for name in files(tmp_path / "cache" / "demo"))
 
@@ -100,19 +98,6 @@ def test_members_cannot_choose_their_place(wheel, tmp_path):
     assert {path.split("/")[-1] for path in files(root)} == {
         "LICENSE.txt",
         "escaped.jpeg",
-        "a_b_c.jpeg",
+        "a b;c.jpeg",
     }
     assert not list(tmp_path.glob("escaped*"))
-
-
-def test_what_is_no_jpeg_is_refused(wheel):
-    write_wheel(wheel[0], data=b"GIF89a")
-    with pytest.raises(WheelError, match="no JPEG"):
-        demo_photos(train_per_class=2, valid_per_class=2)
-
-
-def test_broken_wheel_is_named(wheel):
-    data = io.BytesIO(wheel[0].read_bytes()).getvalue()
-    wheel[0].write_bytes(data[: len(data) // 2])
-    with pytest.raises(WheelError, match=r"a\.whl"):
-        demo_photos(train_per_class=2, valid_per_class=2)

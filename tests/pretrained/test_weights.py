@@ -1,4 +1,4 @@
-"""From what a user says to weights: names, hub names, paths, and refusals."""
+"""The argument `weights`: names, hub names, paths, and refusals."""
 
 import json
 import shutil
@@ -7,24 +7,23 @@ import numpy as np
 import pytest
 
 from jaxtune.pretrained import weights as room
-from jaxtune.pretrained.cache import sha256_of
-from jaxtune.pretrained.fetch import WeightsFile
-from jaxtune.pretrained.files import write_weights
+from jaxtune.pretrained.download import WeightsFile, sha256_of
 from jaxtune.pretrained.manifest import manifest
 from jaxtune.pretrained.weights import resolve_weights
+from jaxtune.pretrained.weights_file import write_weights
 
 
 @pytest.fixture(autouse=True)
-def found(monkeypatch, tmp_path):
-    """Every file is found at once; yields the entries that were asked for."""
-    asked = []
+def asked(monkeypatch, tmp_path):
+    """Finds every file at once; returns the entries that were asked for."""
+    entries = []
 
     def find_weights(entry):
-        asked.append(entry)
+        entries.append(entry)
         return WeightsFile(tmp_path / entry.file, "a test")
 
     monkeypatch.setattr(room, "find_weights", find_weights)
-    return asked
+    return entries
 
 
 @pytest.mark.parametrize("name", [None, "default", "DEFAULT"])
@@ -59,11 +58,11 @@ def test_names_carry_their_own_mean_and_size(name):
 @pytest.mark.parametrize(
     "name", ["resnet50_imagenet1k_v2", "timm/resnet50.a1_in1k", "timm/resnet50.new"]
 )
-def test_weights_of_another_architecture_are_refused_by_name(name, found):
+def test_weights_of_another_architecture_are_refused_by_name(name, asked):
     with pytest.raises(ValueError, match="resnet50.*resnet18") as caught:
         resolve_weights("resnet18", name)
     assert "resnet18_imagenet1k_v1" in str(caught.value)
-    assert found == []
+    assert asked == []
 
 
 def test_unknown_name_lists_those_known():
@@ -90,7 +89,7 @@ def config(**changes):
     return {"architecture": "resnet18", "pretrained_cfg": data | changes}
 
 
-def test_hub_name_outside_the_manifest_takes_its_config(monkeypatch, tmp_path, found):
+def test_hub_name_outside_the_manifest_takes_its_config(monkeypatch, tmp_path, asked):
     path = tmp_path / "config.json"
     monkeypatch.setattr(room, "find_config", lambda repo: path)
     path.write_text(json.dumps(config()))
@@ -98,8 +97,8 @@ def test_hub_name_outside_the_manifest_takes_its_config(monkeypatch, tmp_path, f
     assert (got.name, got.licence) == ("timm/resnet18.mine", "mit")
     assert (got.mean, got.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert (got.input_size, got.num_classes) == (256, 7)
-    assert found[0].hub.repo == "timm/resnet18.mine"
-    assert found[0].file == "timm_resnet18.mine.safetensors"
+    assert asked[0].hub.repo == "timm/resnet18.mine"
+    assert asked[0].file == "timm_resnet18.mine.safetensors"
     path.write_text(json.dumps(config(test_input_size=None)))
     assert resolve_weights("resnet18", "timm/resnet18.mine").input_size == 176
 
@@ -119,13 +118,13 @@ def test_broken_config_is_named(monkeypatch, tmp_path, broken):
 
 
 @pytest.mark.parametrize("as_text", [True, False])
-def test_path_takes_imagenet_s_mean_and_the_file_s_classes(tmp_path, as_text, found):
+def test_path_takes_imagenet_s_mean_and_the_file_s_classes(tmp_path, as_text, asked):
     path = tmp_path / "mine.safetensors"
     write_weights(path, {"fc.bias": np.zeros(37, np.float32)})
     got = resolve_weights("resnet18", str(path) if as_text else path)
     assert (got.name, got.path, got.num_classes) == ("mine", path, 37)
     assert got.mean == (0.485, 0.456, 0.406) and got.licence is None
-    assert found == []
+    assert asked == []
 
 
 def test_path_without_a_classifier(tmp_path):

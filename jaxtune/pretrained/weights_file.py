@@ -1,8 +1,4 @@
-"""Reads and writes files of named arrays.
-
-In: a path to .safetensors, .pth/.pt/.bin/.pkl or .npz. Out: `{name: array}` in the
-file's own layout. The one rule: no reader here runs anything that a file brings along.
-"""
+"""Reads and writes files of named arrays; no reader runs anything in a file."""
 
 import os
 import zipfile
@@ -12,14 +8,19 @@ import ml_dtypes
 import numpy as np
 
 from jaxtune.arguments import check_path
-from jaxtune.pretrained.torch_file import read_torch_file, strip_prefixes
-from jaxtune.pretrained.torch_pickle import UnsafeFileError, WeightsFileError
+from jaxtune.pretrained.torch_file import (
+    UnsafeFileError,
+    WeightsFileError,
+    read_torch_file,
+    strip_prefixes,
+)
 
-# .tar is MoCo's and many others' .pth.tar, which is no archive; .ckpt is Lightning's.
+# .tar stands for .pth.tar (MoCo and others), not an archive; .ckpt is Lightning's.
 TORCH_ENDINGS = (".pth", ".pt", ".bin", ".pkl", ".tar", ".ckpt", ".th")
 ENDINGS = (".safetensors", *TORCH_ENDINGS, ".npz")
-MAX_INFLATION = 100  # a .npz may be compressed; weights hardly shrink at all
+MAX_INFLATION = 100  # an .npz may be compressed, but weights hardly shrink
 
+# By hand, because safetensors.numpy reads neither bfloat16 nor float8.
 _SAFETENSORS_DTYPES = {
     "BOOL": np.bool_,
     "U8": np.uint8,
@@ -41,24 +42,24 @@ _SAFETENSORS_DTYPES = {
 
 
 def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Reads the arrays of a file of weights, whatever its format.
+    """Reads the arrays in a file of weights.
 
-    The ending decides: .safetensors; .pth, .pt, .bin, .pkl, .pth.tar, .ckpt and .th
-    for PyTorch's formats (see `read_torch_file`); .npz. A prefix such as `module.` that
-    every name carries is removed (see `strip_prefixes`).
+    The ending tells the format: .safetensors; .npz; .pth, .pt, .bin, .pkl, .pth.tar,
+    .ckpt and .th for PyTorch's (see `read_torch_file`). A prefix such as `module.` that
+    every name has is removed.
 
     Args:
-        path: the file.
+        path: The file.
 
     Returns:
         Arrays by name, in the file's own layout and dtype; they may be read-only.
 
     Raises:
-        TypeError: it is no path.
-        FileNotFoundError: there is no such file.
-        UnsafeFileError: the file holds more than arrays.
-        WeightsFileError: the file is broken, cut short or empty, or has an ending not
-            known here. Both errors are a `ValueError`.
+        TypeError: `path` is not a path.
+        FileNotFoundError: There is no such file.
+        UnsafeFileError: The file holds more than arrays.
+        WeightsFileError: The file is broken, cut short or empty, or has an unknown
+            ending. Both errors are a `ValueError`.
     """
     path = Path(check_path(path, "path")).expanduser()
     if path.is_dir():
@@ -74,36 +75,36 @@ def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
         arrays = _read_npz(path)
     else:
         raise WeightsFileError(
-            f"{path} ends in {ending or 'nothing'!r}; the endings known are "
-            f"{', '.join(ENDINGS)}. Rename it if it is one of these formats, or "
+            f"{path} has the ending {ending!r}; it must be one of "
+            f"{', '.join(ENDINGS)}. Rename the file if it has one of these formats, or "
             "convert it to .safetensors"
         )
     if not arrays:
-        raise WeightsFileError(f"{path} holds no arrays")
+        raise WeightsFileError(f"{path} contains no arrays")
     return strip_prefixes(arrays)
 
 
 def write_weights(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> None:
-    """Writes arrays to a .safetensors file, names, dtypes and layout as they are.
+    """Writes arrays to a .safetensors file, entirely or not at all.
 
-    The bytes depend on the arrays only, so equal arrays give equal sha256. The file is
-    written where it is named; see `jaxtune.pretrained.cache.new_file` for doing that
-    whole or not at all.
+    Names, dtypes and layout stay as they are. The bytes depend on the arrays only, so
+    equal arrays give equal sha256.
 
     Raises:
-        ValueError: the ending is not .safetensors.
-        TypeError: an array's dtype has no name in the format.
+        ValueError: The ending is not .safetensors.
+        TypeError: The format has no name for an array's dtype.
     """
-    from safetensors import TensorSpec, serialize_file
+    from safetensors import TensorSpec, serialize
 
-    if Path(path).suffix != ".safetensors":
-        raise ValueError(f"weights are written as .safetensors, not as {path}")
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path} must end in .safetensors to be written")
     names = {np.dtype(kind): name for name, kind in _SAFETENSORS_DTYPES.items()}
     unknown = [name for name, each in arrays.items() if each.dtype not in names]
     if unknown:
         raise TypeError(
-            f"{unknown[0]!r} is {arrays[unknown[0]].dtype}, which .safetensors has no "
-            "name for"
+            f"{unknown[0]!r} is {arrays[unknown[0]].dtype}; .safetensors can hold "
+            f"{', '.join(each.name for each in names)}"
         )
     kept = {name: np.array(each, order="C") for name, each in arrays.items()}
     specs = {
@@ -115,7 +116,12 @@ def write_weights(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> Non
         )
         for name, each in kept.items()
     }
-    serialize_file(specs, str(path))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_bytes(serialize(specs))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -125,12 +131,15 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         content = deserialize(path.read_bytes())
     except SafetensorError as error:
         raise WeightsFileError(
-            f"{path} is no whole .safetensors file ({error}); fetch it again"
+            f"{path} is not a complete .safetensors file ({error}); download it again"
         ) from error
     arrays = {}
     for name, spec in content:
         if spec["dtype"] not in _SAFETENSORS_DTYPES:
-            raise WeightsFileError(f"{path}: {name!r} has the dtype {spec['dtype']}")
+            raise WeightsFileError(
+                f"{path}: {name!r} has the dtype {spec['dtype']}, which must be one of "
+                f"{', '.join(_SAFETENSORS_DTYPES)}"
+            )
         dtype = _SAFETENSORS_DTYPES[spec["dtype"]]
         arrays[name] = np.frombuffer(spec["data"], dtype).reshape(spec["shape"])
     return arrays
@@ -147,10 +156,12 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     except WeightsFileError:
         raise
     except Exception as error:
-        # zipfile lets a broken archive fail in many ways (UnicodeDecodeError, ...).
+        # zipfile fails in many ways on a broken archive (UnicodeDecodeError, ...).
         if "allow_pickle" in str(error):
             raise UnsafeFileError(
                 f"{path} holds Python objects, which are never loaded; save plain "
                 "arrays with numpy.savez"
             ) from error
-        raise WeightsFileError(f"{path} is no whole .npz file ({error})") from error
+        raise WeightsFileError(
+            f"{path} is not a complete .npz file ({error}); download it again"
+        ) from error

@@ -11,8 +11,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jaxtune.pretrained.files import ENDINGS, read_weights, write_weights
-from jaxtune.pretrained.torch_pickle import UnsafeFileError, WeightsFileError
+from jaxtune.pretrained.torch_file import UnsafeFileError, WeightsFileError
+from jaxtune.pretrained.weights_file import ENDINGS, read_weights, write_weights
 
 FILES = Path(__file__).parent / "files"
 
@@ -28,12 +28,12 @@ def arrays():
     }
 
 
-def same(found, wanted):
-    assert found.keys() == wanted.keys()
+def same(read, wanted):
+    assert read.keys() == wanted.keys()
     for name, value in wanted.items():
-        assert found[name].dtype == value.dtype, name
-        assert found[name].shape == value.shape, name
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
+        assert read[name].dtype == value.dtype, name
+        assert read[name].shape == value.shape, name
+        np.testing.assert_array_equal(read[name], value, err_msg=name)
 
 
 def test_safetensors_come_back_as_written(tmp_path):
@@ -74,12 +74,12 @@ def test_npz_plain_and_compressed(tmp_path):
 
 @pytest.mark.parametrize("name", ["zip.pth", "legacy.pth", "plain.pkl"])
 def test_torch_files_go_to_their_reader(name, tmp_path):
-    found = read_weights(FILES / name)
-    assert found["conv.weight"].shape == (2, 3, 2, 2)
+    arrays = read_weights(FILES / name)
+    assert arrays["conv.weight"].shape == (2, 3, 2, 2)
     for other in ("pytorch_model.bin", "moco_v2.pth.tar", "last.ckpt", "best.TH"):
         renamed = tmp_path / other
         renamed.write_bytes((FILES / name).read_bytes())
-        assert read_weights(renamed).keys() == found.keys()
+        assert read_weights(renamed).keys() == arrays.keys()
 
 
 def test_prefix_is_removed_in_every_format(tmp_path):
