@@ -268,7 +268,7 @@ def _value(name: str, array: np.ndarray, variable: nnx.Variable) -> jax.Array:
 
 def named_as(
     arrays: Mapping[str, Any],
-    wanted: Collection[str],
+    names: Collection[str],
     *,
     order: Sequence[str] = (),
     optional: str = "",
@@ -281,7 +281,7 @@ def named_as(
 
     Args:
         arrays: By their names in the file.
-        wanted: Names of the network's parameters and statistics.
+        names: The network's parameters and statistics.
         order: Names of the network's children, in their order.
         optional: Child to ignore when looking for the prefix: the classifier, which the
             file may have for another network only.
@@ -293,9 +293,8 @@ def named_as(
         ...          order=["conv", "bn"])
         {'conv.weight': 1, 'bn.bias': 2}
     """
-    wanted = set(wanted)
-    numbered = {_numbered(name, order): name for name in wanted} if order else {}
-    counted = {n for n in wanted if not optional or n.split(".")[0] != optional}
+    numbered = {_numbered(name, order): name for name in names} if order else {}
+    counted = {n for n in names if not optional or n.split(".")[0] != optional}
     hits: Counter = Counter()
     for name in arrays:
         parts = name.split(".")

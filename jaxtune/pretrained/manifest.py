@@ -129,8 +129,8 @@ def find_entry(name: str, architecture: str | None = None) -> Entry | None:
         architecture: Whose weights a name without the architecture means.
     """
     name = name.lower()
-    wanted = {name, f"{architecture}_{name}", f"timm/{name}"}
+    spellings = {name, f"{architecture}_{name}", f"timm/{name}"}
     for entry in manifest().values():
-        if not wanted.isdisjoint({entry.name, *map(str.lower, entry.aliases)}):
+        if not spellings.isdisjoint({entry.name, *map(str.lower, entry.aliases)}):
             return entry
     return None

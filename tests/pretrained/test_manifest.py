@@ -56,6 +56,7 @@ def test_entries_are_well_formed(entry: Entry):
     hashes += [entry.wheel.sha256] if entry.wheel else []
     assert all(each is None or re.fullmatch("[0-9a-f]{64}", each) for each in hashes)
     assert entry.known_sha256 == {each for each in hashes[:2] if each}
+    assert entry.sha256 or not entry.wheel  # what the wheel's file is compared with
 
 
 def test_names_and_hashes_are_unique():
