@@ -1,4 +1,4 @@
-"""The training loop: phases, epochs, batches, and what happens around them."""
+"""The training loop: phases, epochs and batches, with callbacks and resuming."""
 
 from jaxtune.loop.callbacks import Callback as Callback
 from jaxtune.loop.callbacks import CSVLogger as CSVLogger

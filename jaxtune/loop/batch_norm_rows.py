@@ -1,8 +1,7 @@
-"""Whether a batch has rows enough for the batch norms that train.
+"""Checks that a batch has enough rows for the batch norms that train.
 
-A network's training view and the form of a batch in; nothing, or an error that names
-the layer, comes out. The one rule of the file: the network is run on shapes, so only a
-layer that would really see one value a channel is refused.
+The network is traced on shapes only, so a layer is refused exactly when it would see
+one value per channel.
 """
 
 import functools
@@ -21,22 +20,22 @@ _NORMS = (BatchNorm, nnx.BatchNorm)
 def check_enough_rows(
     view: nnx.Module, rows: int, *, size: tuple[int, int], in_channels: int
 ) -> None:
-    """Refuses batches in which a batch norm would see one value for each channel.
+    """Raises if a batch norm would see only one value per channel in a batch.
 
-    Its variance is 0 then, whatever the photo: what is after the layer no longer
-    depends on it, and the running statistics are worth nothing.
+    Its variance would be 0 for every photo: the layer's output would not depend on the
+    photo, and its running statistics would be useless.
 
     Args:
-        view: The network as it trains, see `training_view`.
+        view: The network in training mode, see `training_view`.
         rows: Photos in a batch.
         size: Height and width of the images, in pixels.
         in_channels: Channels of an image.
 
     Raises:
-        ValueError: If there is such a layer; it is named.
+        ValueError: If there is such a layer; the message names it.
 
     References:
-        `torch.nn.functional.batch_norm`, which refuses the same.
+        `torch.nn.functional.batch_norm`, which raises in the same case.
     """
     graphdef, state = nnx.split(view)
     images = jax.ShapeDtypeStruct((rows, *size, in_channels), jnp.float32)
@@ -57,7 +56,7 @@ def _look(path: str, call: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
             f"{path} normalises over the batch, and in a batch of {x.shape[0]} there is"
             " one value for each channel: nothing to normalise over, so training would "
             "diverge (PyTorch refuses it, too). Make the data with batch_size=2 or "
-            "more, and with two photos to train on or more; "
+            "more, and at least two training photos; "
             "gradient_accumulation_steps does not help, since each batch is "
             "normalised by itself. Or train a head without batch norm: "
             "hidden=(), first_bn=False."

@@ -1,8 +1,7 @@
-"""Callbacks: what else happens while a learner trains.
+"""Callbacks: logging, early stopping, checkpoints of the best epoch, and your own.
 
-Events go in, named as Keras names them; files, and requests to stop, come out. The one
-rule of the file: what a callback decides follows from the table so far, so a run that
-was killed and taken up decides the same.
+The events have Keras's names. Built-in callbacks decide from the table of epochs alone,
+so a run that is killed and resumed makes the same decisions.
 """
 
 import json
@@ -34,30 +33,30 @@ from jaxtune.loop.history import Row
 from jaxtune.train import named_metrics
 
 
-class StopPhase(Exception):  # noqa: N818 - no error: a callback asked
-    """Raised by a callback: this phase ends here, in good order; the next begins."""
+class StopPhase(Exception):  # noqa: N818 - a request, not an error
+    """Raised by a callback to end the current phase; the next phase then begins."""
 
 
-class StopTraining(Exception):  # noqa: N818 - no error: a callback asked
-    """Raised by a callback: the whole run ends here, in good order."""
+class StopTraining(Exception):  # noqa: N818 - a request, not an error
+    """Raised by a callback to end the whole run; the learner keeps its weights."""
 
 
 class Callback:
-    """Hears what a learner does; a subclass has the methods that it needs.
+    """Base class of callbacks; a subclass overrides the methods that it needs.
 
-    Epochs and batches are numbered from 0 within their phase, phases from 1, as in the
-    table. A method may raise `StopPhase` or `StopTraining`. The same callback can be
-    given to several fits.
+    Batches are numbered from 0 within their epoch, epochs from 0 within their phase,
+    phases from 1, as in the table. A method may raise `StopPhase` or `StopTraining`.
+    The same callback can be given to several fits.
 
     Attributes:
-        learner: Whose training it is; its `history` is the table so far.
-        phase: Number of the phase under way, from 1, as in the history.
-        frozen: Names of the groups that are frozen in it.
+        learner: The learner that trains; its `history` is the table so far.
+        phase: Number of the current phase, from 1, as in the history.
+        frozen: Names of the layer groups that are frozen in it.
         rows: The phase's finished epochs.
-        affects_training: Whether it changes what the training comes to, by ending it
-            early for instance. If so, a run that is kept must be taken up with the same
-            callback; others, such as loggers, may come and go. Set it in a subclass
-            that does.
+        affects_training: Whether it changes the trained weights, for instance by ending
+            training early. If True, a saved run can only be resumed with the same
+            callback; other callbacks, such as loggers, may be added or removed. Set it
+            to True in a subclass that does.
 
     References:
         Keras 3, callbacks/callback.py `Callback`.
@@ -70,53 +69,53 @@ class Callback:
     affects_training: bool = False
 
     def __repr__(self) -> str:
-        """Returns what decides a run's numbers; here the class alone."""
+        """Returns the class and the settings that change results; here the class."""
         return type(self).__name__
 
     def check(self) -> None:
-        """Raises what can't work, before anything is computed or written."""
+        """Raises if it can't work, before anything is computed or written."""
 
     def on_train_begin(self) -> None:
-        """Before the first phase of a call of `fit`, `fine_tune` and the like."""
+        """Called before the first phase of `fit`, `fine_tune` and the like."""
 
     def on_phase_begin(self, phase: int) -> None:
-        """Before a phase, whose layer groups are frozen or not by now."""
+        """Called before a phase, once its layer groups are frozen or unfrozen."""
 
     def on_epoch_begin(self, epoch: int) -> None:
-        """Before an epoch."""
+        """Called before an epoch."""
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any]) -> None:
-        """After a step.
+        """Called after a training step.
 
         Args:
-            batch: Number of the batch in its epoch.
-            logs: `loss`, `count`, `grad_norm` and `finite`, arrays on the device: to
-                look at one is to wait for it.
+            batch: Number of the batch in its epoch, from 0.
+            logs: `loss`, `count` (unpadded rows), `grad_norm` and `finite`, scalar
+                arrays on the device: reading one waits for the step to finish.
         """
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
-        """After an epoch and its validation.
+        """Called after an epoch and its validation.
 
         Args:
-            epoch: Its number.
+            epoch: Number of the epoch in its phase, from 0.
             logs: The table's row, see `Row.as_dict`.
         """
 
     def on_phase_end(self, phase: int) -> None:
-        """After a phase, however it ended."""
+        """Called after a phase, unless an error or a signal ended it."""
 
     def on_train_end(self) -> None:
-        """At the end of the call; not if it was interrupted."""
+        """Called at the end of the call, unless it was interrupted."""
 
 
 class CallbackList:
-    """Tells several callbacks the same, in their order."""
+    """Passes each event to several callbacks, in their order."""
 
     def __init__(self, callbacks: Any, learner: Any):
-        """Takes one callback, several or none, and whose training they hear of.
+        """Takes one callback, several or none, and the learner that trains.
 
         Raises:
-            TypeError: If one of them is no `Callback`.
+            TypeError: If one of them is not a `Callback`.
         """
         if callbacks is None:
             callbacks = ()
@@ -134,7 +133,7 @@ class CallbackList:
             callback.learner = learner
 
     def check(self) -> None:
-        """Lets each of them refuse what can't work, see `Callback.check`."""
+        """Calls `Callback.check` of each."""
         for callback in self.callbacks:
             callback.check()
 
@@ -145,21 +144,21 @@ class CallbackList:
     def set_phase(
         self, phase: int, frozen: tuple[str, ...], rows: Sequence[Row]
     ) -> None:
-        """Says which phase it is, and what of it is finished."""
+        """Sets each callback's phase, frozen groups and finished epochs."""
         for callback in self.callbacks:
             callback.phase, callback.frozen, callback.rows = phase, frozen, rows
 
     def tell(self, event: str, *arguments: Any) -> None:
-        """Calls a method of each."""
+        """Calls the method of this name of each callback."""
         for callback in self.callbacks:
             getattr(callback, event)(*arguments)
 
     def describe(self) -> list[str]:
-        """Returns what they are, as JSON."""
+        """Returns each callback's `repr`."""
         return [repr(callback) for callback in self.callbacks]
 
     def recipe(self) -> list[str]:
-        """Returns those of them that decide a run's numbers, as JSON."""
+        """Returns the `repr` of those that affect training, for a run's recipe."""
         return [repr(each) for each in self.callbacks if each.affects_training]
 
 
@@ -178,14 +177,14 @@ def _no_callback(value: Any) -> TypeError:
 
 
 class Monitor(Callback):
-    """A callback that watches one figure of the table.
+    """A callback that watches one column of the table.
 
     Attributes:
         monitor: Name of the column.
-        mode: Whether less or more is better, "min" or "max". "auto": as the metric says
-            by its attribute `higher_is_better`, or as its name does where that is a
-            common one (losses and errors: less; accuracy, precision, recall, f1, auc
-            and the like: more). If neither does, training doesn't begin.
+        mode: Whether less or more is better, "min" or "max". "auto" takes the metric's
+            attribute `higher_is_better`, else its name where that is a common one
+            (losses and errors: less; accuracy, precision, recall, f1, auc and the like:
+            more). If neither tells, a ValueError is raised before training.
     """
 
     def __init__(self, monitor: str = "valid_loss", mode: str = "auto"):
@@ -204,16 +203,16 @@ class Monitor(Callback):
         self.mode = mode
 
     def check(self) -> None:
-        """Looks whether the column will be there, and which way of it is up.
+        """Checks that the column will exist and that its mode is known.
 
         Raises:
-            ValueError: If it won't, or the mode must be given.
+            ValueError: If it won't exist, or the mode must be given.
         """
         check_monitor(self.monitor, self.learner.columns, type(self).__name__)
         _ = self._sign
 
     def value(self, row: Row) -> float:
-        """Returns the figure of a row, more being better; NaN is as bad as can be.
+        """Returns the row's value, with a sign so that more is better; NaN is -inf.
 
         Raises:
             ValueError: If there is no such column.
@@ -236,10 +235,9 @@ class Monitor(Callback):
         more = more_is_better(self.monitor, named_metrics(metrics), further)
         if more is None:
             raise ValueError(
-                f"{type(self).__name__} monitors {self.monitor!r}, of which it isn't "
-                f'known whether more or less is better. Write mode="max" or '
-                'mode="min"; or give the metric an attribute higher_is_better, True or '
-                "False."
+                f"{type(self).__name__} monitors {self.monitor!r}, and it isn't known "
+                'whether more or less of it is better. Write mode="max" or mode="min"; '
+                "or give the metric an attribute higher_is_better, True or False."
             )
         return 1.0 if more else -1.0
 
@@ -255,10 +253,10 @@ class Monitor(Callback):
 
 
 class EarlyStopping(Monitor):
-    """Ends a phase when a figure has not become better for some epochs.
+    """Ends a phase when a column has not improved for some epochs.
 
-    Each phase is judged by itself: an epoch of the frozen phase is no measure for the
-    ones that come after unfreezing.
+    Each phase is judged by itself: epochs of the frozen phase are not compared with
+    those after unfreezing.
 
     References:
         fastai 2.8.12, callback/tracker.py `EarlyStoppingCallback`; Keras 3,
@@ -280,19 +278,19 @@ class EarlyStopping(Monitor):
         Args:
             monitor: Name of a column of the table.
             patience: Epochs without improvement after which the phase ends, 1 or more.
-            min_delta: How much better is better, 0 or more.
+            min_delta: Smallest change that counts as an improvement, 0 or more.
             mode: See `Monitor`.
 
         Raises:
-            TypeError: If an argument is of another type.
-            ValueError: If a number is out of its range.
+            TypeError: If an argument has the wrong type.
+            ValueError: If a number is out of range.
         """
         super().__init__(monitor, mode)
         self.patience = check_integer(patience, "patience", least=1)
         self.min_delta = check_number(min_delta, "min_delta", least=0)
 
     def on_epoch_begin(self, epoch: int) -> None:
-        """Ends the phase instead, if it is time."""
+        """Ends the phase if the column has not improved for `patience` epochs."""
         best, since = -math.inf, 0
         for row in self.rows:
             value = self.value(row)
@@ -301,24 +299,22 @@ class EarlyStopping(Monitor):
             else:
                 since += 1
         if since >= self.patience:
-            raise StopPhase(
-                f"{self.monitor} has not become better for {since} epoch(s)"
-            )
+            raise StopPhase(f"{self.monitor} has not improved for {since} epoch(s)")
 
 
 class ReduceLROnPlateau(Monitor):
-    """Lowers the learning rates when a figure has not become better for some epochs.
+    """Lowers the learning rates when a column has not improved for some epochs.
 
-    All layer groups' rates are multiplied by `factor`, and the phase's schedule goes on
-    with the lowered ones: at constant rates they are steps down, in a cycle the rest of
-    the cycle is lower. Each phase begins with its own rates and is judged by itself.
-    The rates are numbers of the optimizer's state, so nothing is compiled again, and a
-    run that is taken up has them as they were.
+    The rates of all layer groups are multiplied by `factor`, and the phase's schedule
+    continues with the lowered rates: constant rates step down, and the rest of a
+    one-cycle schedule is scaled down. Each phase begins with its own rates and is
+    judged by itself. The rates are part of the optimizer's state, so nothing is
+    recompiled, and a resumed run continues with the lowered rates.
 
     References:
-        Keras 3, callbacks/reduce_lr_on_plateau.py, whose names and counting these are;
-        fastai 2.8.12, callback/tracker.py `ReduceLROnPlateau`, whose patience is the
-        default, and whose factor=10 is 0.1 here.
+        Keras 3, callbacks/reduce_lr_on_plateau.py, for the names and the counting;
+        fastai 2.8.12, callback/tracker.py `ReduceLROnPlateau`, for the default
+        patience; its factor=10 is factor=0.1 here.
     """
 
     affects_training = True
@@ -340,15 +336,15 @@ class ReduceLROnPlateau(Monitor):
             monitor: Name of a column of the table.
             factor: What the rates are multiplied by, between 0 and 1.
             patience: Epochs without improvement before that, 1 or more.
-            min_delta: How much better is better, 0 or more.
-            cooldown: Epochs after it that are not counted.
-            min_lr: No group's peak rate becomes lower than this; one that is lower from
-                the beginning stays as it is.
+            min_delta: Smallest change that counts as an improvement, 0 or more.
+            cooldown: Epochs after lowering the rates that are not counted.
+            min_lr: No group's peak rate is lowered below this; a rate that starts lower
+                stays as it is.
             mode: See `Monitor`.
 
         Raises:
-            TypeError: If an argument is of another type.
-            ValueError: If a number is out of its range.
+            TypeError: If an argument has the wrong type.
+            ValueError: If a number is out of range.
         """
         super().__init__(monitor, mode)
         self.factor = check_number(
@@ -365,11 +361,11 @@ class ReduceLROnPlateau(Monitor):
         self._done = 0
 
     def on_train_begin(self) -> None:
-        """Remembers which epochs were before this call."""
+        """Remembers how many epochs came before this call."""
         self._done = len(self.learner.history)
 
     def on_epoch_begin(self, epoch: int) -> None:
-        """Sets the rates that the epochs before ask for."""
+        """Sets the rates that follow from the phase's epochs so far."""
         if not self.rows:
             return
         self._note(self.phase, self.rows)
@@ -378,13 +374,13 @@ class ReduceLROnPlateau(Monitor):
         if now != before and self.learner.verbose:
             listed = ", ".join(f"{name} {rate:.3g}" for name, rate in now.items())
             print(
-                f"{self.monitor} has not become better: peak rates are {listed} from "
+                f"{self.monitor} has not improved: peak rates are {listed} from "
                 f"epoch {epoch + 1} on",
                 flush=True,
             )
 
     def on_train_end(self) -> None:
-        """Tells the history, of a run that was taken up at its end too."""
+        """Records the lowered rates, also for a run that was finished already."""
         rows = list(self.learner.history)[self._done :]
         for phase in dict.fromkeys(row.phase for row in rows):
             self._note(phase, [row for row in rows if row.phase == phase])
@@ -422,15 +418,15 @@ class ReduceLROnPlateau(Monitor):
 
 
 class SaveBest(Monitor):
-    """Keeps the best network of all phases in a checkpoint.
+    """Saves the network of the best epoch, over all phases, as a checkpoint.
 
-    What is at the path afterwards is the best of the learner's epochs that a `SaveBest`
-    with this path saw, over all fits. What another training left there is replaced. An
-    epoch whose figure is NaN is not kept.
+    The checkpoint at the path is the best epoch of this learner that a `SaveBest` with
+    this path saw, over all fits. A checkpoint that another training left there is
+    replaced. An epoch whose value is NaN is not saved.
 
     References:
-        fastai 2.8.12, callback/tracker.py `SaveModelCallback`, which forgets the best
-        of the phase before; this one doesn't.
+        fastai 2.8.12, callback/tracker.py `SaveModelCallback`, which compares within
+        one phase only.
     """
 
     def __init__(
@@ -444,15 +440,15 @@ class SaveBest(Monitor):
         """Takes the folder and what to watch.
 
         Args:
-            path: Folder of the checkpoint. A checkpoint that is there is replaced, see
-                `Learner.save(overwrite=True)`; anything else is refused.
+            path: Folder of the checkpoint. A checkpoint that exists is replaced, see
+                `Learner.save(overwrite=True)`; anything else is a FileExistsError.
             monitor: Name of a column of the table.
             mode: See `Monitor`.
-            restore: Whether the learner has the best values at the end, not the last.
-                If there are none to restore, it keeps the last, and a warning says so.
+            restore: Whether the learner ends with the best epoch's weights instead of
+                the last ones. If no epoch was saved, it keeps the last, with a warning.
 
         Raises:
-            TypeError: If an argument is of another type.
+            TypeError: If an argument has the wrong type.
             ValueError: If the mode is unknown.
         """
         super().__init__(monitor, mode)
@@ -462,37 +458,37 @@ class SaveBest(Monitor):
 
     @property
     def affects_training(self) -> bool:
-        """Whether it gives the learner other values at the end."""
+        """Whether it changes the learner's weights at the end."""
         return self.restore
 
     def __repr__(self) -> str:
-        """Returns the class and its settings, without the path: it decides nothing."""
+        """Returns the class and its settings, without the path, which has no effect."""
         return (
             f"SaveBest(monitor={self.monitor!r}, mode={self.mode!r}, "
             f"restore={self.restore!r})"
         )
 
     def check(self) -> None:
-        """Looks at the column, and whether the path may be written to.
+        """Checks the column, and that nothing but a checkpoint would be replaced.
 
         Raises:
             ValueError: See `Monitor.check`.
-            FileExistsError: If something else than a checkpoint is at the path.
+            FileExistsError: If something other than a checkpoint is at the path.
         """
         super().check()
         check_replaceable(self._target)
 
     def on_epoch_begin(self, epoch: int) -> None:
-        """Saves the epoch before, if the process that trained it ended too early to."""
+        """Saves the previous epoch, if its process was killed before saving it."""
         if self.rows:
             self._offer(self.rows[-1])
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
-        """Saves, if this epoch is the best of the learner's history."""
+        """Saves the network if this epoch is the best so far."""
         self._offer(self.learner.history[-1])
 
     def on_train_end(self) -> None:
-        """Gives the learner the best values, if asked to."""
+        """Restores the best epoch's weights, with `restore=True`."""
         if not self.restore:
             return
         if self._kept() is not None:
@@ -500,7 +496,7 @@ class SaveBest(Monitor):
         else:
             warnings.warn(
                 f"SaveBest has nothing to restore from {self.path}: {self.monitor} was "
-                "a number in no epoch that it saw. The learner keeps its last values.",
+                "NaN or infinite in every epoch. The learner keeps its last weights.",
                 stacklevel=2,
             )
 
@@ -517,7 +513,7 @@ class SaveBest(Monitor):
             self.learner._save(self._target, overwrite=True, note={"best": best})
 
     def _kept(self) -> float | None:
-        """The figure of what is at the path; None if that isn't of this training."""
+        """The value of the saved epoch; None if it isn't one of this training."""
         try:
             meta = load_meta(self._target)
         except (FileNotFoundError, CheckpointDamagedError):
@@ -525,41 +521,42 @@ class SaveBest(Monitor):
         best = meta.get("best") if isinstance(meta, dict) else None
         if not isinstance(best, dict) or best.pop("monitor", None) != self.monitor:
             return None
-        # Epochs from before `extend(validate_also=...)` don't have every column.
+        # Epochs before `extend(validate_also=...)` don't have every column.
         seen = [r for r in self.learner.history if self.monitor in r.as_dict()]
         same = (row for row in seen if _identity(row, self.monitor) == best)
         return next(map(self.value, same), None)
 
 
 def _identity(row: Row, monitor: str) -> dict[str, Any]:
-    """What tells a row from those of other trainings."""
+    """The figures by which a row is told from those of other trainings."""
     figures = row.as_dict()
     names = dict.fromkeys(("phase", "epoch", "train_loss", "valid_loss", monitor))
     return {name: figures[name] for name in names}
 
 
 class CSVLogger(Callback):
-    """Writes the table to a file of comma-separated values after every epoch.
+    """Writes the table to a CSV file after every epoch.
 
-    The file has every phase of the learner, and is whole at every moment.
+    The file has every phase of the learner. It is replaced atomically, so a reader
+    never sees half of it.
 
     References:
-        fastai 2.8.12, callback/progress.py `CSVLogger`, which forgets the phase before.
+        fastai 2.8.12, callback/progress.py `CSVLogger`, which keeps one phase only.
     """
 
     def __init__(self, path: str | os.PathLike = "history.csv"):
         """Takes the file's name.
 
         Raises:
-            TypeError: If it is no path.
+            TypeError: If it is not a path.
         """
         self.path = os.fspath(check_path(path, "path"))
 
     def check(self) -> None:
-        """Looks whether the file can be written.
+        """Checks that the path is not a folder.
 
         Raises:
-            IsADirectoryError: If a folder is there.
+            IsADirectoryError: If it is.
         """
         if self._target().is_dir():
             raise IsADirectoryError(
@@ -590,7 +587,7 @@ class JSONLogger(CSVLogger):
 
 
 class LambdaCallback(Callback):
-    """Calls functions of one's own at events.
+    """Calls your own functions at events.
 
     References:
         Keras 3, callbacks/lambda_callback.py.
@@ -599,11 +596,11 @@ class LambdaCallback(Callback):
     def __init__(self, **functions: Callable):
         """Takes functions by the names of events: `on_epoch_end=print`.
 
-        They may raise `StopPhase` or `StopTraining`. In a run that is kept, write a
-        subclass of `Callback` with `affects_training = True` for that.
+        They may raise `StopPhase` or `StopTraining`. For a saved run (`run=`), write a
+        subclass of `Callback` with `affects_training = True` for that instead.
 
         Raises:
-            TypeError: If there is no such event, or what is given is no function.
+            TypeError: If there is no such event, or a value is not a function.
         """
         events = [name for name in vars(Callback) if name.startswith("on_")]
         for name, function in functions.items():

@@ -1,7 +1,6 @@
-"""Which columns a table will have, and which way of a column is up.
+"""The columns of the table, and whether more or less of each is better.
 
-Names and metrics in, names and directions out. The one rule of the file: a direction
-that isn't known is asked for, never guessed.
+A direction that isn't known is never guessed: the user is asked for it.
 """
 
 import functools
@@ -12,7 +11,7 @@ from typing import Any
 from jaxtune.arguments import like
 from jaxtune.loop.extra_validation import extra_columns
 
-#: Columns that say when an epoch was, not how good it was.
+#: Columns that locate an epoch; they don't measure it.
 _PLACES = ("phase", "epoch")
 
 _MORE = {
@@ -31,7 +30,7 @@ _FILLING = {
 }  # fmt: skip
 _TURNING = {"one", "minus", "neg", "negative", "inverse", "inverted", "not", "non"}
 
-#: What other libraries call the columns.
+#: Names of the columns in other libraries.
 _ELSEWHERE = {"loss": "train_loss", "val_loss": "valid_loss", "acc": "accuracy"}
 
 
@@ -40,7 +39,7 @@ def table_columns(metrics: Iterable[str], further: Iterable[str] = ()) -> list[s
 
     Args:
         metrics: Names of the metrics.
-        further: Names of further photos to validate on.
+        further: Names of the extra validation data, see `validate_also`.
 
     Example:
         >>> table_columns(["accuracy"], ["old"])[2:-2]
@@ -53,15 +52,15 @@ def table_columns(metrics: Iterable[str], further: Iterable[str] = ()) -> list[s
 
 
 def check_monitor(monitor: str, columns: Sequence[str], owner: str) -> None:
-    """Raises unless a column will be there.
+    """Raises if the table will have no such column to monitor.
 
     Args:
         monitor: Name of the column.
-        columns: Those that the table will have.
-        owner: Who monitors, for the message.
+        columns: The columns that the table will have.
+        owner: Name of the callback that monitors, for the message.
 
     Raises:
-        ValueError: If it won't; the message has the columns that will.
+        ValueError: If it is not one of the columns; the message lists them.
     """
     possible = [name for name in columns if name not in _PLACES]
     if monitor in possible:
@@ -85,13 +84,13 @@ def more_is_better(
 ) -> bool | None:
     """Returns whether more of a column is better; None if that isn't known.
 
-    A metric says so by an attribute, `higher_is_better` or `greater_is_better`. Else
-    its name decides, where every word of it is a common one.
+    A metric's attribute `higher_is_better` or `greater_is_better` decides. Without one,
+    its name decides if every word of it is a common one.
 
     Args:
         monitor: Name of the column.
         metrics: Functions by name.
-        further: Names of further photos to validate on.
+        further: Names of the extra validation data, see `validate_also`.
 
     Example:
         >>> [more_is_better(name, {}) for name in ("valid_loss", "f1_score", "hits")]
@@ -101,16 +100,16 @@ def more_is_better(
         if monitor in extra_columns(name, metrics):
             monitor = monitor.removeprefix(f"{name}_")
             break
-    said = _attribute(metrics.get(monitor))
-    return _by_name(monitor) if said is None else said
+    declared = _attribute(metrics.get(monitor))
+    return _by_name(monitor) if declared is None else declared
 
 
 def _attribute(metric: Any) -> bool | None:
     while metric is not None:
         for name in ("higher_is_better", "greater_is_better"):
-            said = getattr(metric, name, None)
-            if said is not None:
-                return bool(said)
+            declared = getattr(metric, name, None)
+            if declared is not None:
+                return bool(declared)
         metric = metric.func if isinstance(metric, functools.partial) else None
     return None
 

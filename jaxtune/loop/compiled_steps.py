@@ -1,7 +1,7 @@
-"""A compiled step that looks at the device's memory before it runs.
+"""Compiled steps, which check the device's memory before they run.
 
-The one rule of the file: a program that can't fit is refused before it is given
-anything, so that no donated state is lost.
+A program that can't fit is refused before its arguments are handed over, so no donated
+state is lost.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ from jaxtune.train import (
 
 
 class CompiledStep:
-    """A step under `jax.jit`, called like it; it computes in float32 throughout."""
+    """A step under `jax.jit`, called like the step; always in float32."""
 
     def __init__(
         self,
@@ -55,10 +55,10 @@ class CompiledStep:
 
         Args:
             jitted: What `jax.jit` returns.
-            task: What it does, "a train step".
-            batch: Which of its arguments is the batch: an array, or some by name.
-            note: Told at each call what the program needs.
-            accumulation: Batches for one update, where it trains.
+            task: What it does, in words, such as "a train step".
+            batch: Position of the batch, an array or a dict, among its arguments.
+            note: Called at each call with the memory that the program needs.
+            accumulation: Batches per update, if it trains.
         """
         self._jitted, self._task, self._batch = jitted, task, batch
         self._note, self._accumulation = note, accumulation
@@ -71,15 +71,15 @@ class CompiledStep:
 
     @property
     def count(self) -> int:
-        """Number of programs compiled so far, one for each form of arguments."""
+        """Number of programs compiled so far, one per shapes and dtypes."""
         return self._jitted._cache_size()
 
     @in_float32
     def __call__(self, *arguments: Any) -> Any:
-        """Returns what the step does.
+        """Returns what the step returns.
 
         Raises:
-            OutOfMemoryError: If the program can't fit; the arguments are whole then.
+            OutOfMemoryError: If the program can't fit; no argument was donated then.
         """
         batch = jax.tree.leaves(arguments[self._batch])
         form = tuple((leaf.shape, leaf.dtype) for leaf in batch)
@@ -91,11 +91,11 @@ class CompiledStep:
 
     @in_float32
     def compile(self, *forms: Any) -> None:
-        """Compiles the step for arguments of these forms, and does nothing else."""
+        """Compiles the step for arguments of these shapes and dtypes; runs nothing."""
         self._jitted.lower(*forms).compile()
 
     def _look_ahead(self, arguments: tuple, batch: list) -> MemoryNeed:
-        """What the program needs; JAX keeps it, so the call compiles nothing more."""
+        """The memory it needs. JAX caches the program: the call compiles nothing."""
         placed = (x for x in jax.tree.leaves(arguments) if isinstance(x, jax.Array))
         sets = (x.sharding.device_set for x in placed)
         devices = sorted(next(sets, local_devices()[:1]), key=lambda one: one.id)
@@ -106,7 +106,7 @@ class CompiledStep:
             devices=len(devices),
             accumulation=self._accumulation,
         )
-        # Should the compiler itself run out of memory, this much is known.
+        # If the compiler itself runs out of memory, the message can say this much.
         self._note(need)
         analysis = self._jitted.lower(*arguments).compile().memory_analysis()
         need = need.measured(analysis, sum(map(_bytes_of_one, batch)))
@@ -123,18 +123,17 @@ def _bytes_of_one(leaf: Any) -> int:
 
 
 class CompiledSteps:
-    """Compiled train, eval and predict steps, photos' preparation included.
+    """Compiled train, eval and predict steps; photos are prepared on the device.
 
     Attributes:
         loss: (logits, label) -> a value for each row.
-        objective: What is minimised instead of the loss, or None.
-        metrics: By name, functions of the same form or epoch metrics.
+        objective: Minimised instead of the loss, or None.
+        metrics: Metrics by name: functions like the loss, or epoch metrics.
         mixing: `MixUp` or `CutMix` of training batches, or None.
-        accumulation: Batches for one update, for what is said where memory is short.
+        accumulation: Batches per update, for the advice of memory errors.
         mean: Of each channel, for images in 0..1, or None.
         std: Of each channel, or None.
-        newest: What the program that was called last needs of the device's memory; None
-            before the first call.
+        newest: Memory that the last called program needs; None before the first call.
     """
 
     newest: MemoryNeed | None = None
@@ -153,20 +152,20 @@ class CompiledSteps:
         mixing: Mixing | None = None,
         gradient_accumulation_steps: int = 1,
     ):
-        """Takes what every program has in common; nothing is compiled yet.
+        """Takes what all programs share; nothing is compiled yet.
 
         Args:
             size: Height and width of the network's images, in pixels.
-            augmentation: What is drawn for each training image; nothing if None.
+            augmentation: Of training images; none if None.
             loss: (logits, label) -> a value for each row.
-            objective: What is minimised instead, see `make_train_step`; or None.
-            metrics: By name, functions of the same form or epoch metrics.
+            objective: Minimised instead of the loss, see `make_train_step`; or None.
+            metrics: Metrics by name: functions like the loss, or epoch metrics.
             mean: Of each channel, for images in 0..1; no normalisation if None.
             std: Of each channel.
-            activation: logits (b, c) -> predictions (b, c).
+            activation: logits (b, c) -> probabilities (b, c).
             mixing: `MixUp` or `CutMix` of training batches, or None.
-            gradient_accumulation_steps: Batches for one update; where memory is short,
-                more of them are proposed.
+            gradient_accumulation_steps: Batches per update; a memory error advises
+                more of them.
         """
         self.metrics = dict(metrics)
         self._activation = activation
@@ -190,10 +189,10 @@ class CompiledSteps:
         """Returns the same programs for other data; nothing is compiled yet.
 
         Args:
-            data: `ImageDataLoaders`, of the same kind of labels.
-            loss: Instead of the one there is, if not None.
-            objective: What is minimised instead of the new loss, or None.
-            metrics: Instead of those there are, if not None.
+            data: `ImageDataLoaders`, with the same kind of labels.
+            loss: The new loss; the present one if None.
+            objective: Minimised instead of the new loss, or None.
+            metrics: The new metrics; the present ones if None.
         """
         other = copy.copy(self)
         other._size, other._augmentation = data.size, data.augmentation
@@ -205,22 +204,26 @@ class CompiledSteps:
         return other
 
     def __deepcopy__(self, memo: dict) -> "CompiledSteps":
-        """Returns other programs, which begin with what is compiled already."""
+        """Returns a copy that shares the programs compiled so far."""
         other = copy.copy(self)
         other._steps, other._halves = dict(self._steps), dict(self._halves)
         return other
 
     def fit_data(self, data: Any) -> bool:
-        """Returns whether these programs do for some data, batch size aside."""
+        """Returns whether these programs also work for other data, at any batch size.
+
+        Args:
+            data: `ImageDataLoaders`.
+        """
         return (data.size, data.augmentation) == (self._size, self._augmentation)
 
     def changed(self, *programs: str, **attributes: Any) -> "CompiledSteps":
-        """Returns programs with other attributes; those named are compiled anew.
+        """Returns a copy with other attributes; the named programs are recompiled.
 
         Args:
-            *programs: Those in which the attributes have a part: "train", "eval",
-                "answer", "loss" and so on. The others are kept.
-            **attributes: `loss`, `metrics`, `mixing` or `accumulation`.
+            *programs: Those that use the attributes: "train", "eval", "answer", "loss"
+                and so on. The others are kept.
+            **attributes: `loss`, `objective`, `metrics`, `mixing` or `accumulation`.
         """
         other = copy.copy(self)
         vars(other).update(attributes)
@@ -236,7 +239,7 @@ class CompiledSteps:
         return sum(step.count for step in self._steps.values())
 
     def describe(self) -> dict[str, Any]:
-        """Returns what of the programs, augmentation aside, decides a run's numbers."""
+        """Returns the settings that change a run's results, except augmentation."""
         return {
             "loss": name_of(self.loss),
             "mixing": _mixing_name(self.mixing),
@@ -251,10 +254,16 @@ class CompiledSteps:
         tx: optax.GradientTransformation,
         labels: nnx.State,
     ) -> CompiledStep:
-        """Returns the compiled step for a network whose labelled parameters train.
+        """Returns the compiled train step of a network.
 
-        Of `tx` only what doesn't depend on rates or schedule may be used: the first one
-        that comes with a graph and labels serves all later ones.
+        The first `tx` given with a graph and labels is compiled in and serves all later
+        calls, so the step must not depend on its rates or schedule: these are read from
+        the optimizer's state.
+
+        Args:
+            graphdef: Of the network in training mode.
+            tx: The optimizer.
+            labels: Layer group of each parameter, `FROZEN` for those that don't train.
         """
         return self._made(
             ("train", graphdef, tuple(jax.tree.leaves(labels))),
@@ -287,14 +296,14 @@ class CompiledSteps:
         )
 
     def answer_step(self, graphdef: nnx.GraphDef) -> CompiledStep:
-        """Returns the compiled step which says what a network makes of photos.
+        """Returns the compiled step that gives a network's outputs for photos.
 
         Args:
             graphdef: Of the network in eval mode.
 
         Returns:
-            (params, model_state, images uint8 (b, h, w, c)) -> the outputs (b, k) as
-            the network gives them, and after the activation, float32.
+            (params, model_state, images uint8 (b, h, w, c)) -> the network's outputs
+            (b, k), and the same after the activation in float32.
         """
         return self._made(
             ("answer", graphdef),
@@ -313,7 +322,7 @@ class CompiledSteps:
         return self._halves.setdefault(key, lambda *given: answer(*given)[1])
 
     def augmented_step(self, graphdef: nnx.GraphDef) -> CompiledStep:
-        """Returns the compiled predict step of photos augmented as those that train.
+        """Returns the compiled predict step for photos augmented as in training.
 
         It maps (params, model_state, batch, key) to activated outputs (b, k).
         """
@@ -350,7 +359,7 @@ class CompiledSteps:
         return self._made(key, lambda: heat, "Grad-CAM", batch=2)
 
     def device_errors(self) -> contextlib.AbstractContextManager[None]:
-        """Returns a context in which memory errors of these programs are plain words.
+        """Returns a context that turns memory errors into `OutOfMemoryError`.
 
         See `jaxtune.loop.memory.device_errors`.
         """
@@ -397,7 +406,7 @@ class CompiledSteps:
 
 
 class _Compared:
-    """A key that can't be hashed, found by comparing: a module may hold plain dicts."""
+    """A cache key for parts that can't be hashed, such as a module with plain dicts."""
 
     def __init__(self, parts: tuple):
         self.parts = parts

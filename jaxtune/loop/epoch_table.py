@@ -1,7 +1,7 @@
-"""The live table: what trains, each epoch's figures, and how far this epoch is.
+"""The table shown during training: what trains, each epoch's figures, the progress.
 
-The one rule of the file: on a terminal the table lives; off one, every line is printed
-once, complete, and never again.
+On a terminal the table is updated in place; elsewhere each line is printed once, when
+it is complete.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from jaxtune.train import FROZEN, split_module
 
 
 class Reporter:
-    """Shows one fit: a start line, the table, the progress of the running epoch.
+    """Shows one phase: a start line, the table, and the current epoch's progress.
 
     Used as a context manager; with `verbose=False` it shows nothing.
     """
@@ -33,7 +33,7 @@ class Reporter:
         console: Console | None = None,
     ):
         """Takes the line shown first and the names of the table's columns."""
-        # Names are a user's: "[red]" and ":smile:" are text.
+        # Names are the user's: "[red]" and ":smile:" must not be read as markup.
         self._console = console or Console(
             quiet=not verbose, highlight=False, markup=False, emoji=False
         )
@@ -62,14 +62,20 @@ class Reporter:
         return self
 
     def __exit__(self, *exception) -> None:
-        """Leaves the finished table standing."""
+        """Leaves the finished table on the screen."""
         if self._live is not None:
             self._live.update(self._table())
             self._live.__exit__(*exception)
             self._live = None
 
     def begin(self, description: str, steps: int, done: int = 0) -> None:
-        """Starts a bar of so many steps, of which some are done."""
+        """Starts a progress bar.
+
+        Args:
+            description: Shown beside the bar.
+            steps: Number of steps in all.
+            done: How many of them are done already.
+        """
         if self._live is None:
             return
         if self._task is not None:
@@ -80,7 +86,7 @@ class Reporter:
         self._live.update(Group(self._table(), self._progress), refresh=True)
 
     def advance(self, loss: float | None = None) -> None:
-        """Moves the bar by one step; says the loss if there is one."""
+        """Moves the bar by one step, and shows the loss if given."""
         if self._task is not None:
             text = {} if loss is None else {"loss": f"loss {loss:.4f}"}
             self._progress.update(self._task, advance=1, **text)
@@ -110,11 +116,11 @@ class Reporter:
 def describe_phase(
     name: str, labels: nnx.State, module: nnx.Module, frozen: tuple[str, ...]
 ) -> str:
-    """Returns the line that says what trains: groups, and how many parameters.
+    """Returns a phase's start line: which groups and how many parameters train.
 
     Args:
         name: Of the phase.
-        labels: Group of each parameter, `FROZEN` for those that don't train.
+        labels: Layer group of each parameter, `FROZEN` for those that don't train.
         module: The network.
         frozen: Names of the frozen groups.
     """

@@ -1,7 +1,7 @@
 """What happens around the training loop: callbacks, table, checkpoints, recovery.
 
-`fit` says where it is; nothing here changes what it computes, unless a callback sets
-learning rates or ends a phase.
+`fit` calls these methods as it proceeds. Nothing here changes what `fit` computes,
+except that a callback may set learning rates or end a phase.
 """
 
 import contextlib
@@ -48,11 +48,11 @@ class FitEvents:
         resume: Resume | None = None,
         verbose: bool = True,
     ):
-        """Takes who is told.
+        """Takes the callbacks and where the run is saved.
 
         Args:
-            callbacks: A user's, or None.
-            resume: Where the run is kept, and resumed from; it is not kept if None.
+            callbacks: The user's callbacks, or None.
+            resume: Saves the run and resumes it; the run is not saved if None.
             verbose: Whether to show anything.
         """
         self._callbacks = callbacks or CallbackList(None, None)
@@ -65,7 +65,7 @@ class FitEvents:
     def begin_training(
         self, trainer: Trainer, data: Any, phases: Sequence[Phase]
     ) -> None:
-        """Says what is resumed, and tells the callbacks."""
+        """Shows from where the run is resumed, and tells the callbacks."""
         self._trainer, self._data, self._phases = trainer, data, phases
         if self._resume is not None and self._verbose:
             for line in self._resume.opening_lines():
@@ -140,7 +140,7 @@ class FitEvents:
         self._finite = []
 
     def after_train_step(self, metrics: Mapping[str, jax.Array]) -> None:
-        """Looks for NaN twice a second, tells the callbacks, saves if it is time to.
+        """Checks for NaN twice a second, tells the callbacks, saves when it is due.
 
         Args:
             metrics: Of the step, arrays on the device.
@@ -151,7 +151,7 @@ class FitEvents:
         run = self.run
         self._finite.append((run.step, metrics.get("finite", True)))
         if time.perf_counter() - self._looked > _LOOK_EVERY:
-            # The step before the last is done or nearly so: no queue is drained.
+            # The last step but one is done or nearly so: reading it hardly waits.
             self._reporter.advance(float(run.losses[-2 if run.step > 1 else -1]))
             self._check_finite(self._finite[:-1])
             self._finite = self._finite[-1:]
@@ -173,7 +173,7 @@ class FitEvents:
         return timer.stop()
 
     def after_eval_step(self) -> None:
-        """Moves the progress bar, and saves if it is time to."""
+        """Moves the progress bar, and saves when it is due."""
         self._reporter.advance()
         if self._resume is not None:
             self._resume.after_step(self.run)
@@ -212,11 +212,11 @@ class FitEvents:
             train_step, state = trainer.begin(phase)
         if restore and resume is not None and resume.checkpoint is not None:
             state = jax.device_put(resume.restore(state), trainer.sharding)
-            when = "that the run was taken up with"
+            when = "when the run was resumed"
             good = copy_of_values(state, trainer.sharding, when)
             self._good = good or self._good
             if run.phase > 1:
-                # What the phase began with, in another process, is not known.
+                # An earlier process knew the phase's first weights; this one doesn't.
                 weights = jax.tree.map(jnp.copy, averaged(state))
         name = phase.name or f"phase {trainer.phase}"
         trainer.snapshots.append(
@@ -250,7 +250,7 @@ class FitEvents:
             what = "training" if run.finished else f"phase {self._trainer.phase}"
             print(f"{what} ends early: {request}", flush=True)
         if self._resume is not None and run.finished:
-            # Another number: the checkpoint before doesn't say that it is the end.
+            # A new number: the checkpoint before doesn't have finished=True.
             run.progress += 1
             self._resume.save(run)
 

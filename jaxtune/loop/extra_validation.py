@@ -1,8 +1,7 @@
-"""Further photos to validate on, such as those of an earlier training.
+"""Extra data to validate on, such as the photos of an earlier training.
 
-Data or loaders by name in, loaders that give batches as the validation data's do out.
-The one rule of the file: a label is known by its name; what number it had in the data
-it comes from doesn't matter.
+Labels are matched to the learner's classes by name; their numbers in the data that they
+come from don't matter.
 """
 
 import dataclasses
@@ -18,17 +17,18 @@ def matching_loader(source: Any, data: Any, *, name: str = "the loader") -> Any:
     """Returns a loader whose batches a network for some data can be validated on.
 
     Args:
-        source: `ImageDataLoaders`, whose validation photos are taken, or a loader.
+        source: `ImageDataLoaders`, of which the validation photos are used, or a
+            loader.
         data: The network's `ImageDataLoaders`.
         name: What to call it in errors.
 
     Returns:
-        The loader itself where it has the data's classes in their order; else one of
-        the same photos, their labels numbered as the data's, by name.
+        The loader itself if its classes are the data's, in their order; else a loader
+        of the same photos whose labels are renumbered by class name.
 
     Raises:
-        ValueError: If its labels are of another kind, or photos have a label that the
-            data has not.
+        ValueError: If its labels are of another kind, or a photo has a label that is
+            not among the data's classes.
         TypeError: If it is neither.
     """
     loader = getattr(source, "valid_loader", source)
@@ -87,10 +87,10 @@ def matching_loaders(
         metrics: Names of the metrics.
 
     Raises:
-        ValueError: If a name would give a column of the table that there is already.
+        ValueError: If a name would add a column that the table already has.
         TypeError: If a name is not a string.
     """
-    found, taken = {}, {"phase", "epoch", "train_loss", "valid_loss", *metrics}
+    loaders, taken = {}, {"phase", "epoch", "train_loss", "valid_loss", *metrics}
     for name, source in (sources or {}).items():
         if not isinstance(name, str) or not name:
             raise TypeError(
@@ -100,16 +100,17 @@ def matching_loaders(
         columns = extra_columns(name, metrics)
         if taken & {*columns}:
             raise ValueError(
-                f"validate_also={{{name!r}: …}} would make the columns "
-                f"{', '.join(columns)}, and there is such a one. Choose another name."
+                f"validate_also={{{name!r}: …}} would add the columns "
+                f"{', '.join(columns)}, at least one of which already exists. Choose "
+                "another name."
             )
         taken |= {*columns}
-        found[name] = _like_validation(source, data, f"validate_also[{name!r}]")
-    return found
+        loaders[name] = _like_validation(source, data, f"validate_also[{name!r}]")
+    return loaders
 
 
 def _like_validation(source: Any, data: Any, name: str) -> Any:
-    """A loader whose batches need no program of their own."""
+    """A loader whose batches have the validation batches' shape: no recompiling."""
     loader, wanted = matching_loader(source, data, name=name), data.valid_loader
     if not hasattr(loader, "items"):
         return loader
@@ -125,7 +126,7 @@ def _like_validation(source: Any, data: Any, name: str) -> Any:
 
 
 def extra_columns(name: str, metrics: Iterable[str]) -> list[str]:
-    """Returns the names of the columns that further photos have in the table.
+    """Returns the names of the table's columns for extra validation data.
 
     Example:
         >>> extra_columns("old", ["error_rate"])
@@ -135,10 +136,10 @@ def extra_columns(name: str, metrics: Iterable[str]) -> list[str]:
 
 
 def extra_figures(name: str, figures: Mapping[str, float]) -> dict[str, float]:
-    """Returns loss and metrics, in this order, by the names of their columns.
+    """Returns the loss and the metrics under the names of their columns.
 
     Args:
-        name: Of the extra photos; "" for the validation data's own, as they are.
+        name: Of the extra data; "" for the validation data itself, whose names stay.
         figures: The loss, then the metrics.
     """
     if not name:
@@ -148,7 +149,7 @@ def extra_figures(name: str, figures: Mapping[str, float]) -> dict[str, float]:
 
 
 def describe_extra(loaders: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what of further photos decides the table, as plain JSON."""
+    """Returns the extra data's part of a run's recipe, as plain JSON."""
     return {
         name: {
             "photos": loader.num_items,

@@ -1,8 +1,8 @@
 """The training loop: phases, epochs, batches.
 
-It reads from top to bottom. What is not training (callbacks, the table, checkpoints,
-going back after NaN, compiling the next phase ahead) happens in `FitEvents`, which is
-told where the loop is and changes none of its numbers.
+Everything that is not training (callbacks, the table, checkpoints, going back after
+NaN, compiling the next phase ahead) happens in `FitEvents`, which the loop calls and
+which changes none of its numbers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,8 +33,8 @@ def fit(
             trained weights when a phase has ended, whatever ended it.
         data: Has `train_loader` and `valid_loader`.
         phases: What trains, for how long, at which rates.
-        first_epoch: Epochs that the data was trained on before. With those of this
-            call they decide the order of photos and what is drawn.
+        first_epoch: Number of epochs trained before this call. The epoch's number
+            decides the order of photos and the random augmentation.
         key: Of the whole call; each epoch folds its number in.
         events: What else happens, see `FitEvents`; nothing is shown or saved if None.
             A run that is resumed begins where `events.run` stands: epochs that are done

@@ -1,7 +1,7 @@
-"""float32, whatever JAX is told of float64.
+"""Keeps a learner in float32 when `jax_enable_x64` is on.
 
-The one rule of the file: where a user has switched float64 on for other work
-(`jax_enable_x64`), a learner draws, trains and predicts the same numbers as without.
+A user may have switched float64 on for other work; a learner then draws, trains and
+predicts the same numbers as without.
 """
 
 import functools
@@ -16,7 +16,7 @@ from flax import nnx
 def in_float32(function: Callable) -> Callable:
     """Returns the function with `jax_enable_x64` off while it runs.
 
-    Not for generators: what consumes them would find it off, too.
+    Not for generators: the code that consumes one would run with it off, too.
     """
 
     @functools.wraps(function)
@@ -28,9 +28,9 @@ def in_float32(function: Callable) -> Callable:
 
 
 def to_float32(module: nnx.Module) -> None:
-    """Makes float64 values of a module float32, in place; other values stay.
+    """Casts a module's float64 values to float32, in place; other values stay.
 
-    With `jax_enable_x64` on, what says no dtype is drawn in float64.
+    With `jax_enable_x64` on, values that are drawn without a dtype are float64.
     """
     wide = jax.tree.map(
         lambda x: x.astype(jnp.float32) if _is_wide(x) else x,

@@ -1,7 +1,6 @@
-"""What happened, epoch by epoch, over all phases.
+"""The history of a training: losses and metrics of each epoch, over all phases.
 
-Rows in, a table, a dict, a file or a plot out. The one rule of the file: a row says
-which phase it is of, and no phase ever overwrites another's.
+Each row has the number of its phase, so phases never overwrite each other's rows.
 """
 
 import csv
@@ -23,15 +22,15 @@ from jaxtune.train import Phase
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One epoch's figures.
+    """The losses, metrics and timing of one epoch.
 
     Attributes:
         phase: Number of the phase (each fit is one), from 1.
         epoch: Number of the epoch in its phase, from 1.
         train_loss: Mean loss over the epoch's training images.
         valid_loss: Mean loss over all validation images.
-        metrics: Mean of each metric over all validation images.
-        images_per_second: Training images per second, compilation left out.
+        metrics: Each metric over all validation images, by name.
+        images_per_second: Training images per second, without compilation.
         seconds: Time of the epoch, validation included.
     """
 
@@ -63,8 +62,8 @@ class Row:
         """Returns the figures as text, one cell for each column.
 
         Args:
-            columns: Names of the columns, empty where the row has none; all of the
-                row's if None.
+            columns: Names of the columns; the cell is empty where the row has no such
+                column. The row's own columns if None.
         """
         figures = self.as_dict()
         return [
@@ -91,16 +90,16 @@ def _multiples(schedule: Any, steps: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class PhaseRecord:
-    """A phase as it was begun.
+    """A phase's settings when it began.
 
     Attributes:
-        number: As in the rows.
+        number: Number of the phase, as in the rows.
         phase: Its rates and schedule.
         groups: Names of the layer groups, one for each of the phase's rates.
-        frozen: Names of those in which nothing trains.
+        frozen: Names of the groups in which nothing trains.
         steps_per_epoch: Batches in an epoch.
-        changes: Peak rates of each group from an epoch on, numbered from 0, where a
-            callback has changed them.
+        changes: Where a callback changed the rates: epoch, from 0, to the peak rates of
+            all groups from that epoch on.
     """
 
     number: int
@@ -111,11 +110,13 @@ class PhaseRecord:
     changes: dict[int, tuple[float, ...]] = dataclasses.field(default_factory=dict)
 
     def learning_rates(self, epochs: int | None = None) -> dict[str, np.ndarray]:
-        """Returns the learning rate of each group that trains, batch by batch.
+        """Returns the learning rate of each group that trains, for each batch.
 
         Args:
-            epochs: How many epochs of it, float32 (epochs * steps_per_epoch,) each; all
-                of the phase's if None.
+            epochs: How many of the phase's epochs; all if None.
+
+        Returns:
+            Float32 arrays (epochs * steps_per_epoch,) by group.
         """
         epochs = self.phase.epochs if epochs is None else epochs
         count = epochs * self.steps_per_epoch
@@ -133,16 +134,16 @@ class PhaseRecord:
 
 
 class History(Tabular):
-    """The epochs of one call or of a whole learner, oldest first.
+    """The epochs of one fit or of a whole learner, oldest first.
 
-    `history` is Keras's dict of lists, iteration gives `Row`s, a slice is a history
-    again, `print` shows the table.
+    `history.history` is a dict of lists as in Keras, iterating yields `Row`s, a slice
+    is a `History`, and `print` shows the table.
 
     Attributes:
         rows: The epochs.
-        phases: What is known of the phases, by number.
-        step_losses: Mean loss of each training batch, by (phase, epoch), where it was
-            handed over.
+        phases: Rates, schedule and frozen groups of each phase, by number.
+        step_losses: Mean loss of each training batch, by (phase, epoch). Epochs that
+            another process trained are missing.
     """
 
     def __init__(self, rows: Iterable[Row] = ()):
@@ -152,7 +153,7 @@ class History(Tabular):
         self.step_losses: dict[tuple[int, int], tuple[float, ...]] = {}
 
     def append(self, row: Row, step_losses: Iterable[float] = ()) -> None:
-        """Adds an epoch, and the mean loss of each of its training batches if given."""
+        """Adds an epoch, and if given the mean loss of each of its batches."""
         self.rows.append(row)
         losses = tuple(float(loss) for loss in step_losses)
         if losses:
@@ -167,13 +168,13 @@ class History(Tabular):
         frozen: Collection[str] = (),
         steps_per_epoch: int,
     ) -> None:
-        """Says what a phase is like, for the plot of its rates; again: replaces it.
+        """Adds or replaces a phase's settings, for the plot of its rates.
 
         Args:
-            number: As in the rows.
+            number: Number of the phase, as in the rows.
             phase: Its rates and schedule.
             groups: Names of the layer groups, one for each of the phase's rates.
-            frozen: Names of those in which nothing trains.
+            frozen: Names of the groups in which nothing trains.
             steps_per_epoch: Batches in an epoch.
         """
         record = PhaseRecord(
@@ -186,7 +187,7 @@ class History(Tabular):
         """Each column as a list with one value per epoch, phase column included."""
         flat = [row.as_dict() for row in self.rows]
         names = list(dict.fromkeys(name for row in flat for name in row))
-        # A metric that later epochs began with stands with the others.
+        # Metrics that only later epochs have come before the timing columns, too.
         names.sort(key=lambda name: name in ("images/s", "time"))
         return {name: [row.get(name, float("nan")) for row in flat] for name in names}
 
@@ -195,7 +196,7 @@ class History(Tabular):
         return len(self.rows)
 
     def __iter__(self) -> Iterator[Row]:
-        """Goes through the epochs."""
+        """Iterates over the epochs' rows."""
         return iter(self.rows)
 
     @overload
@@ -203,7 +204,7 @@ class History(Tabular):
     @overload
     def __getitem__(self, index: slice) -> "History": ...
     def __getitem__(self, index):
-        """Returns one epoch's row; for a slice, a history of some epochs."""
+        """Returns one epoch's row, or for a slice a `History`."""
         if not isinstance(index, slice):
             return self.rows[index]
         part = History(self.rows[index])
@@ -216,7 +217,7 @@ class History(Tabular):
         return part
 
     def truncate(self, epochs: int) -> None:
-        """Forgets all epochs after the first so many, and their phases."""
+        """Keeps the first `epochs` epochs and their phases; forgets the rest."""
         kept = self[:epochs]
         self.rows[:] = kept.rows
         self.phases, self.step_losses = kept.phases, kept.step_losses
@@ -240,16 +241,16 @@ class History(Tabular):
     __repr__ = __str__
 
     def to_csv(self, path: str | os.PathLike) -> Path:
-        """Writes the table as CSV, wholly or not at all; returns the path.
+        """Writes the table as a CSV file, atomically; returns the path.
 
-        Figures are written in full, as Python's `repr` gives them; a metric that an
-        epoch has not is left empty. A file that is there already is replaced.
+        Numbers are written in full, as Python's `repr` gives them. The cell of a metric
+        that an epoch doesn't have is empty. An existing file is replaced.
 
         Args:
-            path: The file; its folder must be there.
+            path: The file; its folder must exist.
 
         Raises:
-            FileNotFoundError: If the folder isn't there.
+            FileNotFoundError: If the folder doesn't exist.
         """
         path = Path(path).expanduser()
         text = io.StringIO(newline="")
@@ -265,15 +266,15 @@ class History(Tabular):
         return path
 
     def plot(self) -> "matplotlib.figure.Figure":
-        """Returns a figure of losses, of each metric and of each group's rates.
+        """Returns a figure of the losses, each metric and each group's learning rate.
 
-        All stand over epochs, counted through the phases, which are marked; rates and,
-        where they are known, batches' losses have a value for each step. A group has
-        no curve where nothing of it trains; with norms="train" a frozen group's norms
-        do.
+        The x axis counts epochs over all phases, which are marked. Learning rates, and
+        training losses where they are known, are drawn for each step. A layer group has
+        no curve while nothing in it trains; with norms="train" the norms of frozen
+        groups train.
 
         Raises:
-            ImportError: If matplotlib is not there.
+            ImportError: If matplotlib is not installed.
             ValueError: If there is no epoch yet.
         """
         if not self.rows:
@@ -293,7 +294,7 @@ class History(Tabular):
             panels.append(Panel(self._metric_lines(members), name, **common))
         rates = self._rate_lines(spans)
         if rates:
-            # The end of a cycle is next to nothing, and would fill the panel.
+            # A cycle ends near zero, which would fill most of a logarithmic axis.
             gaps = [np.flatnonzero(np.isnan(line.y)) for line in rates]
             parts = [
                 part
@@ -308,7 +309,7 @@ class History(Tabular):
         return line_plot(panels)
 
     def _spans(self) -> list[tuple[int, float, float]]:
-        """Number, begin and end of each phase, in epochs from 0 on."""
+        """Each phase's number, start and end, in epochs from 0."""
         spans: list[tuple[int, float, float]] = []
         for i, row in enumerate(self.rows):
             if spans and spans[-1][0] == row.phase:
@@ -337,9 +338,10 @@ class History(Tabular):
         return lines
 
     def _metric_groups(self) -> dict[str, dict[str, str]]:
-        """The columns of each panel by what to call them: further photos' with theirs.
+        """The columns of each panel, by label.
 
-        Those of further photos called `old` are `old_valid_loss`, `old_error_rate`, ….
+        Extra validation data called `old` has the columns `old_valid_loss`,
+        `old_error_rate`, …; they are drawn in the panels of `valid_loss`, `error_rate`.
         """
         names = dict.fromkeys(name for row in self.rows for name in row.metrics)
         end = "_valid_loss"
@@ -367,7 +369,7 @@ class History(Tabular):
         ]
 
     def _rate_lines(self, spans: Sequence[tuple[int, float, float]]) -> list[Line]:
-        """One line for each group, with a gap where nothing of it trains."""
+        """One line per group, with a gap where nothing in the group trains."""
         parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
         groups = dict.fromkeys(g for r in self.phases.values() for g in r.groups)
         for number, begin, end in spans:
@@ -376,7 +378,7 @@ class History(Tabular):
             record = self.phases[number]
             for group, y in record.learning_rates(round(end - begin)).items():
                 x = begin + np.arange(len(y)) / record.steps_per_epoch
-                # NaN at the end: two phases are two curves.
+                # NaN at the end separates the curves of two phases.
                 pair = (np.append(x, end), np.append(y, np.nan))
                 parts.setdefault(group, []).append(pair)
         return [

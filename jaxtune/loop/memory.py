@@ -1,7 +1,7 @@
 """Out of memory: what a program needs, what a device has, and a batch that fits.
 
-The one rule of the file: what is said of memory is the compiler's own count; a batch
-size that should fit is an estimate, and called one.
+What a program needs is counted by the compiler. A batch size that should fit is an
+estimate, and messages call it one.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from typing import Any
 
 from jaxtune.train import SHARED_CARD
 
-#: A backend's words for no memory, and for libraries that had none to start with.
+#: Backends' error texts: memory is full; a library lacked the memory to start.
 _FULL = ("RESOURCE_EXHAUSTED", "Out of memory", "CUDA_ERROR_OUT_OF_MEMORY")
 _NO_START = (
     "CUDNN_STATUS_INTERNAL_ERROR",
@@ -27,7 +27,7 @@ _NO_START = (
     "Failed to allocate",
 )
 
-#: Files that say how much memory a container may have, in bytes, if it is limited.
+#: Files with a container's memory limit in bytes, if it has one.
 _CONTAINER_LIMITS = (
     "/sys/fs/cgroup/memory.max",
     "/sys/fs/cgroup/memory/memory.limit_in_bytes",
@@ -37,24 +37,24 @@ _CONTAINER_LIMITS = (
 class OutOfMemoryError(MemoryError):
     """A device has too little memory for a batch.
 
-    The message says what was needed, what there is, and which batch should fit. A
-    learner can go on, with smaller batches: it holds its last good values.
+    The message says what was needed, what is available, and which batch size should
+    fit. The learner holds its last good weights and can train on with smaller batches.
     """
 
 
 @dataclasses.dataclass(frozen=True)
 class MemoryNeed:
-    """What a compiled program needs of one device's memory.
+    """How much memory of one device a compiled program needs.
 
     Attributes:
-        task: What it does, "a train step".
+        task: What it does, in words, such as "a train step".
         rows: Rows of the whole batch.
         device: The JAX device, or the first of several that each need as much.
-        devices: How many there are.
-        accumulation: Batches for one update, where something trains; else None.
-        fixed: Bytes whatever the batch: values, optimizer, gradients. None if the
-            program was not compiled.
-        growing: Bytes in proportion to the rows: images, feature maps.
+        devices: Number of devices.
+        accumulation: Batches per update, if it trains; else None.
+        fixed: Bytes for any batch size: weights, optimizer state, gradients. None if
+            the program was not compiled.
+        growing: Bytes that are proportional to the rows: images, feature maps.
     """
 
     task: str
@@ -71,15 +71,15 @@ class MemoryNeed:
         return None if self.fixed is None else self.fixed + self.growing
 
     def measured(self, analysis: Any, batch_bytes: int) -> "MemoryNeed":
-        """Returns it with the compiler's count.
+        """Returns a copy with the bytes that the compiler counted.
 
-        What the program needs beside arguments and results is taken to grow with the
-        batch, but for a copy as large as the values: gradients are as large.
+        Temporary memory is taken to grow with the batch, except for the gradients,
+        which are as large as the weights.
 
         Args:
             analysis: `compiled.memory_analysis()`, of one device; None if the backend
                 has none.
-            batch_bytes: Of the batch, on one device.
+            batch_bytes: Bytes of the batch on one device.
         """
         if analysis is None:
             return self
@@ -94,15 +94,14 @@ class MemoryNeed:
         )
 
     def rows_that_fit(self, limit: int) -> int | None:
-        """Returns how many rows should fit into so many bytes, at most those asked for.
-
-        An estimate, and a multiple of the number of devices.
+        """Estimates how many rows fit into one device's memory.
 
         Args:
             limit: Bytes of one device's memory.
 
         Returns:
-            0 if not even one row for each device fits; None if the need is not known.
+            At most `rows`, a multiple of the number of devices; 0 if not even one row
+            per device fits; None if the need is not known.
         """
         if self.fixed is None:
             return None
@@ -112,12 +111,12 @@ class MemoryNeed:
 
 
 def memory_limit(device: Any) -> int | None:
-    """Returns the bytes that a device's programs may have, or None if it doesn't say.
+    """Returns the bytes that programs may use on a device; None if it doesn't tell.
 
     Args:
-        device: A JAX device. Of a GPU it is what JAX may take, by default three
-            quarters; of the processor, the machine's memory, or what a container may
-            have of it.
+        device: A JAX device. For a GPU, the limit is what JAX may take, by default
+            three quarters of its memory; for a CPU, the machine's memory or the
+            container's limit.
     """
     if device.platform == "cpu":
         return _host_memory()
@@ -128,14 +127,14 @@ def memory_limit(device: Any) -> int | None:
 
 
 def check_fits(need: MemoryNeed, limit: int | None) -> None:
-    """Refuses a program that can't fit, before it runs.
+    """Raises if a program can't fit, before it runs.
 
     Args:
-        need: Of the compiled program.
-        limit: Bytes that its device has; nothing is refused if None.
+        need: What the compiled program needs.
+        limit: Bytes that its device has; nothing is checked if None.
 
     Raises:
-        OutOfMemoryError: If it needs more.
+        OutOfMemoryError: If the program needs more.
     """
     if limit is not None and need.total is not None and need.total > limit:
         raise OutOfMemoryError(out_of_memory(need, limit))
@@ -143,13 +142,13 @@ def check_fits(need: MemoryNeed, limit: int | None) -> None:
 
 @contextlib.contextmanager
 def device_errors(newest: Callable[[], MemoryNeed | None]) -> Iterator[None]:
-    """Says in plain words what a device says of its memory; other errors pass.
+    """Turns a device's out-of-memory errors into `OutOfMemoryError`; others pass.
 
-    A device computes behind the program's back, so an error may come up later than the
-    call that caused it: whatever waits for results belongs inside, too.
+    JAX runs asynchronously, so an error may be raised later than the call that caused
+    it: code that waits for results belongs inside the context, too.
 
     Args:
-        newest: Returns what the program that was called last needs.
+        newest: Returns what the last called program needs.
 
     Raises:
         OutOfMemoryError: From JAX's own error.
@@ -169,38 +168,38 @@ def device_errors(newest: Callable[[], MemoryNeed | None]) -> Iterator[None]:
         elif no_start and not full:
             message = _did_not_start(need, text)
         else:
-            message = out_of_memory(need, memory_limit(need.device), said=text)
+            message = out_of_memory(need, memory_limit(need.device), backend=text)
         raise OutOfMemoryError(message) from error
 
 
-def out_of_memory(need: MemoryNeed, limit: int | None, *, said: str = "") -> str:
-    """Returns what to say where a program does not fit.
+def out_of_memory(need: MemoryNeed, limit: int | None, *, backend: str = "") -> str:
+    """Returns the message for a program that does not fit.
 
     Args:
-        need: Of the program.
+        need: What the program needs.
         limit: Bytes that its device has, or None.
-        said: The backend's own words.
+        backend: The backend's error message.
     """
     total = need.total
-    if total is None and (found := _of_compiler(said)):
-        # The compiler refused it; how it is composed stays unknown.
-        total, limit = found
+    if total is None and (counts := _of_compiler(backend)):
+        # The compiler gives the total only, so all of it counts as growing.
+        total, limit = counts
         need = dataclasses.replace(need, fixed=0, growing=total)
     what = f"{need.task} with a batch of {need.rows}"
     if need.devices > 1:
         what += f" on {need.devices} devices"
-    told = f"{_name(need.device)} is out of memory: {what}"
+    message = f"{_name(need.device)} is out of memory: {what}"
     if total is None:
-        told += " does not fit"
+        message += " does not fit"
     elif limit is None:
-        told += f" needs {_size(total)}"
+        message += f" needs {_size(total)}"
     else:
         each = " of each" if need.devices > 1 else ""
-        told += f" needs {_size(total)}{each}, and there is {_size(limit)}"
+        message += f" needs {_size(total)}{each}, and there is {_size(limit)}"
     if total is not None and limit is not None and total <= limit:
-        return f"{told}, of which too much is taken. {_taken(need.device)}"
+        return f"{message}, of which too much is in use. {_taken(need.device)}"
     rows = None if limit is None else need.rows_that_fit(limit)
-    return f"{told}. {_way_out(need, rows)}"
+    return f"{message}. {_way_out(need, rows)}"
 
 
 def _way_out(need: MemoryNeed, rows: int | None) -> str:
@@ -209,9 +208,9 @@ def _way_out(need: MemoryNeed, rows: int | None) -> str:
             "By estimate, not even the smallest batch fits. Take a smaller size= of "
             'photos or a smaller network, or on a GPU or TPU precision="bfloat16".'
         )
-    # Where the need is not known, half of it is a guess, and said to be one.
+    # Where the need is not known, half the batch is a guess: the message says "try".
     parts = 2 if rows is None else math.ceil(need.rows / rows)
-    # Batches that add up to the one that was tried, where there are such.
+    # Preferably, the smaller batches add up exactly to the one that was tried.
     even = (n for n in range(parts, 2 * parts) if need.rows % (n * need.devices) == 0)
     parts = next(even, parts)
     size = max(need.rows // parts // need.devices, 1) * need.devices
@@ -227,11 +226,11 @@ def _way_out(need: MemoryNeed, rows: int | None) -> str:
     )
 
 
-def _did_not_start(need: MemoryNeed, said: str) -> str:
-    words = next(words for words in _NO_START if words in said)
+def _did_not_start(need: MemoryNeed, backend: str) -> str:
+    words = next(words for words in _NO_START if words in backend)
     return (
-        f"{_name(need.device)}'s libraries did not start ({words}), mostly for want of "
-        f"memory. {SHARED_CARD}"
+        f"{_name(need.device)}'s libraries did not start ({words}), usually because "
+        f"memory is short. {SHARED_CARD}"
     )
 
 
@@ -241,14 +240,14 @@ def _taken(device: Any) -> str:
     return f"{SHARED_CARD} Or take smaller batches."
 
 
-def _of_compiler(said: str) -> tuple[int, int] | None:
-    """Bytes that a program needs and that there are, where a TPU's compiler says so."""
-    found = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", said)
-    if found is None:
+def _of_compiler(backend: str) -> tuple[int, int] | None:
+    """Bytes needed and bytes available, if a TPU compiler's message has them."""
+    match = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", backend)
+    if match is None:
         return None
-    used, unit, there, of_unit = found.groups()
+    used, unit, available, of_unit = match.groups()
     scale = {letter: 1024**i for i, letter in enumerate("KMGT", start=1)}
-    return int(float(used) * scale[unit]), int(float(there) * scale[of_unit])
+    return int(float(used) * scale[unit]), int(float(available) * scale[of_unit])
 
 
 def _host_memory() -> int | None:

@@ -1,6 +1,6 @@
-"""The search for a learning rate: a copy of the state is trained at rising rates.
+"""The learning rate finder: a copy of the weights is trained at rising rates.
 
-Batches are a pure function of their number, and nothing of the trainer is changed.
+The trainer is not changed.
 """
 
 import itertools
@@ -28,21 +28,21 @@ def search_rates(
     seed: int,
     first_epoch: int,
 ) -> LRFind:
-    """Returns losses at rising rates, and suggestions; see `Learner.lr_find`.
+    """Returns losses at rising rates, and suggested rates; see `Learner.lr_find`.
 
     Args:
-        trainer: What trains in it now is what is searched for; it stays as it is.
+        trainer: Its layer groups that are not frozen are trained, in a copy.
         data: Has `train_loader`.
         start_lr: Rate of the first update, for every layer group.
-        end_lr: Rate after the last one.
+        end_lr: Rate after the last update.
         num_it: Number of updates.
         stop_div: Whether to stop when the loss is four times the best so far.
-        weight_decay: Of the search.
-        seed: Decides what is drawn.
-        first_epoch: Whose photos come first.
+        weight_decay: Weight decay of the search.
+        seed: Of dropout and augmentation.
+        first_epoch: Number of the epoch whose batches are used first.
 
     Raises:
-        NonFiniteLossError: If the very first loss is NaN or infinite.
+        NonFiniteLossError: If the first loss is NaN or infinite.
         OutOfMemoryError: If a step does not fit into the device's memory.
         NotImplementedError: In one of several processes of `jax.distributed`.
     """
@@ -61,8 +61,8 @@ def search_rates(
     if not np.isfinite(losses[0]):
         raise NonFiniteLossError(
             f"the first loss is {losses[0]}, before any rate was tried: the network"
-            " or the loss gives no finite numbers for the first training batch. "
-            "validate() says which of the two."
+            " or the loss gives NaN or infinity for the first training batch. "
+            "validate() tells which of the two."
         )
     labels = trainer.labels()
     names = set(jax.tree.leaves(labels))
@@ -89,15 +89,15 @@ def _batches(trainer: Trainer, data: Any, first_epoch: int) -> Iterator[dict]:
 
 
 def _of_several(step: Callable) -> Callable:
-    """A step of several batches, which are one update; its loss is their rows' mean."""
+    """A step of the batches of one update; its loss is the mean over their rows."""
 
     def steps(state, batches, key):
-        told = []
+        results = []
         for batch in batches:
             state, metrics = step(state, batch, key)
-            told.append(metrics)
+            results.append(metrics)
         losses, counts = (
-            np.asarray([metrics[name] for metrics in told], np.float64)
+            np.asarray([metrics[name] for metrics in results], np.float64)
             for name in ("loss", "count")
         )
         return state, {"loss": np.average(losses, weights=counts)}

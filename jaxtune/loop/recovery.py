@@ -1,7 +1,7 @@
-"""Values that a run can go back to, when a step failed on the device.
+"""Weights that a run can go back to when a step fails on the device.
 
-A step that failed has used its own state up, and what it returned can't be read. The
-one rule of the file: what is gone back to was never given to a step.
+A failed step has donated its state, and what it returned can't be read. So the copy to
+go back to is never handed to a step.
 """
 
 import math
@@ -13,35 +13,35 @@ from jax.sharding import Sharding
 
 from jaxtune.train import TrainState, averaged
 
-#: What to do with a network whose values are not finite any more.
+#: What to do with a network whose outputs have become NaN or infinite.
 SPOILED = (
-    "its values were spoiled, by too high a learning rate for instance. Load a "
-    "checkpoint, or make a new learner"
+    "its weights have diverged, for instance because the learning rate was too high. "
+    "Load a checkpoint, or make a new learner"
 )
 
 
 def warn_not_finite(bad: int, count: int) -> None:
-    """Warns if a network's answers are NaN or infinite.
+    """Warns if a network's outputs are NaN or infinite.
 
     Args:
-        bad: Number of photos with such an answer.
+        bad: Number of photos with such outputs.
         count: Number of all photos.
     """
     if bad:
         warnings.warn(
-            f"what the network says of {bad} of {count} photos is not finite (NaN or "
-            f"infinite); {SPOILED}.",
+            f"the network's outputs for {bad} of {count} photos are NaN or infinite; "
+            f"{SPOILED}.",
             stacklevel=4,
         )
 
 
 class GoodValues(NamedTuple):
-    """Values that can be gone back to.
+    """Weights that a run can go back to.
 
     Attributes:
         values: Parameters and model state, trees of arrays.
-        step: Steps done so far.
-        when: When the training had them, in words.
+        step: Number of steps trained so far.
+        when: When the run had them, in words: "after epoch 2 of this phase".
     """
 
     values: tuple[Any, Any]
@@ -52,15 +52,15 @@ class GoodValues(NamedTuple):
 def copy_of_values(
     state: TrainState, sharding: Sharding, when: str = "at the beginning of this phase"
 ) -> GoodValues | None:
-    """Returns a copy of a state's values, those that are validated and kept.
+    """Returns a copy of a state's weights; of their average, where one is kept.
 
     Args:
-        state: Of a run; its arrays may be given up afterwards.
-        sharding: Where the copy lies.
-        when: When the training had them, in words.
+        state: Of a run; its arrays may be donated afterwards.
+        sharding: Of the copy.
+        when: When the run had these weights, in words.
 
     Returns:
-        None if the device has no memory for it: training goes on without.
+        None if the device has no memory for a copy: training continues without.
     """
     try:
         copy = jax.device_put(averaged(state), sharding, may_alias=False)
@@ -70,13 +70,13 @@ def copy_of_values(
 
 
 def has_diverged(loss: float, before: float) -> bool:
-    """Returns whether a validation loss says that the network is spoiled.
+    """Returns whether the network has diverged, judged by its validation loss.
 
-    Four times the loss before is, as in the search for a learning rate.
+    It has if the loss is above four times the loss before, as in `lr_find`, or NaN.
 
     Args:
-        loss: With the values in question; NaN says so too.
-        before: With good values. If this is no number, nothing can be said.
+        loss: With the weights in question.
+        before: With good weights. If this is NaN or infinite, the answer is False.
 
     Example:
         >>> has_diverged(float("nan"), 1.0), has_diverged(1.5, 1.0)
@@ -88,7 +88,7 @@ def has_diverged(loss: float, before: float) -> bool:
 
 
 def is_readable(state: TrainState) -> bool:
-    """Returns whether a state's arrays are there, once they are computed."""
+    """Returns whether a state's arrays can be read; waits until they are computed."""
     leaves = jax.tree.leaves(state)
     if any(leaf.is_deleted() for leaf in leaves):
         return False

@@ -1,7 +1,7 @@
-"""Stopping in good order: a signal is heard at once and answered between two steps.
+"""Saving a run, resuming it, and stopping it when a signal arrives.
 
-The one rule of the file: a handler only takes a note, so that what is saved is always
-the state between two steps; the handlers that were there come back.
+A signal handler only sets a flag, which is checked between two steps, so what is saved
+is always a whole step. The previous handlers are put back at the end.
 """
 
 import signal
@@ -27,14 +27,14 @@ from jaxtune.train import Phase, TrainState, averaged, raw_values, with_raw_valu
 
 
 class RunStopped(SystemExit):
-    """A run was asked to stop, and has saved itself; its exit status is 0."""
+    """Raised after a run received SIGTERM and was saved; the exit status is 0."""
 
 
-class StopRequested(Exception):  # noqa: N818 - no error: someone asked
-    """Raised between two steps of a run that was asked to stop.
+class StopRequested(Exception):  # noqa: N818 - a request, not an error
+    """Raised between two steps after a stop signal.
 
     Attributes:
-        signal: What asked.
+        signal: The signal, SIGTERM or SIGINT.
     """
 
     def __init__(self, number: signal.Signals):
@@ -44,32 +44,32 @@ class StopRequested(Exception):  # noqa: N818 - no error: someone asked
 
 
 class StopSignals:
-    """Hears SIGTERM (a notice of preemption) and Ctrl-C while it is entered.
+    """Context manager that notes SIGTERM (preemption) and Ctrl-C.
 
-    The second Ctrl-C is no longer patient. In another thread than the main one signals
-    can't be heard, and nothing is changed.
+    A second Ctrl-C raises KeyboardInterrupt at once. Python handles signals in the main
+    thread only; in other threads nothing is changed.
     """
 
     def __init__(self) -> None:
-        """Hears nothing yet."""
+        """Installs nothing yet."""
         self._heard: signal.Signals | None = None
         self._before: dict = {}
 
     def __enter__(self) -> "StopSignals":
-        """Begins to listen."""
+        """Installs the signal handlers."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._take_note)
         return self
 
     def __exit__(self, *exception) -> None:
-        """Puts back who listened before."""
+        """Puts the previous handlers back."""
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
 
     def check(self) -> None:
-        """Raises `StopRequested` if a signal was heard."""
+        """Raises `StopRequested` if a signal has arrived."""
         if self._heard is not None:
             raise StopRequested(self._heard)
 
@@ -81,15 +81,15 @@ class StopSignals:
 
 
 class Resume:
-    """Takes a run up where its folder says, keeps it there, and hears stop signals.
+    """Resumes a run from its folder, saves it there, and handles stop signals.
 
-    Used as a context manager, which listens to signals meanwhile, and waits at the end
-    for the checkpoint that is being written.
+    Used as a context manager: signals are noted inside it, and leaving it waits for the
+    checkpoint that is being written.
 
     Attributes:
-        run: Where the run stood when this process took it up.
-        checkpoint: What it is taken up from; None at the run's beginning.
-        learner: The learner's phase and what is frozen in it, as JSON.
+        run: The run's position when this process resumed it.
+        checkpoint: The checkpoint to resume from; None for a new run.
+        learner: The learner's phase and frozen groups, as JSON.
     """
 
     def __init__(
@@ -101,12 +101,12 @@ class Resume:
         steps_per_epoch: int,
         name: str,
     ):
-        """Finds out where the run stands; reads no array yet.
+        """Reads the run's position; reads no weights yet.
 
         Args:
             folder: The run's folder, open.
-            phases: Of the whole run.
-            meta: What every checkpoint says of the network.
+            phases: All phases of the run.
+            meta: The network's description, written into every checkpoint.
             steps_per_epoch: Batches in an epoch.
             name: What to call the run in messages: the path as it was given.
         """
@@ -127,12 +127,12 @@ class Resume:
             self._saved = self.run.progress
 
     def __enter__(self) -> "Resume":
-        """Begins to listen."""
+        """Installs the signal handlers."""
         self._signals.__enter__()
         return self
 
     def __exit__(self, *exception) -> None:
-        """Listens no longer; waits for the last checkpoint."""
+        """Waits for the last checkpoint, then puts the signal handlers back."""
         try:
             self._folder.close()
         finally:
@@ -140,20 +140,21 @@ class Resume:
 
     @property
     def finished(self) -> bool:
-        """Whether the run was at its end when this process took it up."""
+        """Whether the run was already finished when this process resumed it."""
         return self._is_end(self.run)
 
     def restore(self, state: TrainState) -> TrainState:
-        """Returns the state to go on from.
+        """Returns the train state saved in the checkpoint.
 
         Args:
-            state: Of the phase under way; its arrays say shapes and dtypes only.
+            state: A train state of the current phase; only its shapes and dtypes are
+                used.
 
         Raises:
             jaxtune.checkpoint.CheckpointMismatchError: If the network isn't the one
                 that was saved.
-            jaxtune.checkpoint.CheckpointDamagedError: If a file of it is damaged; the
-                message says how to go on from the checkpoint before.
+            jaxtune.checkpoint.CheckpointDamagedError: If one of its files is damaged;
+                the message tells how to resume from the checkpoint before.
         """
         with taking_up(self.checkpoint):
             params, model_state = load_checkpoint(
@@ -172,25 +173,25 @@ class Resume:
         return restored if raw is None else with_raw_values(restored, raw)
 
     def after_step(self, run: RunState) -> None:
-        """Saves if it is time to.
+        """Saves if a checkpoint is due.
 
         Raises:
-            StopRequested: If a signal was heard.
+            StopRequested: If a stop signal has arrived.
         """
         self._signals.check()
         if self._folder.is_due:
             self.save(run)
 
     def save(self, run: RunState, *, wait: bool = False) -> None:
-        """Begins to write a checkpoint of a run, unless it has not moved since.
+        """Starts writing a checkpoint, unless this position is saved already.
 
         Args:
-            run: Its state may be given up afterwards.
-            wait: Whether to return only when the checkpoint is whole.
+            run: The run's position and train state, which may be donated afterwards.
+            wait: Whether to return only when the checkpoint is complete.
         """
         if run.progress != self._saved:
             fresh = run.step == 0 and run.rows
-            # The validation loss is that of the averaged network.
+            # The validation loss was measured with the averaged weights.
             params, model_state = averaged(run.state)
             self._folder.save(
                 run.progress,
@@ -215,17 +216,17 @@ class Resume:
             self._folder.wait()
 
     def stopped(self, run: RunState, request: StopRequested) -> RunStopped:
-        """Saves, says so, and returns what ends the process in good order."""
+        """Saves, prints where, and returns the exception that ends the process."""
         self.save(run, wait=True)
         print(
             f"stopped by {request.signal.name} · saved in {self._name} after "
-            f"{self.describe(run)} · run the same line again to go on",
+            f"{self.describe(run)} · run the same line again to resume",
             flush=True,
         )
         return RunStopped(0)
 
     def opening_lines(self) -> list[str]:
-        """Returns what to say before the run is taken up: nothing at its beginning."""
+        """Returns the lines shown before the run is resumed; none for a new run."""
         if self.checkpoint is None:
             return []
         if self.finished:
@@ -233,14 +234,14 @@ class Resume:
             figures = {"valid_loss": row.valid_loss, **row.metrics}
             listed = ", ".join(f"{name} {value:.6f}" for name, value in figures.items())
             return [
-                f"{self._name} is finished ({listed}); nothing is trained, its values "
-                "are taken."
+                f"{self._name} is finished ({listed}); nothing is trained, its weights "
+                "are loaded."
             ]
-        lines = [f"{self._name} goes on after {self.describe(self.run)}"]
+        lines = [f"{self._name} resumes after {self.describe(self.run)}"]
         begun, now = self._folder.begun_with, environment()
         if begun != now:
             lines.append(
-                f"  it was begun with {_listed(begun)}, and goes on with "
+                f"  it was started with {_listed(begun)}, and resumes with "
                 f"{_listed(now)}: the last bits may differ from a run that was not "
                 "stopped"
             )

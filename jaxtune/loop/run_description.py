@@ -1,7 +1,7 @@
-"""The recipe of a run: everything that decides its numbers, as plain JSON.
+"""The recipe of a run: every setting that changes its results, as plain JSON.
 
-Data, phases and options in, a dict out. The one rule of the file: what changes no
-number (threads, caches, where the photos lie) is not in it.
+Settings that don't change results (threads, caches, where the photos are) are left out.
+A run is resumed only with the same recipe.
 """
 
 import ast
@@ -22,10 +22,10 @@ from jaxtune.transfer import Groups
 
 
 def describe_data(data) -> dict[str, Any]:
-    """Returns what of `ImageDataLoaders` decides the batches.
+    """Returns the settings of `ImageDataLoaders` that decide the batches.
 
-    Photos count by their names below the folder common to all of them, and by their
-    labels; what is in the files is not looked at.
+    Photos are compared by their labels and by their names, relative to the folder
+    common to all of them; the files are not read.
 
     Args:
         data: `ImageDataLoaders`, or what has its attributes.
@@ -66,7 +66,7 @@ def _describe_augmentation(data) -> dict[str, Any] | None:
 
 
 def describe_items(items: Items) -> str:
-    """Returns a sha256 of which photos there are, and of their labels and weights."""
+    """Returns a sha256 of the photos' names, labels and weights."""
     rest = {"labels": np.asarray(items.labels)}
     if items.weights is not None:
         rest["weights"] = np.asarray(items.weights)
@@ -80,7 +80,7 @@ def describe_items(items: Items) -> str:
 
 
 def describe_groups(groups: Groups) -> dict[str, str | list[str]]:
-    """Returns layer groups as JSON: patterns as they are, paths as sorted lists."""
+    """Returns layer groups as JSON: patterns unchanged, paths as sorted lists."""
     return {
         name: members if isinstance(members, str) else sorted(members)
         for name, members in groups.items()
@@ -88,13 +88,13 @@ def describe_groups(groups: Groups) -> dict[str, str | list[str]]:
 
 
 def function_named(name: str) -> Callable | EpochMetric | None:
-    """Returns the function or metric of jaxtune's own that has a name, see `name_of`.
+    """Returns the function or metric of jaxtune with a name that `name_of` gave.
 
-    Only what `jaxtune.train` offers is found, with keywords that are plain values: a
-    name out of a file runs nothing else.
+    Only public functions of `jaxtune.train` are found, and their arguments must be
+    plain values, so a name read from a file can't run any other code.
 
     Returns:
-        The function, or a partial of it; None if it isn't one of these.
+        The function, or a partial of it; None if there is no such function.
 
     Example:
         >>> name = "jaxtune.train.losses.cross_entropy(label_smoothing=0.1)"
@@ -121,7 +121,7 @@ def function_named(name: str) -> Callable | EpochMetric | None:
 
 
 def name_of(function: Callable | Any) -> str:
-    """Returns a name by which a function is the same in another process.
+    """Returns a function's name with its arguments, the same in every process.
 
     Example:
         >>> name_of(os.path.join)
@@ -152,10 +152,10 @@ def name_of(function: Callable | Any) -> str:
 def describe_run(
     phases: Sequence[Phase], data: Any, *, network: dict | None, seed: int
 ) -> dict[str, Any]:
-    """Returns what of phases and data decides a run's numbers, as JSON.
+    """Returns the settings of phases and data that change a run's results, as JSON.
 
     Args:
-        phases: What trains, for how long, at which rates.
+        phases: The phases: what trains, for how long, at which rates.
         data: `ImageDataLoaders`.
         network: How the network was built, or None.
         seed: Of the run.
@@ -170,12 +170,12 @@ def describe_run(
 
 
 def without_metrics(description: dict[str, Any]) -> dict[str, Any]:
-    """Returns a trainer's description without metrics, which decide no weight."""
+    """Returns a trainer's description without metrics, which don't change weights."""
     return {name: value for name, value in description.items() if name != "metrics"}
 
 
 def upgraded_recipe(recipe: dict) -> dict:
-    """Returns a run's recipe in today's form: older versions kept more in it."""
+    """Returns a run's recipe in the present format; older versions kept more in it."""
     if "format" in recipe:
         return recipe
     callbacks = [
@@ -188,10 +188,10 @@ def upgraded_recipe(recipe: dict) -> dict:
 
 
 def decides_numbers(text: str) -> bool:
-    """Returns whether a callback, as `describe` gives it, decides a run's numbers.
+    """Returns whether a callback, given by its `repr`, affects training.
 
-    For runs that were begun when all callbacks were part of a recipe; of classes that
-    are not jaxtune's own nothing is known, and they don't.
+    For runs that were started when the recipe listed all callbacks. Classes that are
+    not jaxtune's are taken not to.
     """
     kind = text.partition("(")[0]
     return kind in ("EarlyStopping", "ReduceLROnPlateau") or (

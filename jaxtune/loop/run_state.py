@@ -1,6 +1,7 @@
-"""Where a training run stands: the train state, and how far it is, to the batch.
+"""The position of a training run, down to the batch, and its train state.
 
-Without the train state it is plain JSON; with it, it is all that is needed to resume.
+The position is plain JSON; together with the train state it is all that is needed to
+resume.
 """
 
 import dataclasses
@@ -16,20 +17,20 @@ from jaxtune.loop.history import Row
 
 @dataclasses.dataclass
 class RunState:
-    """Where a run stands; it moves with every step.
+    """The position of a run; it is updated with every step.
 
     Attributes:
-        phase: Number of the phase under way, in the run, from 1.
-        epoch: Epochs of the phase that are finished, validation included.
-        step: Batches of the next epoch that are done.
+        phase: Number of the current phase within the run, from 1.
+        epoch: Number of the phase's finished epochs, validation included.
+        step: Number of batches trained in the current epoch.
         losses: Mean loss of each of these batches.
         counts: Unpadded rows of each of these batches.
-        seconds: Time spent on this epoch by processes before this one.
-        progress: Steps and validations done, over all phases.
+        seconds: Time that earlier processes spent on this epoch.
+        progress: Number of steps and validations so far, over all phases.
         finished: Whether a callback has ended the run before its last epoch.
-        rows: Figures of every finished epoch of the run.
+        rows: The table's rows of all finished epochs of the run.
         state: The `TrainState` after the last step; None between two phases.
-        began: When this process began with the epoch, by `time.perf_counter`.
+        began: When this process started the epoch, by `time.perf_counter`.
     """
 
     phase: int = 1
@@ -51,14 +52,14 @@ class RunState:
         return self.seconds + time.perf_counter() - self.began
 
     def add_step(self, loss: jax.Array, count: jax.Array) -> None:
-        """Moves on by one batch."""
+        """Counts a trained batch."""
         self.losses.append(loss)
         self.counts.append(count)
         self.step += 1
         self.progress += 1
 
     def add_epoch(self, row: Row) -> None:
-        """Moves on to the next epoch."""
+        """Adds a finished epoch and moves to the next one."""
         self.rows.append(row)
         self.epoch += 1
         self.progress += 1
@@ -66,12 +67,12 @@ class RunState:
         self.step, self.losses, self.counts, self.seconds = 0, [], [], 0.0
 
     def take_losses(self) -> list[float]:
-        """Returns the losses of the steps of the epoch that was finished last."""
+        """Returns the loss of each step of the last finished epoch, once."""
         losses, self._finished_losses = self._finished_losses, []
         return [float(loss) for loss in jax.device_get(losses)]
 
     def begin_phase(self, phase: int) -> None:
-        """Moves on to the beginning of a phase."""
+        """Moves to the beginning of a phase."""
         self.phase, self.epoch = phase, 0
 
     def rows_of(self, phase: int) -> list[Row]:
@@ -79,7 +80,7 @@ class RunState:
         return [row for row in self.rows if row.phase == phase]
 
     def as_json(self, *, seconds: float | None = None) -> dict[str, Any]:
-        """Returns all but the train state; waits for losses still being computed.
+        """Returns the position without the train state; waits for the losses.
 
         Args:
             seconds: Time spent on this epoch so far, over all processes.
@@ -106,7 +107,7 @@ class RunState:
 
 
 class StepTimer:
-    """Measures an epoch's images per second, without its first step, which compiles."""
+    """Measures an epoch's images per second, without the first step, which compiles."""
 
     def __init__(self, run: RunState):
         """Starts the clock."""
@@ -114,7 +115,7 @@ class StepTimer:
         self._started = time.perf_counter()
 
     def batches(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """Yields the batches; starts the clock again when the first one is trained."""
+        """Yields the batches; restarts the clock after the first one is trained."""
         for number, batch in enumerate(batches):
             if number == 1:
                 jax.block_until_ready(self._run.losses[-1])
@@ -124,8 +125,8 @@ class StepTimer:
     def stop(self) -> tuple[float, float]:
         """Returns the epoch's mean loss, and images per second.
 
-        The loss is that of all batches of the epoch, those of earlier processes
-        included. The first step counts for the speed where there is no other.
+        The loss covers all batches of the epoch, including those that earlier processes
+        trained. The speed leaves out the first step, unless it is the only one.
         """
         run = self._run
         counts = np.asarray(jax.device_get(run.counts), np.float64)

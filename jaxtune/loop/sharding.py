@@ -1,7 +1,7 @@
-"""Batches over all local devices, state on each of them.
+"""Data parallelism: batches are split over local devices, weights are on each.
 
-The one rule of the file: the code that trains does not know how many devices there are;
-what they can't share evenly is said.
+The training code does not depend on the number of devices. What can't be split evenly
+is reported, once.
 """
 
 import math
@@ -15,13 +15,13 @@ from jaxtune.train import local_devices, say_once
 
 
 def data_sharding(*batch_sizes: int) -> tuple[NamedSharding, NamedSharding]:
-    """Returns where batches and where the state lie: rows split, state everywhere.
+    """Returns the shardings of batches (rows split) and of the state (replicated).
 
-    All local devices are used if they divide the batch sizes, else the most that do;
-    devices that idle are said, once.
+    All local devices are used if their number divides the batch sizes, else as many as
+    possible; devices that stay idle are reported, once.
 
     Args:
-        *batch_sizes: Rows of the batches that there will be.
+        *batch_sizes: Rows of the training and of the validation batches.
 
     Raises:
         DeviceError: If there is no device, see `local_devices`.
@@ -41,13 +41,13 @@ def place_batch(
 ) -> dict[str, jax.Array]:
     """Puts a batch of numpy arrays onto the devices.
 
-    Its rows are split among them, or if they don't divide it, which is said once, lie
-    on each of them.
+    Its rows are split among them. If they can't be split evenly, every device gets the
+    whole batch, which is reported once.
 
     Args:
-        batch: Arrays with a row each, by name.
-        rows: See `data_sharding`.
-        everywhere: Likewise.
+        batch: Arrays (b, ...) by name.
+        rows: Sharding of batches, see `data_sharding`.
+        everywhere: Sharding of the state, see `data_sharding`.
     """
     count, devices = len(next(iter(batch.values()))), rows.num_devices
     sharding = rows
@@ -62,10 +62,10 @@ def place_batch(
 
 
 def check_one_process() -> None:
-    """Refuses to train where `jax.distributed` has started several processes.
+    """Raises if `jax.distributed` has started several processes.
 
     Raises:
-        NotImplementedError: If it has; it says what to do.
+        NotImplementedError: If it has; the message says what to do.
     """
     local_devices()
     if jax.process_count() > 1:
@@ -90,7 +90,7 @@ def _idle(batch_sizes: tuple[int, ...], count: int, devices: list) -> str:
 
 
 def _sizes(rows: int, devices: int) -> str:
-    """The next smaller and the next larger batch size that so many devices divide."""
+    """The next smaller and next larger batch size that `devices` divides, in words."""
     smaller, larger = rows // devices * devices, -(-rows // devices) * devices
     sizes = [str(size) for size in dict.fromkeys((smaller, larger)) if size]
     return f"batch_size={' or '.join(sizes)}"

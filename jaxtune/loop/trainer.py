@@ -1,6 +1,6 @@
-"""A network with layer groups: what is frozen, its train states and compiled steps.
+"""The trainer: a network with its layer groups, optimizer state and compiled steps.
 
-Between two fits the network holds the weights; during one the run's train state does.
+Between two fits the network holds the weights; during a fit the train state does.
 """
 
 import contextlib
@@ -62,32 +62,32 @@ from jaxtune.transfer import Groups, evaluating, group_labels
 
 
 class NonFiniteLossError(FloatingPointError):
-    """The loss, its gradient or the network's outputs are no finite numbers.
+    """The loss, its gradient or the network's outputs are NaN or infinite.
 
-    The learner holds good values then; the message says which.
+    The learner holds its last good weights; the message says from when they are.
     """
 
 
 class Trainer:
-    """A network with its layer groups, of which the first few may be frozen.
+    """A network with its layer groups, of which the first ones may be frozen.
 
     Attributes:
         groups: Layer groups, first to last: name to pattern or paths.
         norms: What the norm layers of frozen groups do.
         optimizer: Makes each group's optimizer.
-        clip_norm: Largest global norm of the gradients of what trains, or None.
-        ema_decay: Decay of the values' moving average; None if there is none.
-        gradient_accumulation_steps: Batches for one update.
-        precision: What the network computes in.
+        clip_norm: Largest global norm of the trained parameters' gradients, or None.
+        ema_decay: Decay of the weights' moving average; None for no average.
+        gradient_accumulation_steps: Batches per update.
+        precision: Dtype that the network computes in.
         programs: The compiled steps.
-        boundary: How many of the first groups are frozen.
+        boundary: Number of groups that are frozen, counted from the first.
         phase: Number of phases so far.
         step: Number of steps so far.
         snapshots: The weights at the beginning of each phase.
-        extra_loaders: Loaders by name that each epoch validates on, too.
+        extra_loaders: Loaders by name that are validated on after each epoch, too.
         network: The module; during a fit its weights are those before the phase.
-        running: Where the run stands that is under way; None between two fits.
-        sharding: Of arrays that every device has whole.
+        running: The current run's position and train state; None between two fits.
+        sharding: Of arrays that are replicated on every device.
     """
 
     def __init__(
@@ -111,13 +111,15 @@ class Trainer:
             groups: Layer groups, first to last.
             norms: What the norm layers of frozen groups do.
             optimizer: Makes each group's optimizer.
-            clip_norm: Largest global norm of the gradients of what trains, or None.
-            programs: Makes and keeps the compiled steps.
-            batch_sizes: Rows of the batches that there will be, to split over devices.
-            ema_decay: Decay of the moving average that is validated and kept; None for
-                no average.
-            gradient_accumulation_steps: Batches for one update.
-            precision: What the network computes in, see `with_precision`.
+            clip_norm: Largest global norm of the trained parameters' gradients, or
+                None.
+            programs: Makes and caches the compiled steps.
+            batch_sizes: Rows of training and of validation batches, which are split
+                over devices.
+            ema_decay: Decay of the weights' moving average, which is validated and
+                saved; None for no average.
+            gradient_accumulation_steps: Batches per update.
+            precision: Dtype that the network computes in, see `with_precision`.
 
         Raises:
             ValueError: If a parameter is in no group or several, `norms` or `precision`
@@ -151,7 +153,7 @@ class Trainer:
 
     @property
     def module(self) -> nnx.Module:
-        """The network with its newest values: the averaged ones, where it has them."""
+        """The network with its newest weights; the averaged ones, with `ema_decay`."""
         if self.running is not None:
             self._sync(self.running.state)
         return self.network
@@ -173,15 +175,15 @@ class Trainer:
         programs: CompiledSteps,
         batch_sizes: tuple[int, ...],
     ) -> None:
-        """Goes on with another network of the same groups; the optimizer begins anew.
+        """Replaces the network by one with the same groups; resets the optimizer.
 
         Args:
             module: The network.
-            programs: Makes and keeps its compiled steps.
-            batch_sizes: Rows of the batches that there will be.
+            programs: Makes and caches its compiled steps.
+            batch_sizes: Rows of training and of validation batches.
 
         Raises:
-            ValueError: If a parameter of it is in no group or several.
+            ValueError: If one of its parameters is in no group or several.
         """
         to_float32(module)
         group_labels(split_module(module)[1], self.groups)
@@ -192,25 +194,25 @@ class Trainer:
     def take_data(
         self, *, programs: CompiledSteps, batch_sizes: tuple[int, ...]
     ) -> None:
-        """Goes on with other batches; the optimizer keeps its moments.
+        """Replaces the compiled steps and batch sizes; keeps the optimizer's state.
 
         Args:
-            programs: Makes and keeps the compiled steps for them.
-            batch_sizes: Rows of the batches that there will be.
+            programs: Makes and caches the compiled steps for the new data.
+            batch_sizes: Rows of training and of validation batches.
         """
         self.programs = programs
         self._rows, self.sharding = data_sharding(*batch_sizes)
 
     def take_optimizer(self, **options: Any) -> None:
-        """Goes on with another optimizer, which begins anew.
+        """Replaces the optimizer; its state starts from scratch.
 
         Args:
-            **options: Which of `optimizer`, `clip_norm` and
-                `gradient_accumulation_steps` is another.
+            **options: New values of `optimizer`, `clip_norm` or
+                `gradient_accumulation_steps`.
 
         Raises:
-            TypeError: If no optimizer can be made so.
-            ValueError: If a number is out of its range.
+            TypeError: If `optimizer` doesn't make an optax optimizer.
+            ValueError: If a number is out of range.
         """
         before = {name: getattr(self, name) for name in options}
         vars(self).update(options)
@@ -226,7 +228,7 @@ class Trainer:
 
     @property
     def is_training(self) -> bool:
-        """Whether a phase is under way."""
+        """Whether a phase is training."""
         return self.running is not None
 
     def freeze_to(self, boundary: Integer | str) -> None:
@@ -235,10 +237,10 @@ class Trainer:
         self._opt_state = None
 
     def labels(self, frozen: tuple[str, ...] | None = None) -> nnx.State:
-        """Returns each parameter's group, `FROZEN` for those that don't train.
+        """Returns each parameter's layer group, `FROZEN` for those that don't train.
 
         Args:
-            frozen: Names of the frozen groups; those that are frozen now if None.
+            frozen: Names of the frozen groups; the ones frozen now if None.
         """
         return optimizer_labels(
             group_labels(split_module(self.network)[1], self.groups),
@@ -248,10 +250,10 @@ class Trainer:
         )
 
     def untouched_groups(self, phases: Sequence[Phase]) -> list[str]:
-        """Returns the groups of which nothing trains in the last of some phases.
+        """Returns the groups in which nothing trains in the last of some phases.
 
         Args:
-            phases: Those that come next; their boundaries say what will be frozen.
+            phases: The phases to come; their boundaries say what will be frozen.
         """
         frozen = self.frozen_groups
         for phase in phases:
@@ -263,11 +265,11 @@ class Trainer:
 
     @in_float32
     def set_rates(self, rates: Mapping[str, float]) -> None:
-        """Changes the peak rates of the phase under way; see `Learner.set_rates`."""
+        """Changes the current phase's peak rates; see `Learner.set_rates`."""
         if self.running is None:
             raise RuntimeError(
-                "rates are set while a phase trains, by a callback. Between two fits, "
-                "give them to the next one: fit(1, lr=...)."
+                "set_rates is for callbacks, while a phase trains. Between two fits, "
+                "give the rates to the next one: fit(1, lr=...)."
             )
         state = self.running.state
         changed = with_rates(state.opt_state, rates)
@@ -276,16 +278,16 @@ class Trainer:
 
     @property
     def version(self) -> tuple:
-        """Changes whenever something trains or is frozen."""
+        """A value that changes whenever the network trains or groups are frozen."""
         return self.phase, self.step, self.frozen_groups
 
     @property
     def opt_state(self) -> Any:
-        """The optimizer's state that the next phase goes on with, or None."""
+        """The optimizer's state with which the next phase starts, or None."""
         return self._opt_state
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns phase and what is frozen, as JSON."""
+        """Returns the phase, the frozen groups and the number of steps, as JSON."""
         return {
             "phase": self.phase,
             "frozen": list(self.frozen_groups),
@@ -293,10 +295,10 @@ class Trainer:
         }
 
     def load_state_dict(self, place: Mapping[str, Any]) -> None:
-        """Takes up the phase that `state_dict` said.
+        """Restores what `state_dict` returned.
 
         Raises:
-            ValueError: If the groups that were frozen are not the first ones here.
+            ValueError: If the frozen groups are not this network's first groups.
         """
         frozen = tuple(place["frozen"])
         if frozen != tuple(self.groups)[: len(frozen)] or len(frozen) >= len(
@@ -304,17 +306,17 @@ class Trainer:
         ):
             raise ValueError(
                 f"the layer groups {', '.join(frozen)} were frozen when it was saved; "
-                f"the groups here are {', '.join(self.groups)}. Give the same groups, "
+                f"this network's are {', '.join(self.groups)}. Give the same groups, "
                 'or load with phase="keep".'
             )
         self.freeze_to(len(frozen))
         self.phase, self.step = place["phase"], place["step"]
 
     def restore_optimizer(self, checkpoint: str | os.PathLike) -> None:
-        """Takes the optimizer's state from a checkpoint of what trains now.
+        """Loads the optimizer's state from a checkpoint.
 
         Raises:
-            jaxtune.CheckpointMismatchError: If other parameters trained, or with
+            jaxtune.CheckpointMismatchError: If other parameters were trained, or with
                 another optimizer.
         """
         count = len(self.groups)
@@ -322,12 +324,12 @@ class Trainer:
         self._opt_state = load_opt_state(checkpoint, self.begin(phase)[1].opt_state)
 
     def fingerprint(self) -> str:
-        """Returns a sha256 of every value that a run would begin with."""
+        """Returns a sha256 of all weights and of the optimizer's state."""
         values = split_module(self.network)[1:]
         return fingerprint((values, self._opt_state, self.step))
 
     def describe(self) -> dict[str, Any]:
-        """Returns what of the training, values aside, decides a run's numbers."""
+        """Returns the settings that change a run's results; weights are left out."""
         steps = self.gradient_accumulation_steps
         also = describe_extra(self.extra_loaders)
         return {
@@ -343,9 +345,10 @@ class Trainer:
         }
 
     def validate(self, loader) -> dict[str, float]:
-        """Returns the mean loss and metrics over every photo of a loader.
+        """Returns the mean loss and the metrics over every photo of a loader.
 
-        Warns if the loss is no finite number, and says whether the network is why.
+        Warns if the loss is NaN or infinite, and tells whether the network's outputs
+        are the cause.
         """
         with self.programs.device_errors():
             values = self.values()
@@ -354,7 +357,7 @@ class Trainer:
                 if self.outputs_are_finite(values, loader):
                     why = "the network's outputs are finite; look at loss and labels"
                 else:
-                    why = f"the network's outputs are not finite; {SPOILED}"
+                    why = f"the network's outputs are NaN or infinite; {SPOILED}"
                 warnings.warn(
                     f"the validation loss is {figures['loss']}: {why}.", stacklevel=3
                 )
@@ -366,15 +369,15 @@ class Trainer:
         values: tuple[nnx.State, nnx.State],
         after_batch: Callable[[], None] = lambda: None,
     ) -> dict[str, float]:
-        """Returns the mean loss and metrics over every unpadded row of a loader.
+        """Returns the mean loss and the metrics over the unpadded rows of a loader.
 
         Args:
-            loader: Gives batches.
-            values: Parameters and model state, on every device.
-            after_batch: Called after each batch; what it raises ends the evaluation.
+            loader: Yields batches.
+            values: Parameters and model state, replicated on every device.
+            after_batch: Called after each batch.
 
         Raises:
-            ValueError: If there is no row at all.
+            ValueError: If there is no unpadded row.
         """
         eval_step = self.programs.eval_step(self.eval_graphdef())
         sums = []
@@ -413,15 +416,15 @@ class Trainer:
 
     @in_float32
     def begin(self, phase: Phase) -> tuple[Callable, TrainState]:
-        """Returns the compiled step and the state with which a phase begins.
+        """Returns a phase's compiled step and first train state.
 
         Args:
-            phase: Its boundary is not looked at: what is frozen stays so. Its schedule
-                counts batches; that of the state counts updates.
+            phase: Its boundary is ignored: the frozen groups stay frozen. Its schedule
+                counts batches; the schedule in the state counts updates.
 
         Returns:
-            The step gives up its state; the one returned is a copy, so the module keeps
-            its arrays.
+            The step donates its state; the state is a copy, so the module keeps its
+            arrays.
         """
         step, first_state = self._step_and_state(phase, self.frozen_groups)
         state = first_state()
@@ -436,16 +439,16 @@ class Trainer:
 
     @in_float32
     def compile_ahead(self, phase: Phase, batch: Mapping, key: jax.Array) -> Thread:
-        """Compiles the step of a phase to come, while another one trains.
+        """Compiles the step of a later phase in the background.
 
         Args:
-            phase: Its boundary says what will be frozen; None, what is frozen now.
-            batch: On the devices, of the form that the phase will have.
-            key: Of the form that the phase will have.
+            phase: Its boundary says what will be frozen; None for what is frozen now.
+            batch: A batch on the devices, with the phase's shapes and dtypes.
+            key: A random key, likewise.
 
         Returns:
-            The thread that compiles. It fails in silence: the phase itself will say
-            what is wrong.
+            The thread that compiles. Errors in it are ignored: the phase itself raises
+            them again.
         """
         frozen = self.frozen_groups
         if phase.boundary is not None:
@@ -475,7 +478,7 @@ class Trainer:
         return thread
 
     def check_phases(self, data: Any, phases: Sequence[Phase]) -> None:
-        """Refuses phases that would make no update, and batches of too few rows.
+        """Raises if a phase would make no update, or a batch has too few rows.
 
         Args:
             data: Has `train_loader`, `size` and `in_channels`.
@@ -491,13 +494,13 @@ class Trainer:
             batches = phase.epochs * len(data.train_loader)
             if batches < steps:
                 raise ValueError(
-                    f"gradient_accumulation_steps={steps} makes no update of a phase's "
-                    f"{batches} batches: nothing would train. Give a smaller number, "
-                    "smaller batches or more epochs."
+                    f"gradient_accumulation_steps={steps} is more than the {batches} "
+                    "batches of a phase, so there would be no update. Give a smaller "
+                    "number, smaller batches or more epochs."
                 )
 
     def check_rows(self, data: Any, phases: Sequence[Phase]) -> None:
-        """Refuses batches of one row where a batch norm of what trains needs more.
+        """Raises if batches have one row and a batch norm that trains needs more.
 
         Args:
             data: Has `train_loader`, `size` and `in_channels`.
@@ -524,7 +527,7 @@ class Trainer:
     def _step_and_state(
         self, phase: Phase, frozen: tuple[str, ...]
     ) -> tuple[Callable, Callable[[], TrainState]]:
-        """The compiled step with these groups frozen; what makes its first state."""
+        """The compiled step with these groups frozen, and what makes its state."""
         groups = group_labels(split_module(self.network)[1], self.groups)
         view = training_view(self.network, groups, frozen, norms=self.norms)
         view = with_precision(view, self.precision)
@@ -547,25 +550,25 @@ class Trainer:
         return self.programs.train_step(graphdef, tx, labels), first_state
 
     def eval_graphdef(self) -> nnx.GraphDef:
-        """Returns the graph of the network in eval mode, as validation runs it."""
+        """Returns the network's graph in eval mode, as validation runs it."""
         return nnx.graphdef(with_precision(evaluating(self.network), self.precision))
 
     @in_float32
     def values(self) -> tuple[nnx.State, nnx.State]:
-        """Returns parameters and model state as they are now, on every device."""
+        """Returns the present parameters and model state, on every device."""
         _, params, model_state = split_module(self.module)
         return jax.device_put((params, model_state), self.sharding)
 
     @in_float32
     def place(self, batch) -> dict[str, jax.Array]:
-        """Puts a batch onto the devices: rows split among them where they divide it."""
+        """Puts a batch onto the devices, see `place_batch`."""
         return place_batch(batch, self._rows, self.sharding)
 
     def _sync(self, state: TrainState) -> None:
         nnx.update(self.network, *averaged(state))
 
     def check_row(self, row: Row, state: TrainState, loader) -> None:
-        """Raises if a validation loss is no number because the outputs are none."""
+        """Raises if the validation loss is not finite because the outputs are not."""
         if math.isfinite(row.valid_loss):
             return
         if not self.outputs_are_finite(averaged(state), loader):
@@ -576,11 +579,16 @@ class Trainer:
             )
 
     def judge(self, state: TrainState, good: GoodValues, loader) -> tuple[bool, str]:
-        """Whether to go back after a step that came to no number, and why, in words."""
+        """Returns whether to go back after a NaN, and advice for the error message.
+
+        Args:
+            state: After the last step.
+            good: Weights to go back to.
+            loader: Validation data on which both are compared.
+        """
         back = (
-            "The steps before had spoiled the network already, so the learner went "
-            f"back to the values {good.when}. Try a lower learning rate or "
-            "clip_norm=1.0."
+            "The weights had diverged before that step, so the learner restored the "
+            f"weights it had {good.when}. Try a lower learning rate or clip_norm=1.0."
         )
         if not is_readable(state):
             return True, back
@@ -592,13 +600,14 @@ class Trainer:
                 return True, back
             if not math.isfinite(loss) and not self.outputs_are_finite(before, loader):
                 return False, (
-                    f"The network gave no finite numbers {good.when} either: {SPOILED}."
+                    f"The network's outputs were NaN or infinite {good.when} already: "
+                    f"{SPOILED}."
                 )
         except (RuntimeError, ValueError):
-            # What can't be measured, for want of memory or photos, is left as it is.
+            # Too little memory, or no photos, to compare: keep the last weights.
             pass
         return False, (
-            "The learner holds the last good values, those before that step. Look at "
+            "The learner holds the last good weights, those before that step. Look at "
             "that batch's photos and labels and at the loss; try a lower learning rate "
             "or clip_norm=1.0."
         )

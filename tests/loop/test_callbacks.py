@@ -147,7 +147,7 @@ def test_when_early_stopping_stops(losses, patience, min_delta, stops):
     callback = EarlyStopping(patience=patience, min_delta=min_delta)
     callback.rows = [row(loss) for loss in losses]
     if stops:
-        with pytest.raises(StopPhase, match="valid_loss has not become better"):
+        with pytest.raises(StopPhase, match="valid_loss has not improved"):
             callback.on_epoch_begin(len(losses))
     else:
         callback.on_epoch_begin(len(losses))

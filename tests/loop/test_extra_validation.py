@@ -53,7 +53,7 @@ def test_what_does_not_fit_is_refused(root, data, old):
         ValueError, match=r"\['old'\] gives images of shape \(8, 8, 3\)"
     ):
         matching_loaders({"old": small}, data, ())
-    with pytest.raises(ValueError, match="would make the columns old_valid_loss"):
+    with pytest.raises(ValueError, match="would add the columns old_valid_loss"):
         matching_loaders({"old": old}, data, ["old_valid_loss"])
     with pytest.raises(TypeError, match="needs a name for each"):
         matching_loaders({"": old}, data, ())

@@ -116,7 +116,7 @@ def test_memory_that_something_else_holds_is_said_to_be_held():
         "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 3221225472 bytes."
     )
     said = message_of(error, need(growing=GIB))
-    assert "needs 2.0 GiB, and there is 60.0 GiB, of which too much is taken" in said
+    assert "needs 2.0 GiB, and there is 60.0 GiB, of which too much is in use" in said
     assert "Another process may hold the card's memory" in said
     assert "XLA_PYTHON_CLIENT_PREALLOCATE=false" in said
 

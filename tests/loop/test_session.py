@@ -170,15 +170,15 @@ def test_a_notice_of_preemption_saves_and_says_how_to_go_on(root, whole, tmp_pat
     assert child.stop(signal.SIGTERM) == 0
     last = child.text().splitlines()[-1]
     assert last.startswith(f"stopped by SIGTERM · saved in {child.run} after phase 1/2")
-    assert last.endswith("run the same line again to go on")
+    assert last.endswith("run the same line again to resume")
     assert "Traceback" not in child.text() and not child.answer.exists()
     saved = checkpoint_numbers(child.run)[-1]
     assert 0 < saved < END
 
     again = Child(tmp_path, root)
     again.process.join()
-    line = f"{child.run} goes on after phase"
-    assert line in again.text().split("how to go on")[-1]
+    line = f"{child.run} resumes after phase"
+    assert line in again.text().split("again to resume")[-1]
     assert json.loads(again.answer.read_text()) == whole
 
 
@@ -193,7 +193,7 @@ def test_a_run_with_an_average_that_is_killed_ends_bit_for_bit_the_same(root, tm
     assert BOUNDARY <= checkpoint_numbers(child.run)[-1] < END
     again = Child(tmp_path, root, 0.9)
     again.process.join()
-    assert "goes on after phase" in again.text()
+    assert "resumes after phase" in again.text()
     assert json.loads(again.answer.read_text()) == whole
 
     # What opens is the network that the validation loss was measured with.
@@ -380,5 +380,5 @@ def test_where_a_run_stands_in_words(tmp_path):
         assert resume.describe(run) == "phase 1/2, epoch 1 of 1"
         resume.checkpoint = tmp_path
         opening = resume.opening_lines()
-        assert opening[0] == "pets goes on after phase 1/2, epoch 1 of 1"
-        assert "it was begun with jax 0.1 on 1 x cpu" in opening[1]
+        assert opening[0] == "pets resumes after phase 1/2, epoch 1 of 1"
+        assert "it was started with jax 0.1 on 1 x cpu" in opening[1]
