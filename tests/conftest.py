@@ -18,14 +18,29 @@ def data_dir() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
-    """Compiled programs are shared by the tests of a session, and by nothing else."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        import jax
+    """Compiled programs are shared by all processes of a run, and by nothing else.
 
-        folder = tmp_path_factory.mktemp("programs")
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+    JAX names a program by all that it depends on. Workers and the processes that tests
+    start find the folder in the environment; who names one there keeps it between runs.
+    """
+    import jax
+
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if folder is None:
+        base = tmp_path_factory.getbasetemp()
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            base = base.parent
+        folder = str(base / "programs")
+    settings = {
+        "jax_compilation_cache_dir": folder,
         # Much of the suite's time is compiling the same small programs again.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+            patch.setenv(name.upper(), str(value))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
