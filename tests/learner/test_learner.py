@@ -245,13 +245,13 @@ def test_the_start_line_says_what_trains(data, capsys):
     )
     history = model.fine_tune(1)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("phase 1/2 · head only · 5,")
+    assert lines[0].startswith("phase 1/2 · head only · 320 of 0.02M")
     assert lines[0].endswith("M parameters train")
     assert lines[1].split() == [
         *("phase", "epoch", "train_loss", "valid_loss"),
         *("error_rate", "accuracy", "images/s", "time"),
     ]
-    assert lines[3].startswith("phase 2/2 · all layer groups · 4.91M of 4.91M")
+    assert lines[3].startswith("phase 2/2 · all layer groups · 0.02M of 0.02M")
     assert len(lines) == 6 and lines[5].split()[:2] == ["2", "1"]
     # Each figure stands under its own name, whatever the order of the metrics.
     cells = dict(zip(lines[1].split(), lines[5].split(), strict=True))

@@ -39,7 +39,7 @@ def test_a_body_of_ones_own_is_taken_whole_and_frozen(data):
 
 
 def test_the_head_must_fit_the_classes(data):
-    head = Sequential({"pool": GlobalAvgPool(), "fc": Linear(512, 4, rngs=nnx.Rngs(0))})
+    head = Sequential({"pool": GlobalAvgPool(), "fc": Linear(32, 4, rngs=nnx.Rngs(0))})
     with pytest.raises(
         ValueError, match=r"the head must return \(b, 3\), .* shape \('b', 4\)"
     ):

@@ -17,7 +17,7 @@ from jaxtune.models import (
     ResNet,
     Sequential,
 )
-from jaxtune.models.sequence import numbered
+from jaxtune.models.sequential import numbered
 
 COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
 

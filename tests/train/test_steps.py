@@ -4,6 +4,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from photos import NarrowResNet
 from runs import smallest_network
 
 from jaxtune.data import CutMix, MixUp, mix
@@ -50,9 +51,7 @@ def batch(rows=4, seed=0, size=32):
 
 @pytest.fixture(scope="module")
 def net():
-    return create_cnn_model(
-        ResNet(BasicBlock, (1, 1, 1, 1), rngs=nnx.Rngs(1)), 5, hidden=(16,)
-    )
+    return create_cnn_model(NarrowResNet(rngs=nnx.Rngs(1)), 5, hidden=(16,))
 
 
 def make(net, frozen=(), norms="train", schedule=None, **options):
@@ -118,7 +117,7 @@ def test_what_moves_in_a_frozen_body_with_other_norms(net, norms, affine):
 @pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0}])
 def test_a_frozen_step_costs_the_bodys_forward_pass_and_the_head(counted, options):
     """Also with clipping and the logged gradient norm, which every step returns."""
-    network = create_cnn_model(ResNet(BasicBlock, (2, 2, 2, 2), rngs=nnx.Rngs(1)), 37)
+    network = create_cnn_model(ResNet(BasicBlock, (1, 1, 1, 1), rngs=nnx.Rngs(1)), 37)
     step, state = make(network, FROZEN_GROUPS, "frozen", **options)
     data = batch(8, size=64)
     body_def, body, body_state = split_module(evaluating(network[0]))
