@@ -10,6 +10,10 @@ import jaxtune
 #: The package under test, installed or not, and the other modules of this folder.
 PLACES = (Path(jaxtune.__file__).parents[1], Path(__file__).parent)
 
+#: Warnings are errors; but a program that another process is still writing into the
+#: cache is compiled anew.
+WARNINGS = ("-W", "error", "-W", "ignore:Error reading persistent compilation cache")
+
 
 def run_script(script: str, *arguments: object, devices: int = 1, **environment) -> str:
     """Returns what a script prints; warnings are errors in it.
@@ -26,7 +30,7 @@ def run_script(script: str, *arguments: object, devices: int = 1, **environment)
         "JAX_PLATFORMS": "cpu",
     }
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script, *map(str, arguments)],
+        [sys.executable, *WARNINGS, "-c", script, *map(str, arguments)],
         env=os.environ | given | environment,
         capture_output=True,
         text=True,
