@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from photos import tiny_resnet
+from small import two_convolutions
 
 from jaxtune import ImageDataLoaders, accuracy, error_rate, vision_learner
 from jaxtune.data import augment, normalize, per_image_keys, to_float
@@ -26,7 +27,13 @@ from jaxtune.transfer import create_cnn_model, default_groups, group_labels
 
 def learner(data, **options):
     return vision_learner(
-        data, tiny_resnet, metrics=error_rate, hidden=(16,), verbose=False, **options
+        data,
+        two_convolutions,
+        cut=4,
+        metrics=error_rate,
+        hidden=(16,),
+        verbose=False,
+        **options,
     )
 
 
@@ -116,7 +123,7 @@ def test_the_learner_is_its_pure_functions_bit_for_bit(data):
     model.fit_one_cycle(1, slice(1e-2))
 
     net = create_cnn_model(
-        tiny_resnet, data.num_classes, rngs=nnx.Rngs(0), hidden=(16,)
+        two_convolutions, data.num_classes, cut=4, rngs=nnx.Rngs(0), hidden=(16,)
     )
     groups = default_groups(net)
     plain = group_labels(split_module(net)[1], groups)

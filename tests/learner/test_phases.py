@@ -2,7 +2,7 @@
 
 import jax
 import pytest
-from photos import tiny_resnet
+from small import two_convolutions
 
 from jaxtune import error_rate, vision_learner
 from jaxtune.checkpoint import read_run
@@ -12,7 +12,13 @@ from jaxtune.train import Phase, constant
 
 def learner(data, **options):
     return vision_learner(
-        data, tiny_resnet, metrics=error_rate, hidden=(16,), verbose=False, **options
+        data,
+        two_convolutions,
+        cut=4,
+        metrics=error_rate,
+        hidden=(16,),
+        verbose=False,
+        **options,
     )
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from photos import tiny_resnet
+from small import two_convolutions
 
 from jaxtune import NonFiniteLossError, error_rate, vision_learner
 from jaxtune.loop.trainer import Trainer
@@ -13,7 +13,13 @@ from jaxtune.train import FROZEN, cross_entropy, split_module
 
 def learner(data, **options):
     return vision_learner(
-        data, tiny_resnet, metrics=error_rate, hidden=(16,), verbose=False, **options
+        data,
+        two_convolutions,
+        cut=4,
+        metrics=error_rate,
+        hidden=(16,),
+        verbose=False,
+        **options,
     )
 
 
@@ -65,11 +71,11 @@ def test_what_is_wrong_is_said_before_any_work(data, call, match):
 def test_the_early_layers_can_stay_frozen(data):
     model = learner(data)
     conv = model.model[0].conv1.weight[...]
-    late = model.model[0].layer4[0].conv1.weight[...]
+    late = model.model[0].layer1.weight[...]
     model.fine_tune(1, 1e-2, freeze_epochs=0, unfreeze_to="late")
     assert model.frozen_groups == ("early",)
     assert (model.model[0].conv1.weight[...] == conv).all()
-    assert not (model.model[0].layer4[0].conv1.weight[...] == late).all()
+    assert not (model.model[0].layer1.weight[...] == late).all()
 
 
 def test_flat_then_cosine(data, monkeypatch):

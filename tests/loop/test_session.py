@@ -96,7 +96,7 @@ class Child:
         return bool(set(checkpoint_numbers(self.run)) - self.seen)
 
     def has_passed_the_boundary(self) -> bool:
-        return any(n >= BOUNDARY for n in checkpoint_numbers(self.run))
+        return any(n > BOUNDARY for n in checkpoint_numbers(self.run))
 
     def wait_for(self, condition) -> None:
         while self.process.is_alive() and not condition():

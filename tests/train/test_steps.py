@@ -4,8 +4,8 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from photos import NarrowResNet
 from runs import smallest_network
+from small import small_network
 
 from jaxtune.data import CutMix, MixUp, mix
 from jaxtune.models import BasicBlock, ResNet, Sequential
@@ -51,7 +51,7 @@ def batch(rows=4, seed=0, size=32):
 
 @pytest.fixture(scope="module")
 def net():
-    return create_cnn_model(NarrowResNet(rngs=nnx.Rngs(1)), 5, hidden=(16,))
+    return create_cnn_model(small_network(pretrained=True), 5, cut=4, hidden=(16,))
 
 
 def make(net, frozen=(), norms="train", schedule=None, **options):
