@@ -94,31 +94,22 @@ def write_weights(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> Non
         ValueError: The ending is not .safetensors.
         TypeError: The format has no name for an array's dtype.
     """
-    from safetensors import TensorSpec, serialize
+    from safetensors.numpy import save
 
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path} must end in .safetensors to be written")
-    names = {np.dtype(kind): name for name, kind in _SAFETENSORS_DTYPES.items()}
-    unknown = [name for name, each in arrays.items() if each.dtype not in names]
-    if unknown:
-        raise TypeError(
-            f"{unknown[0]!r} is {arrays[unknown[0]].dtype}; .safetensors can hold "
-            f"{', '.join(each.name for each in names)}"
-        )
-    kept = {name: np.array(each, order="C") for name, each in arrays.items()}
-    specs = {
-        name: TensorSpec(
-            dtype=each.dtype.name,
-            shape=list(each.shape),
-            data_ptr=each.ctypes.data,
-            data_len=each.nbytes,
-        )
-        for name, each in kept.items()
-    }
+    writable = {np.dtype(each).name for each in _SAFETENSORS_DTYPES.values()}
+    for name, array in arrays.items():
+        if array.dtype.name not in writable:
+            raise TypeError(
+                f"{name!r} is {array.dtype}; .safetensors can hold "
+                f"{', '.join(sorted(writable))}"
+            )
+    contiguous = {name: np.array(each, order="C") for name, each in arrays.items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        temporary.write_bytes(serialize(specs))
+        temporary.write_bytes(save(contiguous))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

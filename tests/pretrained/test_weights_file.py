@@ -15,6 +15,8 @@ from jaxtune.pretrained.torch_file import UnsafeFileError, WeightsFileError
 from jaxtune.pretrained.weights_file import ENDINGS, read_weights, write_weights
 
 FILES = Path(__file__).parent / "files"
+# Of arrays() as safetensors 0.5 to 0.8 write them.
+DIGEST = "cf04300313cbc3b8ee69d056084d1fe74701f4c3616e60866ae80392374e9b2a"
 
 
 def arrays():
@@ -52,7 +54,8 @@ def test_equal_arrays_give_equal_bytes(tmp_path):
         path = tmp_path / f"{number}.safetensors"
         write_weights(path, dict(list(arrays().items())[::order]))
         digests.append(hashlib.sha256(path.read_bytes()).hexdigest())
-    assert digests[0] == digests[1]
+    # The manifest's sha256 of converted weights hold as long as these bytes do.
+    assert set(digests) == {DIGEST}
 
 
 def test_reads_what_the_safetensors_library_writes(tmp_path):
