@@ -211,10 +211,10 @@ def test_the_body_and_the_head_are_modules_with_the_newest_values(data):
 
 def test_a_change_of_the_network_stays(data):
     model = learner(data)
-    model.model[0][0] = nnx.Conv(3, 64, (3, 3), strides=4, rngs=nnx.Rngs(0))
+    model.model[0][0] = nnx.Conv(3, 8, (3, 3), strides=4, rngs=nnx.Rngs(0))
     model.unfreeze()
     model.fit(1)
-    assert model.model[0][0].kernel.shape == (3, 3, 3, 64)
+    assert model.model[0][0].kernel.shape == (3, 3, 3, 8)
 
 
 def test_an_interrupted_fit_keeps_the_newest_values(data, monkeypatch):
