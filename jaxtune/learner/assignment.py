@@ -1,4 +1,4 @@
-"""What of a learner can be assigned, and what to do where something can't be."""
+"""Which attributes of a learner can be assigned, and what to do for the others."""
 
 import difflib
 
@@ -10,13 +10,13 @@ _INSTEAD = {
     "learner: Learner(data, model).",
     "groups": "Make a new learner with groups= or split_on=.",
     "frozen_groups": "Call freeze(), unfreeze() or freeze_to(group).",
-    "history": "Training writes it. A new learner begins with an empty one.",
+    "history": "Training writes it. A new learner starts with an empty one.",
     "network": "It says how the network was built. Make a new learner.",
     "num_programs": "It counts what was compiled.",
     "columns": "They follow from metrics and validate_also.",
 }
 
-#: What other libraries, or other places, call what is meant.
+#: Names of the same settings in other libraries, or in other places of jaxtune.
 _ELSEWHERE = {
     "dls": "data", "dataloaders": "data", "loss_func": "loss", "criterion": "loss",
     "opt_func": "optimizer", "opt": "optimizer", "learning_rate": "lr",
@@ -40,11 +40,11 @@ _ELSEWHERE_INSTEAD = {
 
 
 def check_assignable(cls: type, name: str) -> None:
-    """Refuses to assign what is no setting of a learner.
+    """Raises if an attribute of a learner can't be assigned.
 
     Args:
-        cls: `Learner`, or a subclass, which may have any attributes of its own.
-        name: Of the attribute.
+        cls: `Learner`, or a subclass, whose own attributes can all be assigned.
+        name: Name of the attribute.
 
     Raises:
         AttributeError: If it can't be assigned; the message says what to do instead.

@@ -1,7 +1,7 @@
-"""A training that goes on from what another one left, with more photos or classes.
+"""Continuing from a run or checkpoint with other data, such as more classes.
 
-A run and data in, a learner out. The one rule of the file: what the run was is taken
-over or said to be missing; nothing of it is replaced in silence.
+Every setting of the run is either taken over or reported as missing; none is silently
+replaced.
 """
 
 import os
@@ -32,16 +32,16 @@ from jaxtune.results.predictor import load_network
 from jaxtune.train import Metric, with_class_names
 from jaxtune.transfer import class_rows, extend_outputs, output_shape
 
-#: Options of `Learner` that there are.
+#: Options of `Learner` that `continue_from` accepts.
 _OPTIONS = (
     *("groups", "split_on", "norms", "optimizer", "lr", "wd", "moms", "clip_norm"),
     *("gradient_accumulation_steps", "precision", "ema_decay", "mixing"),
     *("validate_also", "seed", "verbose"),
 )
-#: Arguments of `continue_from` itself, which a mistyped one may be like.
+#: Arguments of `continue_from` itself, suggested for mistyped ones.
 _OWN = ("which", "extend", "reorder", "module", "at", "init", "metrics", "loss")
 
-#: Options of `Learner` that a checkpoint says as they are.
+#: Options of `Learner` whose values a checkpoint has in plain form.
 _KEPT = (
     "groups",
     "norms",
@@ -67,37 +67,37 @@ def continue_from(
     loss: Callable | None = None,
     **options,
 ) -> Learner:
-    """Returns a learner that goes on from a run or a checkpoint, with other data.
+    """Returns a learner that continues from a run or a checkpoint, with other data.
 
-    The network, its values, classes, normalisation and layer groups are the run's, and
-    what was frozen is; so are loss, metrics, norms, optimizer, clip_norm, mixing,
-    gradient_accumulation_steps, precision and ema_decay where nothing else is asked
-    for. The history, the optimizer's state and the rates begin anew. Where an average
-    was kept, its values are taken.
+    The network, its weights, classes, normalisation, layer groups and frozen groups are
+    the run's. So are loss, metrics, norms, optimizer, clip_norm, mixing,
+    gradient_accumulation_steps, precision and ema_decay, unless you give others. The
+    history, the optimizer's state and the learning rates start from scratch. If the run
+    averaged its weights (`ema_decay`), the averaged ones are used.
 
-    With `extend=True` the data may have more classes. Each known one keeps its row of
-    the last layer bit for bit, by its name, and new ones get fresh rows. These know
-    nothing yet, and what was frozen stays so: `fine_tune` trains the head alone first,
-    or call `freeze()`. `validate_also={"old": old_photos}` shows after each epoch what
-    the network still knows.
+    With `extend=True` the data may have more classes. Each known class keeps its row of
+    the last layer, bit for bit, by name; new classes get freshly initialised rows.
+    Frozen groups stay frozen. To train the new rows first, call `fine_tune` or
+    `freeze()`. `validate_also={"old": old_photos}` shows after each epoch how well the
+    network still does on the old photos.
 
     Args:
-        path: The folder of a run, or of what `Learner.save` wrote.
-        data: `ImageDataLoaders`. It has all of the run's classes in their order; where
-            it has no photos of one, make it with `classes=`.
-        which: Of a run's checkpoints, the latest or the one with the lowest validation
-            loss.
-        extend: Whether there may be new classes.
-        reorder: Whether the known classes may be in another order; their rows are moved
-            by name then.
-        module: The network, body and head, as it was; built from the description if
+        path: Folder of a run, or of what `Learner.save` wrote.
+        data: `ImageDataLoaders` with all of the run's classes, in their order. If one
+            of them has no photos, give `classes=` when making the data.
+        which: Which of a run's checkpoints: "latest", or "best" for the lowest
+            validation loss.
+        extend: Whether the data may have new classes.
+        reorder: Whether the known classes may be in another order; their rows are then
+            moved by name.
+        module: The run's network, body and head; built from the run's description if
             None, which works for jaxtune's own architectures and heads.
-        at: Path of the layer with the outputs ("head.fc"), where it can't be found; for
-            classes that are others, so with `extend` or `reorder` only.
+        at: Path of the layer with the outputs ("head.fc"), if it can't be found
+            automatically; with `extend` or `reorder` only.
         init: Draws the new rows' weights, see `extend_outputs`; `kaiming_normal` if
             None. With `extend` only.
-        metrics: Instead of the run's.
-        loss: Instead of the run's.
+        metrics: New metrics; the run's if None.
+        loss: New loss; the run's if None.
         **options: Of `Learner`: groups, split_on, norms, optimizer, lr, wd, moms,
             clip_norm, gradient_accumulation_steps, precision, ema_decay, mixing,
             validate_also, seed, verbose.
@@ -105,12 +105,12 @@ def continue_from(
     Raises:
         FileNotFoundError: If there is no checkpoint at the path.
         jaxtune.CheckpointMismatchError: If `module` is not the run's network.
-        TypeError: If an argument is of another type, or an option is unknown.
-        ValueError: If an option is out of its range or would have no effect; if the
-            classes are not the run's and that wasn't asked for, labels or channels are
-            of another kind, the network can't be built from the description, or the
-            run's loss or optimizer is not jaxtune's own or has a weight for each class;
-            the message says what to write.
+        TypeError: If an argument has the wrong type, or an option is unknown.
+        ValueError: If an option is out of range or would have no effect; if the classes
+            are not the run's, without `extend` or `reorder`; if the data has another
+            kind of labels or number of channels; if the network can't be built from the
+            description; or if the run's loss or optimizer is not jaxtune's own, or the
+            loss has a weight for each class. The message says what to write.
 
     Example:
         ::
@@ -141,21 +141,21 @@ def continue_from(
     )
     rows = class_rows(classes, data.classes, extend=extend, reorder=reorder)
     same = rows == tuple(range(len(classes)))
-    was = meta.get("training") or {}
-    if loss is None and was:
-        loss = _named(was["loss"], "loss")
+    saved = meta.get("training") or {}
+    if loss is None and saved:
+        loss = _named(saved["loss"], "loss")
         if not same:
             check_loss(loss)
     if metrics is None:
-        named = (_named(name, "metrics") for name in was.get("metrics", ()))
+        named = (_named(name, "metrics") for name in saved.get("metrics", ()))
         metrics = [with_class_names(metric, classes) for metric in named]
     own_groups = {"groups", "split_on"} & set(options)
     for name in _KEPT:
-        if name in was and not (name == "groups" and own_groups):
-            options.setdefault(name, was[name])
+        if name in saved and not (name == "groups" and own_groups):
+            options.setdefault(name, saved[name])
     for name, find in (("optimizer", _named), ("mixing", _mixing)):
-        if was.get(name) and name not in options:
-            options[name] = find(was[name], name)
+        if saved.get(name) and name not in options:
+            options[name] = find(saved[name], name)
     if module is not None:
         _check_outputs(module, meta)
     module = load_network(checkpoint, meta, module)
@@ -184,18 +184,18 @@ def continue_from(
     )
     thresholds = meta.get("thresholds")
     if thresholds is not None:
-        # New classes have one half; known ones keep theirs by name.
+        # New classes get 0.5; known ones keep their thresholds by name.
         learner.thresholds = dict(zip(classes, thresholds, strict=True))
     place = meta.get("learner") or {"phase": 0, "frozen": ()}
     if not own_groups:
         learner.freeze_to(len(place["frozen"]))
     if learner.verbose:
-        print(_said(path, classes, learner, place, own_groups), flush=True)
+        print(_summary_line(path, classes, learner, place, own_groups), flush=True)
     return learner
 
 
 def _check_rows(at: Any, init: Any, *, extend: bool, reorder: bool) -> None:
-    """Refuses what says how rows are made where none are."""
+    """Raises if options of new rows are given where there are no new rows."""
     given = {"at": (at, extend or reorder), "init": (init, extend)}
     for name, (value, is_used) in given.items():
         if value is not None and not is_used:
@@ -221,7 +221,7 @@ def _named(name: str, what: str) -> Callable:
     if function is None:
         raise ValueError(
             f"the run's {what} is {name}, which is not one of jaxtune's own, so it "
-            f"can't be found by its name. Hand it over: {what}=."
+            f"can't be found by its name. Give it: {what}=."
         )
     return function
 
@@ -229,11 +229,14 @@ def _named(name: str, what: str) -> Callable:
 def _mixing(text: str, what: str) -> Mixing:
     kind, _, alpha = text.removesuffix(")").partition("(alpha=")
     if kind not in ("MixUp", "CutMix"):
-        raise ValueError(f"the run's {what} is {text}. Hand it over: {what}=.")
+        raise ValueError(
+            f"the run's {what} is {text}, which is not one of jaxtune's own, so it "
+            f"can't be made again. Give it: {what}=."
+        )
     return (MixUp if kind == "MixUp" else CutMix)(float(alpha))
 
 
-def _said(
+def _summary_line(
     path, classes: tuple, learner: Learner, place: Mapping[str, Any], own_groups
 ) -> str:
     whose = "the groups are new" if own_groups else f"as in phase {place['phase']}"
@@ -241,5 +244,5 @@ def _said(
         f"continued from {os.fspath(path)} · "
         f"{classes_in_words(classes, learner.data.classes)} · "
         f"{freezing_in_words(learner.frozen_groups)}, {whose} · the optimizer and the "
-        "history begin anew"
+        "history start from scratch"
     )

@@ -1,7 +1,7 @@
-"""The learner: a network with its data, its layer groups and the phase it is in.
+"""The learner: a network with its data, its layer groups and its training history.
 
-`Learner` holds state and calls public functions; whatever it does can be done without
-it.
+`Learner` only holds state and calls public functions; everything it does can be done
+without it.
 """
 
 import copy
@@ -133,15 +133,15 @@ from jaxtune.transfer import (
     split_groups,
 )
 
-#: Folded into the seed's key for test-time augmentation: epochs never count so far.
+#: Folded into the seed's key for test-time augmentation; no epoch has this number.
 _TTA = 2**31 - 1
 
-#: A `Callback`, several or None; anything else is refused, see `CallbackList`.
+#: A `Callback`, several or None; checked by `CallbackList`.
 Callbacks = Any
 
 
 class _LastRun(NamedTuple):
-    """The run that a learner was in last, which can be resumed in the same process."""
+    """The learner's last run, which can be resumed in the same process."""
 
     path: Path
     before: dict
@@ -149,24 +149,25 @@ class _LastRun(NamedTuple):
 
 
 class Learner:
-    """A network with its data, its layer groups and the phase it is in.
+    """A network with its data, its layer groups and its training history.
 
-    Between two fits the modules hold the weights: `learner.model` can be looked at,
-    changed (`learner.model[0][0] = conv`), or used in plain Flax code. A fit takes the
-    weights from it and puts them back, also when it is interrupted.
+    Between two fits `learner.model` holds the weights: inspect it, change it
+    (`learner.model[0][0] = conv`) or use it in plain Flax code. A fit takes the weights
+    from it and puts them back, even when it is interrupted.
 
-    Between two fits these can be assigned, with full effect: data, lr, wd, moms, seed,
+    These attributes can be assigned between two fits: data, lr, wd, moms, seed,
     verbose, norms, precision, ema_decay, optimizer, clip_norm,
-    gradient_accumulation_steps, mixing, loss, metrics, validate_also, thresholds.
-    `learner.data = larger` continues with photos of another size (progressive
-    resizing); `learner.lr = 1e-3` is the learning rate of the next fits. Assigning
-    anything else raises an `AttributeError` that says what to do instead.
+    gradient_accumulation_steps, mixing, loss, metrics, validate_also, thresholds. For
+    example, `learner.data = larger` continues with photos of another size (progressive
+    resizing), and `learner.lr = 1e-3` sets the learning rate of the next fits.
+    Assigning anything else raises an `AttributeError` that says what to do instead.
 
-    It holds the data, the history, how the network was built, the thresholds of several
-    labels, and a `Trainer`: network, layer groups, optimizer state, compiled steps.
+    A learner holds the data, the history, how the network was built, the thresholds of
+    multi-label data, and a `Trainer` with the network, layer groups, optimizer state
+    and compiled steps.
 
     References:
-        fastai 2.8.12, learner.py `Learner`; the names and defaults are its.
+        fastai 2.8.12, learner.py `Learner`, for the names and defaults.
     """
 
     def __init__(
@@ -195,58 +196,60 @@ class Learner:
         verbose: bool | int = True,
         network: dict | None = None,
     ):
-        """Takes the network and how it is to be trained; nothing is computed yet.
+        """Takes the network and the training options; nothing is computed yet.
 
         Args:
             data: `ImageDataLoaders`.
-            model: Two children, body and head, see `create_cnn_model`.
-            metrics: One or several functions (logits, label) -> a value for each row,
-                or figures of the whole epoch, see `EpochMetric`.
-            loss: A function (logits, label) -> a value for each row, which training
-                minimises; if None, `cross_entropy` for classes, `binary_cross_entropy`
-                for several labels each, `mse` for numbers.
-            groups: Layer groups by pattern; found from the body if None.
-            split_on: Layer groups by a fastai splitter instead.
-            norms: What the norm layers of frozen groups do: "frozen" (nothing moves; it
-                measures best), "stats" (batch statistics) or "train" (their parameters
-                train too, as in fastai).
-            optimizer: Makes each group's optimizer: `adam`, `sgd`, or your own, see
+            model: A module with two children, body and head, see `create_cnn_model`.
+            metrics: One or several functions (logits, label) -> one value per row, or
+                metrics of the whole epoch, see `EpochMetric`; names are accepted, too.
+            loss: The function (logits, label) -> one value per row that training
+                minimises, or its name. If None: `cross_entropy` for classes,
+                `binary_cross_entropy` for multi-label data, `mse` for regression.
+            groups: Layer groups, name to pattern; derived from the body if None.
+            split_on: A fastai splitter that gives the layer groups instead.
+            norms: What the norm layers of frozen groups do: "frozen" (nothing changes;
+                the most accurate in our measurements), "stats" (they use batch
+                statistics and update the running ones) or "train" (as "stats", and
+                their parameters train, as in fastai).
+            optimizer: Makes each group's optimizer: `adam`, `sgd` or your own, see
                 `Optimizer`.
-            lr: Peak learning rate where a fit is given none; as `fit` takes it.
-            wd: Weight decay, not applied to norms and biases.
-            moms: Momentum at a cycle's start, at its peak and at its end.
-            clip_norm: Largest global norm of the gradients of what trains.
-            gradient_accumulation_steps: Batches (not samples) for one update: the
-                effect of a batch so many times as large, in a small one's memory. Rates
-                and schedule then count updates by themselves. Gradients left over at an
-                epoch's end go on into the next epoch, at a phase's end they are
-                dropped. See `group_optimizer`.
-            precision: "bfloat16" makes the network compute in it, in training,
-                validation and prediction, for GPUs and TPUs (on most CPUs it is
-                slower); parameters, statistics, optimizer, loss and metrics stay
-                float32. See `with_precision`.
-            ema_decay: Decay of a moving average of what trains, such as 0.999; no
-                average if None. Training goes on with the raw values; the averaged ones
-                are validated after each epoch, saved, and in the network at a phase's
-                end. See `init_average`.
-            mixing: `MixUp()`, `CutMix()` or your own `BatchTransform`, of training
-                batches.
-            validate_also: Further photos to validate on after each epoch, by name:
-                `{"old": old_data}` (`ImageDataLoaders`, whose validation photos are
-                taken, or a loader) adds the columns old_valid_loss, old_error_rate and
-                so on. Their labels are matched to the data's classes by name.
-            mean: Of each channel, for images in 0..1; no normalisation if None.
-            std: Of each channel.
-            seed: Decides dropout and augmentation; the data's seed if None.
+            lr: Default peak learning rate of fits, in any form that `fit` takes.
+            wd: Default weight decay; not applied to norms and biases.
+            moms: Momentum at a cycle's start, peak and end.
+            clip_norm: Largest global norm of the trained parameters' gradients; None
+                for no clipping.
+            gradient_accumulation_steps: Batches per update. The effect is that of a
+                batch so many times larger, in the memory of a small one. The schedule
+                is adapted. Gradients left over at an epoch's end are carried into the
+                next epoch; at a phase's end they are dropped. See `group_optimizer`.
+            precision: "float32", or "bfloat16" to compute the network in bfloat16 in
+                training, validation and prediction, for GPUs and TPUs (most CPUs are
+                slower with it). Parameters, statistics, optimizer, loss and metrics
+                stay float32. See `with_precision`.
+            ema_decay: Decay of a moving average of the trained weights, such as 0.999;
+                no average if None. Training continues with the raw weights; the
+                averaged ones are validated after each epoch, saved, and put into the
+                network at a phase's end. See `init_average`.
+            mixing: `MixUp()`, `CutMix()` or your own `BatchTransform`, applied to
+                training batches.
+            validate_also: Extra data to validate on after each epoch, by name:
+                `{"old": old_data}` adds the columns old_valid_loss, old_error_rate and
+                so on. Each is a loader or `ImageDataLoaders`, of which the validation
+                photos are used. Labels are matched to the data's classes by name.
+            mean: Mean of each channel, for images in 0..1; no normalisation if None.
+            std: Standard deviation of each channel, likewise.
+            seed: Of dropout and augmentation; the data's seed if None.
             verbose: Whether to show start lines, tables and progress.
-            network: How the network was built, so that a checkpoint of it can be opened
-                without help: arch, cut, in_channels and options of the head.
+            network: How the network was built (arch, cut, in_channels and the head's
+                options), so that its checkpoints can be opened without the module.
 
         Raises:
-            TypeError: If the loss or a metric is no function, or returns no array.
-            ValueError: If a parameter is in no group or several, or an option is
-                unknown; or if the loss or a metric is for labels of another kind, or
-                returns anything but one value for each row.
+            TypeError: If an argument has the wrong type, or the loss or a metric is not
+                a function that returns an array.
+            ValueError: If a parameter is in no layer group or in several, an option is
+                unknown or out of range, or the loss or a metric is for another kind of
+                labels or doesn't return one value per row.
         """
         check_data(data)
         check_module(model, "model")
@@ -308,19 +311,20 @@ class Learner:
         self.seed = options["seed"]
         self.verbose = options["verbose"]
 
-    # What it holds. What has a setter can be assigned between two fits, see `Learner`.
+    # State. Properties with a setter can be assigned between two fits, see `Learner`.
 
     @property
     def model(self) -> nnx.Module:
-        """The network with its newest values: `model[0]` the body, `[1]` the head."""
+        """The network with its newest weights: `model[0]` the body, `[1]` the head."""
         return self._trainer.module
 
     @property
     def data(self) -> Any:
-        """Where batches come from: `ImageDataLoaders`.
+        """The `ImageDataLoaders` that the learner trains and validates on.
 
-        Other photos, another size, batch size or augmentation can be assigned, of the
-        same classes. The network, the optimizer's moments and the history go on.
+        Data of the same classes with other photos, another size, batch size or
+        augmentation can be assigned. The network, the optimizer's state and the history
+        are kept.
         """
         return self._data
 
@@ -340,22 +344,22 @@ class Learner:
 
     @property
     def groups(self) -> Mapping:
-        """Layer groups, first to last: name to pattern or paths."""
+        """The layer groups, first to last: name to pattern or paths."""
         return MappingProxyType(self._trainer.groups)
 
     @property
     def frozen_groups(self) -> tuple[str, ...]:
-        """Names of the layer groups that do not train now."""
+        """Names of the layer groups that are frozen now."""
         return self._trainer.frozen_groups
 
     @property
     def history(self) -> History:
-        """Every epoch so far, over all phases."""
+        """All epochs so far, over all phases."""
         return self._history
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the columns that the table of the next fit will have."""
+        """Names of the columns of the next fit's table."""
         return tuple(self._trainer.columns)
 
     @property
@@ -370,7 +374,7 @@ class Learner:
 
     @property
     def lr(self) -> Any:
-        """Peak learning rate where a fit is given none: as `fit` takes it."""
+        """Default peak learning rate of fits, in any form that `fit` takes."""
         return self._lr
 
     @lr.setter
@@ -380,7 +384,7 @@ class Learner:
 
     @property
     def wd(self) -> float:
-        """Weight decay where a fit is given none."""
+        """Default weight decay of fits."""
         return self._wd
 
     @wd.setter
@@ -389,7 +393,7 @@ class Learner:
 
     @property
     def moms(self) -> tuple[float, float, float]:
-        """Momentum at a cycle's start, at its peak and at its end."""
+        """Momentum at a cycle's start, peak and end."""
         return self._moms
 
     @moms.setter
@@ -398,7 +402,7 @@ class Learner:
 
     @property
     def seed(self) -> int:
-        """Decides dropout, augmentation and what else is drawn."""
+        """Seed of dropout, augmentation and everything else that is random."""
         return self._seed
 
     @seed.setter
@@ -425,7 +429,7 @@ class Learner:
 
     @property
     def precision(self) -> ComputePrecision:
-        """What the network computes in."""
+        """Dtype that the network computes in: "float32" or "bfloat16"."""
         return self._trainer.precision
 
     @precision.setter
@@ -434,7 +438,7 @@ class Learner:
 
     @property
     def ema_decay(self) -> float | None:
-        """Decay of the moving average of what trains; None for no average."""
+        """Decay of the trained weights' moving average; None for no average."""
         return self._trainer.ema_decay
 
     @ema_decay.setter
@@ -443,7 +447,7 @@ class Learner:
 
     @property
     def optimizer(self) -> Optimizer:
-        """Makes each group's optimizer; another one begins without moments."""
+        """Makes each group's optimizer; assigning another resets its state."""
         return self._trainer.optimizer
 
     @optimizer.setter
@@ -452,7 +456,7 @@ class Learner:
 
     @property
     def clip_norm(self) -> float | None:
-        """Largest global norm of the gradients of what trains, or None."""
+        """Largest global norm of the trained parameters' gradients, or None."""
         return self._trainer.clip_norm
 
     @clip_norm.setter
@@ -461,7 +465,7 @@ class Learner:
 
     @property
     def gradient_accumulation_steps(self) -> int:
-        """Batches for one update."""
+        """Batches per update."""
         return self._trainer.gradient_accumulation_steps
 
     @gradient_accumulation_steps.setter
@@ -481,7 +485,7 @@ class Learner:
 
     @property
     def loss(self) -> Callable:
-        """(logits, label) -> a value for each row, which training minimises."""
+        """The function (logits, label) -> one value per row that is minimised."""
         return self._trainer.programs.loss
 
     @loss.setter
@@ -495,7 +499,7 @@ class Learner:
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """What stands in the table beside the losses."""
+        """The metrics, which the table shows beside the losses."""
         return tuple(self._trainer.programs.metrics.values())
 
     @metrics.setter
@@ -507,7 +511,7 @@ class Learner:
 
     @property
     def validate_also(self) -> Mapping[str, Any]:
-        """Further photos to validate on after each epoch, by name."""
+        """Extra data to validate on after each epoch, by name."""
         return dict(self._validate_also)
 
     @validate_also.setter
@@ -520,15 +524,15 @@ class Learner:
 
     @property
     def thresholds(self) -> np.ndarray | None:
-        """Of several labels, each class's own, float32 (c,); None for other labels.
+        """Each class's threshold for multi-label data, float32 (c,); None otherwise.
 
-        A class is said of a photo if its probability is above. One half for all, until
-        others are assigned: one number, one for each class, such as
-        `interpret().best_thresholds()` gives, or a dict of some by name or number, with
-        one half for the rest; None is one half for all again. They decide `predict`,
-        `get_preds`, `tta`, `interpret` and `show_results`. `save`, and runs that begin
-        afterwards, keep them for `load_predictor`; `save_thresholds` keeps them in a
-        run that is there already. Metrics have thresholds of their own.
+        A class is predicted if its probability is above its threshold, which is 0.5 by
+        default. Assign one number for all classes; one for each, such as
+        `interpret().best_thresholds()`; a dict by class name or number, with 0.5 for
+        the rest; or None for 0.5 everywhere. The thresholds are used by `predict`,
+        `get_preds`, `tta`, `interpret` and `show_results`. `save` and later runs store
+        them for `load_predictor`; `save_thresholds` stores them in an existing run.
+        Metrics have thresholds of their own.
         """
         if self.data.kind != "multi":
             return None
@@ -546,12 +550,13 @@ class Learner:
         self._thresholds = dict(zip(self.data.classes, chosen.tolist(), strict=True))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Assigns what can be assigned.
+        """Assigns a setting; see `Learner` for those that can be assigned.
 
         Raises:
-            AttributeError: If it can't be; the message says what to do instead.
-            TypeError: If the value is of another type.
-            ValueError: If it is out of range.
+            AttributeError: If it can't be assigned; the message says what to do
+                instead.
+            TypeError: If the value has the wrong type.
+            ValueError: If the value is out of range.
         """
         check_assignable(type(self), name)
         setter = getattr(type(self), name, None)
@@ -560,10 +565,10 @@ class Learner:
         object.__setattr__(self, name, value)
 
     def __delattr__(self, name: str) -> None:
-        """Deletes nothing that is public.
+        """Deletes a private attribute; public ones can't be deleted.
 
         Raises:
-            AttributeError: Whenever the name is public.
+            AttributeError: If the name is public.
         """
         if not name.startswith("_"):
             raise AttributeError(f"{name} can't be deleted; assign another value.")
@@ -572,7 +577,7 @@ class Learner:
     # Freezing.
 
     def freeze(self) -> None:
-        """Freezes every layer group but the last, the head."""
+        """Freezes all layer groups except the last, the head."""
         if len(self.groups) < 2:
             raise ValueError(
                 "freeze() needs at least two layer groups; there is only "
@@ -581,14 +586,14 @@ class Learner:
         self.freeze_to(-1)
 
     def unfreeze(self) -> None:
-        """Makes every layer group train. Changes no value."""
+        """Makes all layer groups train; changes no weights."""
         self.freeze_to(0)
 
     def freeze_to(self, boundary: Integer | str) -> None:
-        """Freezes the layer groups before one, and makes that and all later ones train.
+        """Freezes the layer groups before a boundary; the others train.
 
-        Changes no parameter and no statistic; the optimizer starts anew in the next
-        fit, as fastai's does.
+        Changes no weights. The optimizer's state starts from scratch in the next fit,
+        as in fastai.
 
         Args:
             boundary: Number or name of the first group that trains; negative numbers
@@ -618,43 +623,51 @@ class Learner:
         run: str | os.PathLike | None = None,
         save_every: Number | None = None,
     ) -> History:
-        """Trains the head with the body frozen, then everything; returns the history.
+        """Trains the head with the body frozen, then all groups; returns the history.
 
-        Phase 1: `freeze_epochs` epochs, frozen, peak rate `base_lr` (a tenth of it for
-        what still trains in earlier groups). Phase 2: `epochs` epochs, unfrozen, peak
-        rates from base_lr / 2 / lr_mult in the first group to base_lr / 2 in the last.
+        Phase 1 trains `freeze_epochs` epochs with all groups but the last frozen, at
+        peak learning rate `base_lr` (a tenth of it for what still trains in earlier
+        groups). Phase 2 trains `epochs` epochs unfrozen, at peak learning rates from
+        base_lr / 2 / lr_mult in the first group to base_lr / 2 in the last. Both follow
+        the one-cycle schedule.
 
-        With `run`, the run is kept in a folder. Checkpoints are written in the
-        background; repeating the call in a new process resumes the run where it was
-        stopped or killed, with the result of a run that was not stopped, bit for bit on
-        the same machine. SIGTERM and Ctrl-C save first.
+        With `run`, the run is saved in a folder, in the background. Repeating the call
+        in a new process resumes the run where it was stopped or killed; on the same
+        machine the result equals that of an uninterrupted run, bit for bit. SIGTERM and
+        Ctrl-C save first.
 
         Args:
             epochs: Epochs after unfreezing.
-            base_lr: Peak rate of the head in phase 1.
+            base_lr: Peak learning rate of the head in phase 1.
             freeze_epochs: Epochs before unfreezing; 0 leaves phase 1 out.
-            lr_mult: How much slower the first group is than the last.
-            pct_start: Fraction of phase 2 spent rising; 0.99 in phase 1.
+            lr_mult: In phase 2, the last group's learning rate / the first group's.
+            pct_start: Fraction of phase 2 in which the rates rise; phase 1 has 0.99.
             div: Phase 2 starts at its peak rates / div.
             div_final: Both phases end at their peak rates / div_final.
             unfreeze_to: Number or name of the first group that trains in phase 2, see
                 `freeze_to`; the groups before it stay frozen.
-            wd: Weight decay, the learner's if None.
-            moms: Momentum at start, peak and end, the learner's if None.
+            wd: Weight decay; the learner's if None.
+            moms: Momentum at start, peak and end; the learner's if None.
             callbacks: One or several, see `Callback`.
-            run: Folder to keep the run in; made if it isn't there. Nothing is kept if
-                None.
-            save_every: Seconds between two checkpoints in it, 60 if None; 0 writes one
-                after the other. Each epoch's end has one too. The latest and the best
-                stay.
+            run: Folder to save the run in; created if missing. Not saved if None.
+            save_every: Seconds between two checkpoints, 60 if None; 0 starts the next
+                as soon as one is written. Each epoch's end is saved, too. The latest
+                and the best checkpoint are kept.
+
+        Returns:
+            The epochs of this call.
 
         Raises:
+            TypeError: If an argument has the wrong type.
             ValueError: If an argument is out of range, or (`RunMismatchError`) the
-                folder holds a run of another recipe; the difference is listed.
-            FileExistsError: If the folder holds something else.
-            BlockingIOError: If another process trains in it.
-            RunStopped: If the process was sent SIGTERM; a `SystemExit` of status 0,
-                after everything is saved.
+                folder has a run with another recipe; the differences are listed.
+            FileExistsError: If the folder has other content.
+            BlockingIOError: If another process is training in the folder.
+            NonFiniteLossError: If the loss, a gradient or the outputs are NaN or
+                infinite; the learner then holds its last good weights.
+            OutOfMemoryError: If a step does not fit into the device's memory.
+            RunStopped: If SIGTERM arrived; a `SystemExit` with status 0, raised after
+                everything is saved.
 
         References:
             fastai 2.8.12, callback/schedule.py `fine_tune`.
@@ -695,13 +708,13 @@ class Learner:
             lr_max: Peak learning rate: a number, one for each group, or a slice.
             div: The cycle starts at lr_max / div.
             div_final: The cycle ends at lr_max / div_final.
-            pct_start: Fraction of the cycle spent rising.
-            wd: Weight decay, the learner's if None.
-            moms: Momentum at start, peak and end, the learner's if None.
-            name: What the start line calls the phase; its number if None.
+            pct_start: Fraction of the cycle in which the rates rise.
+            wd: Weight decay; the learner's if None.
+            moms: Momentum at start, peak and end; the learner's if None.
+            name: Name of the phase in its start line; its number if None.
             callbacks: One or several, see `Callback`.
-            run: Folder to keep the run in, see `fine_tune`.
-            save_every: Seconds between two checkpoints in it.
+            run: Folder to save the run in, see `fine_tune`.
+            save_every: Seconds between two checkpoints, see `fine_tune`.
 
         References:
             Smith and Topin, https://arxiv.org/abs/1708.07120.
@@ -733,17 +746,17 @@ class Learner:
         run: str | os.PathLike | None = None,
         save_every: Number | None = None,
     ) -> History:
-        """Trains flat at the peak rate, then down along a cosine.
+        """Trains at the peak rate, then along a falling cosine; returns the history.
 
         Args:
             epochs: Passes over the training data.
             lr: Peak learning rate: a number, one for each group, or a slice.
-            div_final: The run ends at lr / div_final.
-            pct_start: Fraction of the run before the fall.
-            wd: Weight decay, the learner's if None.
+            div_final: The schedule ends at lr / div_final.
+            pct_start: Fraction of the steps before the rates fall.
+            wd: Weight decay; the learner's if None.
             callbacks: One or several, see `Callback`.
-            run: Folder to keep the run in, see `fine_tune`.
-            save_every: Seconds between two checkpoints in it.
+            run: Folder to save the run in, see `fine_tune`.
+            save_every: Seconds between two checkpoints, see `fine_tune`.
 
         References:
             fastai 2.8.12, callback/schedule.py `fit_flat_cos`.
@@ -772,10 +785,10 @@ class Learner:
             epochs: Passes over the training data.
             lr: Learning rate: a number, one for each group, or a slice; see
                 `resolve_rates`.
-            wd: Weight decay, the learner's if None.
+            wd: Weight decay; the learner's if None.
             callbacks: One or several, see `Callback`.
-            run: Folder to keep the run in, see `fine_tune`.
-            save_every: Seconds between two checkpoints in it.
+            run: Folder to save the run in, see `fine_tune`.
+            save_every: Seconds between two checkpoints, see `fine_tune`.
         """
         schedule = constant(self._total_steps(epochs))
         phase = self._phase(epochs, lr, schedule, wd=wd)
@@ -795,17 +808,17 @@ class Learner:
         run: str | os.PathLike | None = None,
         save_every: Number | None = None,
     ) -> History:
-        """Trains the last group, then one group more in each phase; see ULMFiT.
+        """Trains the last layer group, then unfreezes one more group in each phase.
 
         Args:
-            epochs: Epochs of the last phase, in which everything trains.
-            base_lr: Peak rate of the last group.
-            epochs_each: Epochs of each phase before.
-            decay: Each group's rate is that of the next one divided by this.
-            wd: Weight decay, the learner's if None.
+            epochs: Epochs of the last phase, in which all groups train.
+            base_lr: Peak learning rate of the last group.
+            epochs_each: Epochs of each earlier phase.
+            decay: Each group's learning rate is the next group's divided by this.
+            wd: Weight decay; the learner's if None.
             callbacks: One or several, see `Callback`.
-            run: Folder to keep the run in, see `fine_tune`.
-            save_every: Seconds between two checkpoints in it.
+            run: Folder to save the run in, see `fine_tune`.
+            save_every: Seconds between two checkpoints, see `fine_tune`.
 
         References:
             Howard and Ruder, https://arxiv.org/abs/1801.06146, section 3.3.
@@ -836,14 +849,13 @@ class Learner:
         Args:
             phases: See `Phase`, `fine_tune_phases` and `gradual_phases`.
             callbacks: One or several, see `Callback`.
-            run: Folder to keep the run in, see `fine_tune`.
-            save_every: Seconds between checkpoints in it, 60 if None.
+            run: Folder to save the run in, see `fine_tune`.
+            save_every: Seconds between two checkpoints, see `fine_tune`.
 
         Raises:
-            TypeError: If there is something else than phases, or a field of one is of
-                another type.
-            ValueError: If a phase has not one rate for each layer group, or a boundary
-                that isn't there.
+            TypeError: If an element is not a `Phase`, or a field has the wrong type.
+            ValueError: If a phase doesn't have one rate for each layer group, or its
+                boundary doesn't exist.
         """
         phases = checked_phases(phases, len(self.groups))
         for phase in phases:
@@ -851,16 +863,16 @@ class Learner:
         return self._fit(phases, run, save_every, callbacks)
 
     def set_rates(self, rates: Mapping[str, float]) -> None:
-        """Changes the peak learning rates of the phase under way; nothing is compiled.
+        """Changes the current phase's peak learning rates, without recompiling.
 
-        For callbacks, at the beginning of an epoch. The phase's schedule goes on with
-        these rates, until they are set again or the phase ends.
+        For callbacks, at the beginning of an epoch. The phase's schedule continues with
+        these rates until they are set again or the phase ends.
 
         Args:
-            rates: Of each layer group, by name.
+            rates: Peak learning rate of each layer group, by name.
 
         Raises:
-            RuntimeError: If nothing trains.
+            RuntimeError: If no phase is training.
             ValueError: If a group that trains has no rate.
         """
         self._trainer.set_rates(rates)
@@ -873,28 +885,27 @@ class Learner:
         *,
         stop_div: bool = True,
     ) -> LRFind:
-        """Trains a copy at rising rates, and says which rates look good.
+        """Trains a copy at rising learning rates and suggests rates.
 
-        Works in any phase, for what trains in it, and changes nothing: neither values
-        nor the optimizer, neither the order of photos nor what is random. Writes no
-        file.
+        Trains the layer groups that are not frozen now. The learner's weights,
+        optimizer, order of photos and random numbers are not changed, and no file is
+        written.
 
         Args:
-            start_lr: Rate of the first step, the same for every layer group.
-            end_lr: Rate after the last step, larger.
-            num_it: Number of updates, at least 8. With gradient accumulation each takes
-                so many batches, and its loss is their mean: the rates are those for the
-                large batch that training makes.
+            start_lr: Learning rate of the first update, for every layer group.
+            end_lr: Learning rate after the last update; larger than `start_lr`.
+            num_it: Number of updates, at least 8. With gradient accumulation, each
+                update takes several batches and its loss is their mean.
             stop_div: Whether to stop when the loss is four times the best so far.
 
         Returns:
-            Rates, smoothed losses, and suggestions: valley, slide, minimum and steep.
-            Its `plot()` is a figure.
+            Rates, smoothed losses, and the suggestions valley, slide, minimum and
+            steep; `plot()` returns a figure.
 
         Raises:
-            TypeError: If an argument is no number.
-            ValueError: If a number is out of its range, or the rates don't rise.
-            NonFiniteLossError: If the very first loss is no finite number.
+            TypeError: If an argument is not a number.
+            ValueError: If a number is out of range, or end_lr is not above start_lr.
+            NonFiniteLossError: If the first loss is NaN or infinite.
             OutOfMemoryError: If a step does not fit into the device's memory.
             NotImplementedError: In one of several processes of `jax.distributed`.
 
@@ -934,30 +945,30 @@ class Learner:
         loss: Callable | None = None,
         validate_also: Mapping[str, Any] | None = None,
     ) -> str:
-        """Goes on with other data, which may have more classes; says what it did.
+        """Continues with other data, which may have more classes.
 
-        Each known class keeps its row of the last layer, bit for bit, by its name; new
-        ones get fresh rows, see `extend_outputs`. What is frozen stays so, though new
-        rows know nothing yet: `freeze()` or `fine_tune` trains the head alone first.
-        The optimizer begins anew and `diff` looks from here on; the history goes on.
-        Nothing is changed if anything is refused.
+        Each known class keeps its row of the last layer, bit for bit, by name; new
+        classes get freshly initialised rows, see `extend_outputs`. Frozen groups stay
+        frozen. To train the new rows first, call `freeze()` or `fine_tune`. The
+        optimizer starts from scratch, `diff` compares from here on, and the history is
+        kept. If an error is raised, nothing has changed.
 
         Args:
-            data: `ImageDataLoaders` with all of the classes there are, and more; a
-                class may have no photo to train on (`classes=` where the data is made).
+            data: `ImageDataLoaders` with all present classes, and maybe more. A class
+                may have no training photos: give `classes=` when making the data.
             reorder: Whether the known classes may be in another order.
-            at: Path of the layer with the outputs, where it can't be found.
+            at: Path of the layer with the outputs, if it can't be found automatically.
             init: Draws the new rows' weights, see `extend_outputs`.
-            loss: Instead of the one there is.
-            validate_also: Further photos to validate on, by name; those there were if
-                None.
+            loss: The new loss; the present one if None.
+            validate_also: Extra data to validate on, by name; the present one if None.
 
         Returns:
-            What it did, in a line, which is shown too.
+            A line that says what was done; it is also printed.
 
         Raises:
-            ValueError: If the data lacks a class, has them in another order, has labels
-                of another kind or images of other channels, or the loss has a weight
+            TypeError: If an argument has the wrong type.
+            ValueError: If the data lacks a class, has the classes in another order, has
+                another kind of labels or number of channels, or the loss has a weight
                 for each class; the message says what to write.
         """
         trainer, before = self._trainer, self.data
@@ -977,12 +988,13 @@ class Learner:
         self._say(change.line)
         return change.line
 
-    # Looking inside.
+    # Inspection.
 
     def summary(self) -> Summary:
-        """Returns each layer: output, parameters, group, whether it trains, norm mode.
+        """Returns a table of the layers.
 
-        It prints as a table. What trains is what would train in a fit now.
+        It shows each layer's output shape, parameters, layer group, norm mode, and
+        whether it would train in a fit now.
         """
         trainer = self._trainer
         return summarize(
@@ -1002,22 +1014,23 @@ class Learner:
         phases: Sequence[Phase] | None = None,
         **options,
     ) -> Plan:
-        """Says what `fine_tune` with the same arguments would do; does nothing.
+        """Returns what `fine_tune` with the same arguments would do; trains nothing.
 
-        For each phase and layer group: parameters, how many train, peak learning rate,
-        weight decay, norm mode, bytes of the optimizer, and the share of the step's
-        floating-point operations. It prints as a table; nothing is compiled.
+        Shows for each phase and layer group: parameters, how many of them train, peak
+        learning rate, weight decay, norm mode, bytes of optimizer state, and the share
+        of the step's floating-point operations. It prints as a table; nothing is
+        compiled.
 
         Args:
             epochs: As in `fine_tune`; 1 if None.
             base_lr: As in `fine_tune`; 2e-3 if None.
-            phases: Phases as for `fit_phases`, instead of fine-tuning.
+            phases: Phases as for `fit_phases`, instead of those of `fine_tune`.
             **options: freeze_epochs, lr_mult, pct_start, div, div_final, unfreeze_to,
                 wd and moms, as in `fine_tune`.
 
         Raises:
-            TypeError: If an argument is of another type, or unknown.
-            ValueError: If one is out of its range, or of fine-tuning beside `phases`.
+            TypeError: If an argument has the wrong type or is unknown.
+            ValueError: If one is out of range, or is given together with `phases`.
         """
         trainer = self._trainer
         check_known(options, FINE_TUNING, "plan")
@@ -1043,19 +1056,19 @@ class Learner:
         )
 
     def diff(self, *, since: Integer | str | os.PathLike | None = None) -> Diff:
-        """Says how far each layer group and layer has moved.
+        """Returns how much the weights of each layer group and layer have changed.
 
-        Measured is the norm of the difference / the norm before, of parameters and of
-        running statistics. It prints as a table, and its `plot()` is a figure.
+        The change is norm(now - before) / norm(before), of parameters and of running
+        statistics. It prints as a table; `plot()` returns a figure.
 
         Args:
-            since: None for each phase on its own; a phase's number for all since its
-                beginning; "start" for all since the first one's; else the folder of a
-                checkpoint or of a saved learner.
+            since: None compares each phase's end with its beginning; a phase's number
+                compares with the beginning of that phase; "start" with that of the
+                first phase; a path with a checkpoint or a saved learner.
 
         Raises:
             ValueError: If nothing has trained yet, there is no such phase, or the
-                network has changed its form since.
+                network's layers have changed since.
             FileNotFoundError: If there is no checkpoint at the path.
         """
         labels, now = self._labels_and_weights()
@@ -1075,15 +1088,16 @@ class Learner:
         return Diff(intervals, labels, [layer.path for layer in layers])
 
     def assert_frozen(self, groups: str | Collection[str] | None = None) -> None:
-        """Returns quietly if nothing frozen has moved by a bit.
+        """Checks that no frozen weight has changed, not even by one bit.
 
         Args:
-            groups: Names of groups that must be what they were before the first phase;
-                if None, all that was frozen in a phase must be what it was at that
-                phase's beginning.
+            groups: Names of groups that must equal what they were before the first
+                phase. If None, whatever was frozen in a phase must equal what it was at
+                that phase's beginning.
 
         Raises:
-            FrozenMovedError: If something moved, an `AssertionError`; it is named.
+            FrozenMovedError: If a frozen weight has changed, an `AssertionError` that
+                names it.
             ValueError: If there is no such group.
         """
         names = check_group_names(groups, self.groups)
@@ -1096,14 +1110,14 @@ class Learner:
         """Returns a figure of the first convolution's kernels, now and before.
 
         Args:
-            before: What to compare with: the number of a phase (1 is where training
-                began), a network (`resnet18(pretrained=True)`), a path of a checkpoint,
-                or weights (n, kh, kw, c). None shows the kernels as they are.
+            before: What to compare with: the beginning of a phase, by number; a network
+                (`resnet18(pretrained=True)`); the path of a checkpoint; or weights
+                (n, kh, kw, c). None shows the present kernels only.
 
         Raises:
-            ImportError: If matplotlib is not there.
+            ImportError: If matplotlib is not installed.
             ValueError: If there was no such phase, or the kernels have other shapes.
-            TypeError: If `before` is nothing of that kind.
+            TypeError: If `before` is none of these.
         """
         return compare_kernels(self.model, before, self._trainer.snapshots)
 
@@ -1112,27 +1126,26 @@ class Learner:
     def predict(
         self, item: Any, *, on_error: str = "raise"
     ) -> Prediction | None | list[Prediction | None]:
-        """Says what is on a photo, or on each of many.
+        """Predicts the label of one photo, or of each of many.
 
         Args:
-            item: A path, bytes, a binary file object, a PIL image or an array
-                (h, w, c). Many at once: a folder or a glob ("photos/*.jpg"), whose
-                photos are sorted by path; a list, a column of a table, an array of
-                paths or of images (n, h, w, c), or an iterator, of which no more than a
-                batch of photos is held.
-            on_error: What a photo that can't be read does: "raise" an error which names
-                it, before anything is computed where there is a list of them; or
-                "skip": None stands in its place, and a warning names it.
+            item: One photo: a path, bytes, a binary file object, a PIL image or an
+                array (h, w, c). Or many: a folder or a glob ("photos/*.jpg"), sorted by
+                path; a list, a table's column, an array of paths or of images
+                (n, h, w, c); or an iterator, which is read batch by batch.
+            on_error: What happens if a photo can't be read: "raise" an error that names
+                it (for a list, before anything is computed), or "skip" it, with None in
+                its place and a warning that names it.
 
         Returns:
-            See `Prediction`; of many a list of them, in their order. Several labels are
-            judged by `thresholds`.
+            A `Prediction`; for many photos a list of them, in order. Multi-label
+            predictions use `thresholds`.
 
         Raises:
             jaxtune.data.ImageError: If a photo can't be read.
-            FileNotFoundError: If there is no such file, or no picture in a folder.
-            TypeError: If it is, or holds, something else than photos.
-            ValueError: If `on_error` is neither.
+            FileNotFoundError: If there is no such file, or a folder has no photos.
+            TypeError: If `item` is, or contains, something other than photos.
+            ValueError: If `on_error` is neither "raise" nor "skip".
         """
         with self._trainer.programs.device_errors():
             return predict_images(
@@ -1144,16 +1157,19 @@ class Learner:
             )
 
     def validate(self, loader=None) -> dict[str, float]:
-        """Returns the mean loss and metrics over every photo of the validation data.
+        """Returns the mean loss and the metrics over all validation photos.
 
         Args:
-            loader: Another loader than the data's validation loader, other
+            loader: The validation data if None; else a loader, other
                 `ImageDataLoaders`, or photos in folders named like the classes, see
-                `interpret`; labels are matched to the data's classes by name.
+                `interpret`. Labels are matched to the data's classes by name.
+
+        Returns:
+            The loss and the metrics by name.
 
         Raises:
-            ValueError: If photos have a label that is not among the classes, or none.
-            TypeError: If it is nothing of that kind.
+            ValueError: If a photo has no label, or one that is not among the classes.
+            TypeError: If `loader` is none of these.
         """
         plain = plain_loader(self.data, loader, needs_labels=True)
         return self._trainer.validate(plain)
@@ -1168,30 +1184,29 @@ class Learner:
         with_decoded: bool = False,
         thresh: Any = None,
     ) -> Predictions:
-        """Returns what the network says of every photo, in the loader's order.
+        """Returns the predictions for every photo, in the loader's order.
 
-        `probabilities, targets = learner.get_preds()` takes the answer apart, as in
-        fastai.
+        `probabilities, targets = learner.get_preds()` unpacks them, as in fastai.
 
         Args:
-            loader: Validation if None; "train" for the training photos, in order and
-                without augmentation; a loader, one that shuffles being put in order;
-                other `ImageDataLoaders`, whose validation photos are taken; or photos:
-                paths, a folder, a glob, a column of a table and what else
-                `ImageDataLoaders.test_loader` takes, which have no targets. Labels of
-                other data are matched to the classes by name.
-            with_loss: Whether to return each row's loss, by the learner's own.
-            with_decoded: Whether to return what the probabilities mean: the class; for
-                several labels, which classes are above the threshold.
-            thresh: Of several labels, one for all classes, one for each, or a dict by
-                name or number; the learner's `thresholds` if None.
+            loader: The validation data if None; "train" for the training photos, in
+                order and without augmentation; a loader, which is read without
+                shuffling; other `ImageDataLoaders`, of which the validation photos are
+                used; or photos without targets: paths, a folder, a glob, a table's
+                column or anything else that `ImageDataLoaders.test_loader` takes.
+                Labels of other data are matched to the classes by name.
+            with_loss: Whether to return each row's loss, too.
+            with_decoded: Whether to return the decoded predictions, too: the class, or
+                for multi-label data which classes are above their threshold.
+            thresh: For multi-label data: one threshold for all classes, one for each,
+                or a dict by class name or number; the learner's `thresholds` if None.
 
         Raises:
-            ValueError: If there is no such loader, or no readable photo, its labels
-                don't fit, or it has none and losses are asked for.
-            TypeError: If an argument is of another type.
+            ValueError: If there is no such loader or no readable photo, its labels
+                don't fit, or `with_loss=True` and it has no labels.
+            TypeError: If an argument has the wrong type.
             FileNotFoundError: If there is no such file or folder.
-            jaxtune.data.ImageError: If a photo can't be read; each is named.
+            jaxtune.data.ImageError: If photos can't be read; the message names them.
 
         References:
             fastai 2.8.12, learner.py `Learner.get_preds`.
@@ -1219,24 +1234,24 @@ class Learner:
         with_decoded: bool = False,
         thresh: Any = None,
     ) -> Predictions:
-        """Returns predictions averaged over augmented photos and the plain one.
+        """Returns predictions averaged over augmentations (test-time augmentation).
 
-        (1 - beta) * mean of n augmented + beta * plain, of probabilities. Photos are
-        prepared and augmented as those that train; what is drawn depends on the
-        learner's seed, the number of the draw and the photo alone.
+        The probabilities are (1 - beta) * mean of n augmented + beta * plain. Photos
+        are prepared and augmented as in training. The random augmentation depends only
+        on the learner's seed, its number from 0 to n - 1, and the photo.
 
         Args:
-            loader: As in `get_preds`; of loaders jaxtune's own.
-            n: How many augmented predictions of each photo.
-            beta: Weight of the plain prediction.
-            use_max: Whether to take the largest of all instead, for each class.
+            loader: As in `get_preds`; a loader must be one of jaxtune's.
+            n: Number of augmented predictions of each photo.
+            beta: Weight of the prediction without augmentation, from 0 to 1.
+            use_max: Whether to take the maximum for each class instead of the mean.
             with_decoded: As in `get_preds`.
             thresh: As in `get_preds`.
 
         Raises:
             ValueError: If the data has no augmentation, or n or beta is out of range.
-            TypeError: If an argument is of another type, or the loader's photos can't
-                be found again.
+            TypeError: If an argument has the wrong type, or the loader is not one of
+                jaxtune's.
 
         References:
             fastai 2.8.12, learner.py `Learner.tta`.
@@ -1281,20 +1296,21 @@ class Learner:
     ) -> "matplotlib.figure.Figure":
         """Returns a figure of some photos with actual and predicted labels.
 
-        Green where they are the same, red where not; black for numbers.
+        Labels are green if the prediction is right and red if not; black for
+        regression.
 
         Args:
-            loader: As in `get_preds`; of loaders jaxtune's own. Of photos without
-                labels what is predicted is shown alone.
-            max_n: How many photos at most, drawn at random.
-            seed: Of that draw; the learner's if None.
-            columns: Photos in a row.
+            loader: As in `get_preds`; a loader must be one of jaxtune's. Photos without
+                labels are shown with the prediction alone.
+            max_n: Largest number of photos, which are chosen at random.
+            seed: Of that choice; the learner's if None.
+            columns: Photos in a row of the figure.
             thresh: As in `get_preds`.
 
         Raises:
-            ImportError: If matplotlib is not there.
-            TypeError: If an argument is of another type, or the loader's photos can't
-                be found again.
+            ImportError: If matplotlib is not installed.
+            TypeError: If an argument has the wrong type, or the loader is not one of
+                jaxtune's.
             ValueError: If an argument is out of range.
         """
         max_n = check_integer(max_n, "max_n", least=1)
@@ -1314,22 +1330,21 @@ class Learner:
         )
 
     def interpret(self, loader: Any = None, *, thresh: Any = None) -> Interpretation:
-        """Returns top losses, confusion, reports: what fits the kind of labels.
+        """Returns top losses, confusion matrix and reports for the kind of labels.
 
         Args:
-            loader: As in `get_preds`; of loaders jaxtune's own. Labels are needed:
-                those of photos are taken from the folders that they lie in, where these
-                are named like the classes, or are given with
-                `data.test_loader(photos, labels=[...])`.
+            loader: As in `get_preds`, but with labels; a loader must be one of
+                jaxtune's. Photos get their labels from their folders if these are named
+                like the classes, or from `data.test_loader(photos, labels=[...])`.
             thresh: As in `get_preds`.
 
         Returns:
-            A `ClassificationInterpretation`, or for numbers a
-            `RegressionInterpretation`.
+            A `ClassificationInterpretation`, or a `RegressionInterpretation` for
+            regression.
 
         Raises:
             ValueError: If there are no labels, or they don't fit.
-            TypeError: If an argument is of another type.
+            TypeError: If an argument has the wrong type.
         """
         regression = self.data.kind == "regression"
         chosen = (
@@ -1345,28 +1360,28 @@ class Learner:
         layer: str = "body",
         size: int | tuple[int, int] | None = None,
     ) -> GradCam | list[GradCam]:
-        """Says where in a photo the network sees a class; `.plot()` shows it.
+        """Returns a Grad-CAM map of where the network sees a class; `plot()` shows it.
 
-        A map has one place for many pixels (of a ResNet's body 32 x 32, so 2 x 2 places
-        of a photo of 64 px). Therefore the network looks at a larger photo than it was
-        trained on, as long as that changes nothing of what it says; which class it is,
-        and how probable, is said of the photo as `predict` sees it.
+        One value of the map covers many pixels: 32 x 32 for a ResNet's body, so 2 x 2
+        values for a photo of 64 px. By default the photo is therefore enlarged beyond
+        the training size, if that doesn't change the prediction. The class and its
+        probability are those of `predict`.
 
         Args:
             photo: One photo or many, as for `Learner.predict`.
-            class_name: Which class; for each photo the most probable if None. For
-                numbers the output's number, "0" for the first.
-            layer: Dotted name of the module whose output is looked at: "body", or
-                "body.layer3" for finer and less certain maps.
-            size: Height and width at which the network looks, in pixels. If None, 224
-                for the shorter side, else twice the data's, where the photo is so
-                large, the network takes it, and says the same of it; else the data's.
+            class_name: The class to explain; each photo's most probable one if None.
+                For regression, the output's number: "0" for the first.
+            layer: Dotted name of the module whose output is used: "body", or
+                "body.layer3" for finer but less certain maps.
+            size: Height and width of the network's input, in pixels. If None: 224 for
+                the shorter side, else twice the data's size, if the photo is that large
+                and the network predicts the same; else the data's size.
 
         Raises:
             ValueError: If there is no such class or layer.
-            TypeError: If an argument is of another type.
-            FileNotFoundError: If there is no such file, or no picture in a folder.
-            jaxtune.data.ImageError: If a photo can't be read; it is named.
+            TypeError: If an argument has the wrong type.
+            FileNotFoundError: If there is no such file, or a folder has no photos.
+            jaxtune.data.ImageError: If a photo can't be read; the message names it.
 
         References:
             Selvaraju et al., "Grad-CAM", https://arxiv.org/abs/1610.02391.
@@ -1382,19 +1397,19 @@ class Learner:
         layer: str = "body",
         size: int | tuple[int, int] | None = None,
     ) -> list[GradCam]:
-        """Returns what `grad_cam` says of several photos, an output for each by number.
+        """Returns Grad-CAM maps of several photos, with one output number for each.
 
         Args:
-            photos: As for `grad_cam`; many.
-            class_index: Which output is explained of each, (b,); each photo's largest
-                if None.
+            photos: Many photos, as for `grad_cam`.
+            class_index: Number of the output to explain for each photo, ints (b,); each
+                photo's largest output if None.
             layer: As for `grad_cam`.
             size: As for `grad_cam`.
 
         Raises:
-            ValueError: If there is no such layer or output, or not one for each photo.
-            TypeError: If an argument is of another type.
-            jaxtune.data.ImageError: If a photo can't be read; it is named.
+            ValueError: If there is no such layer or output, or not one per photo.
+            TypeError: If an argument has the wrong type.
+            jaxtune.data.ImageError: If a photo can't be read; the message names it.
         """
         explainer = Explainer(self._trainer, self.data, self.thresholds)
         return explainer.explain(photos, class_index, layer=layer, size=size)
@@ -1408,20 +1423,24 @@ class Learner:
         with_opt: bool = True,
         overwrite: bool = False,
     ) -> Path:
-        """Writes the network, its phase and its optimizer, wholly or not at all.
+        """Saves the weights, the phase and the optimizer's state, atomically.
 
-        `load` takes it up, `load_predictor(path)` gives it back for predictions; plain
-        Orbax opens it too: `ocp.load(path)` returns parameters and statistics.
+        `load` restores them, and `load_predictor(path)` opens the network for
+        predictions. Plain Orbax reads the folder, too: `ocp.load(path)` returns
+        parameters and statistics.
 
         Args:
-            path: Folder to make.
-            with_opt: Whether the optimizer's state is kept, if there is one.
-            overwrite: Whether to replace a checkpoint that is at the path already; at
-                every moment the whole old one or the whole new one is there.
+            path: Folder to create.
+            with_opt: Whether to save the optimizer's state, if there is one.
+            overwrite: Whether to replace an existing checkpoint; at any moment either
+                the complete old or the complete new one is there.
+
+        Returns:
+            The folder.
 
         Raises:
-            FileExistsError: If there is something at the path already; with
-                `overwrite`, if that is not a checkpoint.
+            FileExistsError: If the path exists; with `overwrite`, if it is not a
+                checkpoint.
         """
         return self._save(path, with_opt=with_opt, overwrite=overwrite)
 
@@ -1434,30 +1453,32 @@ class Learner:
         partial: str | tuple[str, ...] | None = None,
         which: Literal["latest", "best"] = "latest",
     ) -> str:
-        """Takes values, phase and optimizer from a checkpoint; says what it did.
+        """Loads weights, phase and optimizer state from a checkpoint.
 
-        Loading freezes and unfreezes what was frozen or not when it was saved, unless
-        `phase="keep"`. Checkpoints of plain Flax code give values only.
+        The layer groups that were frozen when it was saved are frozen, and the others
+        unfrozen, unless `phase="keep"`. Checkpoints of plain Flax code have weights
+        only.
 
         Args:
-            path: The folder of a checkpoint or of a run, ours or others'.
-            phase: "saved": what was frozen then is frozen now. "keep": what is frozen
-                now stays so.
-            with_opt: Whether the optimizer goes on with its state, where the checkpoint
-                has one and the same layer groups train.
-            partial: Take only what lies below it ("body"); see `load_checkpoint`.
-            which: Of a run's checkpoints, the latest or the best.
+            path: Folder of a checkpoint or of a run, or of a plain Flax checkpoint.
+            phase: "saved" freezes the groups that were frozen then; "keep" keeps those
+                that are frozen now.
+            with_opt: Whether to load the optimizer's state, if the checkpoint has one
+                and the same layer groups train.
+            partial: Load only the weights below this name ("body"), see
+                `load_checkpoint`.
+            which: Which of a run's checkpoints, "latest" or "best".
 
         Returns:
-            What it did, in a line, which is shown too.
+            A line that says what was loaded; it is also printed.
 
         Raises:
             FileNotFoundError: If there is no checkpoint.
-            jaxtune.CheckpointMismatchError: If it is of another network, or of other
-                classes, or of these in another order.
-            TypeError: If an argument is of another type.
-            ValueError: If `phase` or `which` is unknown, or `which` chooses among the
-                checkpoints of what is no run.
+            jaxtune.CheckpointMismatchError: If it is of another network or has other
+                classes, or the same ones in another order.
+            TypeError: If an argument has the wrong type.
+            ValueError: If `phase` or `which` is unknown, or `which="best"` is given for
+                a path that is not a run.
         """
         check_path(path, "path")
         check_choice(phase, "phase", ("saved", "keep"))
@@ -1477,14 +1498,14 @@ class Learner:
         return line
 
     def restore_values(self, path: str | os.PathLike) -> None:
-        """Takes parameters and statistics from a checkpoint; nothing else changes.
+        """Loads parameters and statistics from a checkpoint; changes nothing else.
 
         Args:
-            path: The folder of a checkpoint, or of a run, whose latest is taken.
+            path: Folder of a checkpoint, or of a run, of which the latest is loaded.
 
         Raises:
-            jaxtune.CheckpointMismatchError: If it is of another network; both sides are
-                listed.
+            jaxtune.CheckpointMismatchError: If it is of another network; the message
+                lists the differences.
         """
         _, params, model_state = split_module(self._trainer.module)
         values = load_checkpoint(
@@ -1493,17 +1514,17 @@ class Learner:
         nnx.update(self._trainer.module, *values)
 
     def save_thresholds(self, run: str | os.PathLike) -> None:
-        """Keeps the thresholds in a run that is there already, for its predictions.
+        """Stores the learner's `thresholds` in an existing run, for its predictions.
 
-        A run keeps those that the learner had when it began; these were chosen later,
-        with what was trained. They hold for all of its checkpoints.
+        A run has the thresholds that the learner had when the run began; this replaces
+        them for all of its checkpoints, by thresholds chosen after training.
 
         Args:
             run: The run's folder.
 
         Raises:
             FileNotFoundError: If there is no run.
-            ValueError: If photos don't have several labels each.
+            ValueError: If the data is not multi-label.
         """
         check_path(run, "run")
         check_several(self.data.kind)
@@ -1511,24 +1532,24 @@ class Learner:
         write_thresholds(run, dict(chosen))
 
     def to_predictor(self) -> Predictor:
-        """Returns a predictor with the values as they are now.
+        """Returns a predictor with a copy of the present weights.
 
-        It needs no data, and can be pickled to another process; the learner's further
-        training doesn't change it.
+        It needs no data and can be pickled for another process. Training the learner
+        further doesn't change it.
         """
         trainer = self._trainer
         graphdef, *values = split_module(trainer.module)
         module = nnx.merge(graphdef, *jax.tree.map(jnp.copy, values))
-        # As a checkpoint gives it back: lists for tuples.
+        # As a checkpoint returns it: lists instead of tuples.
         meta = json.loads(json.dumps(self._meta()))
         return Predictor(module, meta, batch_size=self.data.batch_size)
 
     def __reduce_ex__(self, protocol):
-        """Refuses to be pickled."""
+        """Raises a TypeError: a learner can't be pickled."""
         raise TypeError(
             "a Learner can't be pickled: it holds data, threads and compiled programs. "
             "To predict in another process, pickle learner.to_predictor(). To keep it, "
-            "or go on with it elsewhere, learner.save(path), and there "
+            "or continue elsewhere, call learner.save(path), and there "
             "load_predictor(path), continue_from(path, data), or load(path) of a "
             "learner made in the same way."
         )
@@ -1538,7 +1559,7 @@ class Learner:
         return self._copied(dict(vars(self)))
 
     def __deepcopy__(self, memo):
-        """Returns a learner that shares no value with this one."""
+        """Returns a learner that shares no weights with this one."""
         twin = self._copied({})
         memo[id(self)] = twin
         vars(twin).update(copy.deepcopy(vars(self), memo))
@@ -1667,7 +1688,7 @@ class Learner:
         return self.history[done:]
 
     def _start_of_run(self, path: Path) -> dict:
-        """What the run begins with; the same if it was stopped in this process."""
+        """What the run starts from; unchanged if it was stopped in this process."""
         trainer, last = self._trainer, self._last_run
         again = last is not None and (last.path, last.version) == (
             path,
@@ -1692,7 +1713,7 @@ class Learner:
         overwrite: bool = False,
         note: Mapping[str, Any] = MappingProxyType({}),
     ) -> Path:
-        """As `save`; what is in the note stands in the description, too."""
+        """Saves as `save` does, with the note's entries in the description."""
         check_path(path, "path")
         with_opt = check_flag(with_opt, "with_opt")
         trainer = self._trainer
@@ -1717,7 +1738,7 @@ class Learner:
         )
 
     def _chosen_thresholds(self, thresh: Any) -> np.ndarray | None:
-        """Thresholds that a call is given; the learner's if none."""
+        """The thresholds given to a call; the learner's if None."""
         if thresh is None:
             return self.thresholds
         check_several(self.data.kind, "thresh")

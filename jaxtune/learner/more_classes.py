@@ -1,6 +1,6 @@
-"""More photos and more classes for a network that is trained already.
+"""More photos and more classes for a network that is already trained.
 
-A class is known by its name, never by its position.
+Classes are matched by name, never by position.
 """
 
 import functools
@@ -30,8 +30,8 @@ class Extension(NamedTuple):
     """What `extended` did.
 
     Attributes:
-        line: In words.
-        sources: Photos to validate on, too, by name.
+        line: Says what was done.
+        sources: Extra data to validate on, by name.
     """
 
     line: str
@@ -50,20 +50,20 @@ def extended(
     sources: Mapping[str, Any],
     seed: int,
 ) -> Extension:
-    """Gives a trainer data with more classes, and its network rows for them.
+    """Extends a trainer's network with rows for the new classes of some data.
 
-    See `Learner.extend`. Nothing is changed if anything is refused.
+    See `Learner.extend`. If an error is raised, nothing has changed.
 
     Args:
-        trainer: Takes the network, which has a row for each class afterwards.
+        trainer: Its network is replaced by one with a row for each class.
         before: `ImageDataLoaders` that it was trained on.
         data: `ImageDataLoaders` with all of these classes, and more.
         reorder: Whether the known classes may be in another order.
-        at: Path of the layer with the outputs, where it can't be found.
+        at: Path of the layer with the outputs, if it can't be found automatically.
         init: Draws the new rows' weights.
-        loss: Instead of the one there is, or None.
-        sources: Photos to validate on, too, by name.
-        seed: Of the new rows.
+        loss: The new loss; the present one if None.
+        sources: Extra data to validate on, by name.
+        seed: Of the new rows' weights.
 
     Raises:
         ValueError: If the data lacks a class, or doesn't fit in another way.
@@ -116,14 +116,14 @@ def extended(
     )
     trainer.extra_loaders = extra_loaders
     line = f"{classes_in_words(before.classes, data.classes)} · " + (
-        f"{freezing_in_words(trainer.frozen_groups)}, as it was · the optimizer "
-        "begins anew"
+        f"{freezing_in_words(trainer.frozen_groups)}, as before · the optimizer "
+        "starts from scratch"
     )
     return Extension(line, dict(sources))
 
 
 def check_loss(loss: Callable) -> None:
-    """Refuses a loss that has a weight for each class, for classes that are others.
+    """Raises if a loss has weights for each class, as the classes have changed.
 
     Raises:
         ValueError: If it has; the message says what to write.
@@ -132,7 +132,7 @@ def check_loss(loss: Callable) -> None:
         for name in _PER_CLASS:
             if loss.keywords.get(name) is not None:
                 raise ValueError(
-                    f"the loss has {name}, one for each class as they were. Give a new "
+                    f"the loss has {name}, one for each previous class. Give a new "
                     "one: loss=weighted_cross_entropy(class_weights(data.train_items)),"
                     " or loss=cross_entropy."
                 )
@@ -154,7 +154,7 @@ def classes_in_words(old: Sequence[str], new: Sequence[str]) -> str:
 
 
 def freezing_in_words(frozen: Sequence[str]) -> str:
-    """Returns what trains, in words.
+    """Returns which layer groups are frozen, in words.
 
     Example:
         >>> freezing_in_words(["early", "late"])

@@ -1,4 +1,4 @@
-"""Weights, phase and optimizer out of a checkpoint into a trainer, all or nothing."""
+"""Loads weights, phase and optimizer state from a checkpoint into a trainer."""
 
 import os
 from pathlib import Path
@@ -29,19 +29,19 @@ def load_into(
     partial: str | tuple[str, ...] | None,
     which: str,
 ) -> tuple[str, Any]:
-    """Takes weights, phase and optimizer from a checkpoint; see `Learner.load`.
+    """Loads weights, phase and optimizer state; see `Learner.load`.
 
     Args:
-        trainer: Takes them.
+        trainer: The trainer to load into.
         data: `ImageDataLoaders`, whose classes must be those of the checkpoint.
-        path: The folder of a checkpoint or of a run.
+        path: Folder of a checkpoint or of a run.
         phase: "saved" or "keep".
-        with_opt: Whether the optimizer's state is taken, too.
-        partial: Take only what lies below it.
+        with_opt: Whether to load the optimizer's state, too.
+        partial: Load only the weights below this name.
         which: "latest" or "best".
 
     Returns:
-        What was done, in a line; and the saved thresholds, or None.
+        A line that says what was loaded, and the saved thresholds or None.
 
     Raises:
         FileNotFoundError: If there is no checkpoint.
@@ -57,13 +57,13 @@ def load_into(
     if any("denormalize" in name for name in contents.leaves):
         unscaled = None
     if unscaled is not None:
-        # From before outputs were scaled by the targets: it has none of that.
+        # Old checkpoints have no statistics of the targets: outputs weren't scaled.
         model_state = _without(model_state, "denormalize")
     values = load_checkpoint(
         checkpoint, params=params, model_state=model_state, partial=partial
     )
     place = meta.get("learner") if partial is None else None
-    optimizer = "the optimizer begins anew"
+    optimizer = "the optimizer starts from scratch"
     if place and phase == "saved":
         trainer.load_state_dict(place)
     nnx.update(trainer.module, *values)
@@ -73,10 +73,10 @@ def load_into(
     kept = place and tuple(place["frozen"]) == trainer.frozen_groups
     if kept and with_opt and "opt_state" in contents.items:
         trainer.restore_optimizer(checkpoint)
-        optimizer = "the optimizer goes on"
+        optimizer = "the optimizer continues"
     frozen = ", ".join(trainer.frozen_groups)
     what = f"{frozen} frozen" if frozen else "all layer groups train"
-    whose = "as it was" if place is None or phase == "keep" else "as saved"
+    whose = "as before" if place is None or phase == "keep" else "as saved"
     of = "" if partial is None else f" ({partial} only)"
     line = (
         f"loaded {os.fspath(path)}{of} · phase {trainer.phase}, {what}, {whose} · "
@@ -99,6 +99,6 @@ def _check_classes(data: Any, checkpoint: Path, classes: list[str] | None) -> No
 
 
 def _without(state: nnx.State, name: str) -> nnx.State:
-    """A state without what lies below a name."""
+    """The state without the entries below a name."""
     flat = nnx.to_flat_state(state)
     return nnx.from_flat_state((path, x) for path, x in flat if name not in path)

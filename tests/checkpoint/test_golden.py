@@ -74,7 +74,7 @@ def test_it_predicts_what_it_did(name, root):
 def test_a_learner_goes_on_from_it(root, capsys):
     model = runs.make_learner(root)
     text = model.load(GOLDEN / "checkpoint_v2")
-    assert "the optimizer goes on" in text
+    assert "the optimizer continues" in text
     assert model.frozen_groups == ()
     model.fit(1, 1e-3)
     assert model.history[-1].valid_loss < 1

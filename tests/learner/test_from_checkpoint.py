@@ -54,7 +54,7 @@ def test_more_photos_go_on_with_the_network_as_it_was(old, two, capsys):
     model = continue_from(folder, two, module=network(2))
     assert capsys.readouterr().out == (
         f"continued from {folder} · 2 classes known · body frozen, as in phase 1 · the "
-        "optimizer and the history begin anew\n"
+        "optimizer and the history start from scratch\n"
     )
     assert runs.bits(model) == runs.bits(before)
     assert (model.groups, model.norms) == (before.groups, "stats")

@@ -46,7 +46,7 @@ def test_a_learner_goes_on_with_more_classes(two, three, capsys):
     model.verbose = True
     said = model.extend(three, validate_also={"old": two})
     assert said == capsys.readouterr().out.strip()
-    assert said.startswith("2 classes known, 1 new: green · body frozen, as it was · ")
+    assert said.startswith("2 classes known, 1 new: green · body frozen, as before · ")
     for ours, theirs in zip(
         jax.tree.leaves(split_module(model.model)[1:]),
         jax.tree.leaves(split_module(expected)[1:]),

@@ -28,7 +28,7 @@ def test_a_learner_goes_on_where_it_was_saved(root, tmp_path):
     second = make(root)
     second.unfreeze()
     said = second.load(tmp_path / "a")
-    assert said.endswith("phase 1, body frozen, as saved · the optimizer goes on")
+    assert said.endswith("phase 1, body frozen, as saved · the optimizer continues")
     assert second.frozen_groups == ("body",)
     # The order of photos and the draws follow from the number of epochs seen.
     second.history.append(first.history[0])
@@ -42,11 +42,11 @@ def test_loading_says_whether_it_froze_anything(root, tmp_path):
     model.save(tmp_path / "a")
     other = make(root)
     line = other.load(tmp_path / "a", phase="keep")
-    assert "body frozen, as it was · the optimizer begins anew" in line
+    assert "body frozen, as before · the optimizer starts from scratch" in line
     assert other.frozen_groups == ("body",)
     assert runs.bits(other) == runs.bits(model)
     line = other.load(tmp_path / "a", with_opt=False)
-    assert "phase 2, all layer groups train, as saved · the optimizer begins" in line
+    assert "phase 2, all layer groups train, as saved · the optimizer starts" in line
     assert other.frozen_groups == ()
     with pytest.raises(ValueError, match="phase must be 'saved' or 'keep'"):
         other.load(tmp_path / "a", phase="frozen")
@@ -58,7 +58,7 @@ def test_a_run_is_loaded_too(root, tmp_path, capsys):
     other = runs.make_learner(root)
     line = other.load(tmp_path / "run")
     assert line == capsys.readouterr().out.strip()
-    assert "phase 2, all layer groups train, as saved · the optimizer goes on" in line
+    assert "phase 2, all layer groups train, as saved · the optimizer continues" in line
     assert runs.bits(other) == runs.bits(model)
     best = make(root)
     best.load(tmp_path / "run", which="best")
@@ -95,7 +95,7 @@ def test_plain_flax_values_are_taken_as_they_are(root, tmp_path):
     ocp.save(tmp_path / "theirs", {"model": tree})
     other = make(root)
     line = other.load(tmp_path / "theirs")
-    assert "phase 0, body frozen, as it was · the optimizer begins anew" in line
+    assert "phase 0, body frozen, as before · the optimizer starts from scratch" in line
     assert runs.bits(other) == runs.bits(model)
 
 

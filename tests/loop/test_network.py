@@ -135,7 +135,7 @@ def test_moments_go_on_and_waiting_gradients_do_not(root, accumulated, tmp_path)
     saved = tmp_path / "saved"
     model.save(saved)
     again = runs.make_learner(root, gradient_accumulation_steps=5, verbose=False)
-    assert again.load(saved).endswith("the optimizer goes on")
+    assert again.load(saved).endswith("the optimizer continues")
     waiting = accumulated_gradients(again._trainer.opt_state)
     assert any(np.any(leaf) for leaf in jax.tree.leaves(waiting))
     phase = Phase(None, None, 1, (0.1, 0.1), constant(12), 0.0)
@@ -154,7 +154,7 @@ def test_moments_go_on_and_waiting_gradients_do_not(root, accumulated, tmp_path)
     other = runs.make_learner(root, verbose=False)
     with pytest.raises(CheckpointMismatchError, match="opt_state"):
         other.load(saved)
-    assert "begins anew" in other.load(saved, with_opt=False)
+    assert "starts from scratch" in other.load(saved, with_opt=False)
 
 
 def test_too_few_batches_for_an_update_are_refused(root):
