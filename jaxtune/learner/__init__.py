@@ -1,4 +1,4 @@
-"""The learner: a network with its data, its layer groups and the phase it is in."""
+"""The learner: a network with its data, its layer groups and its training history."""
 
 from jaxtune.inspect import FrozenMovedError as FrozenMovedError
 from jaxtune.inspect import GradCam as GradCam

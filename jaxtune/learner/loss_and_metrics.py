@@ -1,8 +1,7 @@
-"""Losses and metrics fitted to a learner's data and network.
+"""Checks losses and metrics against a learner's data and network.
 
-What the user gave goes in; the same functions, with values by class in the order of the
-data's classes, come out. The one rule of the file: what does not fit is refused here,
-before anything is computed.
+What does not fit is an error here, before anything is computed. Values by class name
+are put in the order of the data's classes.
 """
 
 import functools
@@ -35,7 +34,7 @@ _FITTING_METRICS = {
     "multi": "accuracy_multi",
     "regression": "mae or rmse",
 }
-#: Rows of the made-up batches that functions are tried on.
+#: Rows of the abstract batches on which functions are traced.
 _ROWS = 8
 
 
@@ -45,20 +44,20 @@ def fit_measures(
     data: Any,
     network: nnx.Module,
 ) -> tuple[Callable, dict[str, Metric]]:
-    """Returns a loss and metrics by name, all of which fit the data and the network.
+    """Returns the loss and the metrics by name, checked against data and network.
 
     Args:
-        loss: (outputs, label) -> one value for each row; that of the kind of labels if
-            None.
-        metrics: Functions of the same form or epoch metrics, one or several.
+        loss: (outputs, label) -> one value for each row; the default for the kind of
+            labels if None.
+        metrics: One or several functions of the same form, or epoch metrics.
         data: `ImageDataLoaders`.
         network: Maps images to outputs.
 
     Raises:
-        TypeError: If one of them is no such function.
-        ValueError: If one is for labels of another kind, returns anything but one value
-            for each row, or has values by class that are not those of the classes; or
-            if the network has not one output for each class.
+        TypeError: If one of them is not such a function.
+        ValueError: If one is for another kind of labels, doesn't return one value for
+            each row, or has values for other classes than the data's; or if the network
+            doesn't have one output for each class.
     """
     kind = data.kind
     named = metrics if isinstance(metrics, Mapping) else named_metrics(metrics)
@@ -84,18 +83,19 @@ def fit_measures(
 
 
 def scaled_objective(loss: Callable, network: nnx.Module) -> Callable | None:
-    """Returns what is minimised where a network's outputs are in the targets' units.
+    """Returns the loss to minimise for a network with outputs in the targets' units.
 
-    The loss is shown in these units. Its gradients would grow with them, and of several
-    targets that with the largest numbers would count alone; so what is minimised is the
-    same of errors in standard deviations. A loss of the user's own is left as it is.
+    The loss is shown in these units. Minimising it as it is would make gradients as
+    large as the targets, and the target with the largest numbers would dominate. So the
+    same loss of errors in standard deviations is minimised. The user's own losses are
+    not changed.
 
     Args:
-        loss: `mse` or `l1`, or any other.
-        network: Ends in `Denormalize`, or not.
+        loss: `mse`, `l1` or any other loss.
+        network: A network, which may end in `Denormalize`.
 
     Returns:
-        A loss, or None where it is `loss` itself.
+        The loss to minimise, or None if it is `loss` itself.
     """
     layer = denormalizing(network)
     given = getattr(loss, "keywords", {})
@@ -105,52 +105,52 @@ def scaled_objective(loss: Callable, network: nnx.Module) -> Callable | None:
 
 
 def check_epoch_metric(metric: EpochMetric, outputs: Any, label: Any) -> None:
-    """Refuses an epoch metric that fails on shapes, or computes no number.
+    """Raises if an epoch metric fails on these shapes or doesn't compute a number.
 
     Args:
-        metric: It is run on shapes, and computes one figure of made-up totals.
-        outputs: Shape and dtype of the network's, (b, ...).
-        label: Likewise, (b, ...).
+        metric: It is traced on shapes, then computed once from totals of ones.
+        outputs: Shape and dtype of the network's outputs, (b, ...).
+        label: Shape and dtype of the labels, (b, ...).
 
     Raises:
-        TypeError: If it computes something that is no number.
-        ValueError: If it fails, or gathers arrays without a row for each photo.
+        TypeError: If `compute` doesn't return a number.
+        ValueError: If `from_batch` fails, or gathers arrays without a row per photo.
     """
     name, rows = type(metric).__name__, label.shape[0]
     mask = jax.ShapeDtypeStruct((rows,), bool)
     try:
-        found = jax.eval_shape(metric.from_batch, outputs, label, mask)
+        sums = jax.eval_shape(metric.from_batch, outputs, label, mask)
     except Exception as error:
-        what = str(error).strip().partition("\n")[0].rstrip(".")
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise ValueError(
             f"the metric {name} failed in from_batch, for outputs {outputs.dtype} "
-            f"{outputs.shape} and labels {label.dtype} {label.shape}: {what}."
+            f"{outputs.shape} and labels {label.dtype} {label.shape}: {reason}."
         ) from error
-    leaves = jax.tree.leaves(found)
+    leaves = jax.tree.leaves(sums)
     if metric.gather and not all(leaf.shape[:1] == (rows,) for leaf in leaves):
         raise ValueError(
             f"the metric {name} gathers rows (gather = True), and its from_batch "
             f"returned shapes {[leaf.shape for leaf in leaves]} for {rows} rows; each "
             "needs a row for each photo."
         )
-    total = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), found)
+    total = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), sums)
     try:
         with np.errstate(all="ignore"):
             computed(metric, total)
     except (ArithmeticError, ValueError):
-        pass  # The totals are made up: what is wrong with them need not be wrong.
+        pass  # These totals are artificial; real ones may well work.
     except (AttributeError, LookupError, NameError, TypeError) as error:
         raise TypeError(f"the metric {name} failed in compute: {error}") from error
 
 
 def _warn_of_pairs(function: Callable, outputs: Any, label: Any, role: str) -> None:
-    """Warns of a column of outputs that is broadcast against a row of labels.
+    """Warns if outputs (b, 1) are broadcast against labels (b,) to (b, b).
 
-    Its mean over the last axis has the right shape, and is of all pairs of rows.
+    The mean over the last axis then has the right shape but is over all pairs of rows.
     """
     if outputs.shape[1:] != (1,) or label.ndim != 1:
         return
-    rows = 37  # Nothing else has this length.
+    rows = 37  # A length that nothing else is likely to have.
     jaxpr = jax.make_jaxpr(function)(
         jax.ShapeDtypeStruct((rows, 1), outputs.dtype),
         jax.ShapeDtypeStruct((rows,), label.dtype),
@@ -165,7 +165,7 @@ def _warn_of_pairs(function: Callable, outputs: Any, label: Any, role: str) -> N
 
 
 def _shapes(jaxpr: Any) -> Iterator[tuple[int, ...]]:
-    """Shapes of everything that is computed, inside of functions too."""
+    """Shapes of all intermediate values, also inside nested functions."""
     for equation in jaxpr.eqns:
         yield from (var.aval.shape for var in equation.outvars)
         for value in jax.tree.leaves(equation.params, is_leaf=_is_program):
@@ -183,10 +183,10 @@ def _inner(value: Any) -> Any:
 
 
 def outputs_of(network: nnx.Module, data: Any) -> Any:
-    """Returns shape and dtype of a network's outputs for a batch of the data's.
+    """Returns the shape and dtype of a network's outputs for a batch of the data.
 
     Raises:
-        ValueError: If it has not one output for each class.
+        ValueError: If it doesn't have one output for each class.
     """
     count = _outputs_of_head(network)
     shape = (count,)
@@ -202,7 +202,7 @@ def outputs_of(network: nnx.Module, data: Any) -> Any:
 
 
 def _outputs_of_head(network: nnx.Module) -> int | None:
-    """How many outputs a head of jaxtune's own has; None if one must run it to know."""
+    """The number of outputs of one of jaxtune's heads; None if it must be traced."""
     if not isinstance(network, Sequential) or len(network) != 2:
         return None
     layers = network[1]

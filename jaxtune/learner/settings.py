@@ -1,7 +1,6 @@
-"""The options of a learner, checked where they are given.
+"""Checks of a learner's options.
 
-Values by name in, plain values out. The one rule of the file: an option is looked at by
-itself, before a network is built or a file is read.
+Each option is checked by itself, before a network is built or a file is read.
 """
 
 from collections.abc import Mapping
@@ -47,16 +46,16 @@ _LARGEST_SEED = 2**32 - 1
 
 
 def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns options of `Learner`, numbers as Python's own, names as functions.
+    """Returns checked options of `Learner`: Python numbers, functions for names.
 
     Args:
-        options: Some of the options of `Learner`; the others (`mean`, `std`)
-            are looked at where the data is known, and whether `lr` has one rate for
-            each layer group where these are.
+        options: Some of the options of `Learner`. `mean` and `std` are checked later,
+            when the data is known, as is whether `lr` has one rate per layer group.
 
     Raises:
-        TypeError: If one is of another type, or two that exclude each other are given.
-        ValueError: If one is out of its range.
+        TypeError: If an option has the wrong type.
+        ValueError: If an option is out of range, or two that exclude each other are
+            given.
     """
     if options.get("groups") is not None and options.get("split_on") is not None:
         raise ValueError("give groups or split_on, not both.")
@@ -68,12 +67,12 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_known(options: Mapping[str, Any], known: tuple[str, ...], call: str) -> None:
-    """Raises a TypeError that names the options which a call doesn't know.
+    """Raises a TypeError that names the unknown options of a call.
 
     Args:
-        options: As they were given.
-        known: Names of those that there are.
-        call: What was called.
+        options: The options that were given.
+        known: Names of the options that exist.
+        call: Name of the function that was called.
     """
     unknown = sorted(set(options) - set(known))
     if unknown:
@@ -82,10 +81,10 @@ def check_known(options: Mapping[str, Any], known: tuple[str, ...], call: str) -
 
 
 def check_data(data: Any) -> Any:
-    """Returns `ImageDataLoaders`, or what has its attributes, as it is.
+    """Returns the data if it has the attributes of `ImageDataLoaders`.
 
     Raises:
-        TypeError: If it is something else.
+        TypeError: If it hasn't.
     """
     needed = ("train_loader", "valid_loader", "kind", "size", "in_channels")
     if isinstance(data, type) or not all(hasattr(data, name) for name in needed):
@@ -97,29 +96,29 @@ def check_data(data: Any) -> Any:
 
 
 def check_same_labels(data: Any, *, kind: str, outputs: int, in_channels: int) -> None:
-    """Refuses data of other labels or channels than a network was trained on.
+    """Raises if data has other labels or channels than a network was trained on.
 
     Args:
         data: `ImageDataLoaders`.
-        kind: Of the labels that the network was trained with.
-        outputs: How many numbers it gives.
-        in_channels: Channels of its images.
+        kind: Kind of the labels that the network was trained on.
+        outputs: Number of the network's outputs.
+        in_channels: Channels of the network's images.
 
     Raises:
-        ValueError: If the labels are of another kind, the numbers to be predicted
-            others, or the images have other channels.
+        ValueError: If the data has another kind of labels, another number of regression
+            targets or another number of channels.
     """
     if data.kind != kind:
         raise ValueError(
             f"the network was trained on {kind} labels, and the data has {data.kind} "
-            f"ones. Make the data with kind={kind!r}, or begin a new network."
+            f"ones. Make the data with kind={kind!r}, or make a new network."
         )
     if kind == "regression" and data.num_outputs != outputs:
         raise ValueError(
             f"the network predicts {outputs} numbers a photo, and the data has "
-            f"{data.num_outputs}. Numbers have no names by which they could be told "
-            "apart, so there is no extending: begin a new network, and take the body's "
-            'values with load(..., partial="body").'
+            f"{data.num_outputs}. Numbers have no names by which they could be "
+            "matched, so they can't be extended: make a new network, and load the "
+            'body\'s weights with load(..., partial="body").'
         )
     if data.in_channels != in_channels:
         raise ValueError(
@@ -129,10 +128,10 @@ def check_same_labels(data: Any, *, kind: str, outputs: int, in_channels: int) -
 
 
 def check_replacement(data: Any, before: Any, network: nnx.Module) -> None:
-    """Refuses data that can't take the place of a learner's.
+    """Raises if data can't replace a learner's.
 
     Args:
-        data: What is assigned.
+        data: The new data.
         before: The learner's `ImageDataLoaders`.
         network: The learner's network.
 
@@ -152,17 +151,17 @@ def check_replacement(data: Any, before: Any, network: nnx.Module) -> None:
         raise ValueError(
             f"the network knows the classes {', '.join(before.classes)}, and the "
             f"data has {', '.join(data.classes)}. For more classes, or another "
-            "order, call learner.extend(data); for others make a new learner, whose"
-            ' body takes these values with load(path, partial="body").'
+            "order, call learner.extend(data); for others make a new learner, and "
+            'load the body\'s weights with load(path, partial="body").'
         )
     check_runs(network, size=data.size, in_channels=data.in_channels)
 
 
 def replaced_loaders(sources: Any, data: Any, metrics: Any) -> dict[str, Any]:
-    """Returns the loaders of `validate_also`, matched to data that is assigned.
+    """Returns the loaders of `validate_also`, matched to the learner's new data.
 
     Raises:
-        ValueError: If they don't fit it; the message says how to change both.
+        ValueError: If they don't fit it; the message says how to replace both.
     """
     try:
         return matching_loaders(sources, data, metrics)
@@ -173,34 +172,34 @@ def replaced_loaders(sources: Any, data: Any, metrics: Any) -> dict[str, Any]:
 
 
 def batch_sizes(data: Any) -> tuple[int, int]:
-    """Returns the rows of training and of validation batches."""
+    """Returns the numbers of rows of training and of validation batches."""
     return data.train_loader.batch_size, data.valid_loader.batch_size
 
 
 def check_alone(phases: Any, **options: Any) -> None:
-    """Raises a ValueError if arguments that make phases are given beside phases."""
+    """Raises a ValueError if options of `fine_tune` are given together with phases."""
     given = [name for name, value in options.items() if value is not None]
     if given:
         raise ValueError(
-            f"phases comes with {' and '.join(given)}, which says how fine_tune"
-            f" makes phases: leave {' and '.join(given)} out, or phases."
+            f"phases comes with {' and '.join(given)}, from which fine_tune makes its "
+            f"phases: leave out either {' and '.join(given)} or phases."
         )
 
 
 def check_statistics(
     mean: Any, std: Any, in_channels: int
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    """Returns each channel's mean and standard deviation, or None twice.
+    """Returns each channel's mean and standard deviation, or (None, None).
 
     Args:
-        mean: Of images in 0..1; one number for all channels will do.
-        std: Likewise.
+        mean: Of images in 0..1: one number for all channels, or one for each.
+        std: Standard deviation, likewise.
         in_channels: Channels of the images.
 
     Raises:
-        TypeError: If they are no numbers.
-        ValueError: If there is one without the other, not one for each channel, or one
-            out of the range that images in 0..1 can have.
+        TypeError: If they are not numbers.
+        ValueError: If only one of them is given, there is not one for each channel, or
+            one is out of range for images in 0..1.
     """
     if (mean is None) != (std is None):
         raise ValueError("give both mean and std, or neither.")
@@ -217,13 +216,13 @@ def _of_channels(values: Any, name: str, in_channels: int, **limits) -> tuple:
     what = f"{several}, one for each channel"
     if np.ndim(values) == 0 and not isinstance(values, str | Mapping | None):
         values = [check_number(values, name, **limits)] * in_channels
-    found = check_numbers(values, name, count=in_channels, what=what, **limits)
-    if max(found) > 1:
+    numbers = check_numbers(values, name, count=in_channels, what=what, **limits)
+    if max(numbers) > 1:
         raise ValueError(
             f"{name} is of images in 0..1; received {described(values)}. Divide it by "
             "255 if it is of images in 0..255."
         )
-    return found
+    return numbers
 
 
 def _lr(rates: Any) -> Any:
@@ -241,7 +240,7 @@ def _seed(seed: Any) -> int | None:
 
 
 def _verbose(verbose: Any) -> bool:
-    # Keras has 0 and 1 for it.
+    # Keras uses 0 and 1.
     is_number = type(verbose) is int and verbose in (0, 1)
     return check_flag(bool(verbose) if is_number else verbose, "verbose")
 

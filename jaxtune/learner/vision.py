@@ -1,4 +1,4 @@
-"""`vision_learner`: data and an architecture in, a learner ready to fine-tune out."""
+"""`vision_learner`: a learner ready to fine-tune from data and an architecture."""
 
 import inspect
 import os
@@ -33,11 +33,11 @@ from jaxtune.transfer import (
     create_head,
 )
 
-#: Arguments of `vision_learner` itself, which a mistyped one may be like.
+#: Arguments of `vision_learner` itself, suggested for mistyped ones.
 _OWN = ("metrics", "pretrained", "weights", "cut", "groups", "split_on", "body", "head",
         "normalize", "mean", "std", "channel_init")  # fmt: skip
 
-#: Arguments of `Learner` that `vision_learner` hands on.
+#: Arguments that `vision_learner` passes to `Learner`.
 _LEARNER_OPTIONS = (
     "loss",
     "norms",
@@ -75,47 +75,45 @@ def vision_learner(
     channel_init: str = "zero",
     **options,
 ) -> Learner:
-    """Returns a learner: a pretrained body, a fresh head, the body frozen.
+    """Returns a learner with a pretrained, frozen body and a newly initialised head.
 
     Args:
         data: `ImageDataLoaders`.
         arch: An architecture (`resnet34`) or its name, a function that returns an NNX
-            module, or a module; classifier included, `cut` says where it begins.
-        metrics: One or several functions (logits, label) -> a value for each row, or
-            figures of the whole epoch, see `EpochMetric`.
-        pretrained: Whether the body starts from published weights, or has values of its
-            own that are worth keeping; if so it is frozen.
-        weights: Which ones, see `Architecture`. They need not have a classifier, which
-            is dropped anyway.
+            module, or a module. It includes a classifier, which `cut` removes.
+        metrics: One or several functions (logits, label) -> one value per row, or
+            metrics of the whole epoch, see `EpochMetric`; names are accepted, too.
+        pretrained: Whether the body starts from published weights, or is a module with
+            trained weights; if True, the body is frozen.
+        weights: Which published weights, see `Architecture`. They need no classifier,
+            which is dropped anyway.
         cut: Where the old classifier begins, see `create_body`.
-        groups: Layer groups, name to pattern; fastai's three for a ResNet, else body
-            and head.
-        split_on: Layer groups by a fastai splitter instead.
-        body: Instead of `arch`, an NNX module that is a body already, with its values:
-            from images to feature maps. Nothing is cut.
-        head: The head, an NNX module from feature maps to logits; `create_head` makes
-            one if None.
-        normalize: Whether images are normalised with the mean and deviation that the
-            weights were trained with (ImageNet's where nothing is known, which a
-            warning says if the body has values of its own).
-        mean: Of each channel, for images in 0..1, instead of these; one number is that
-            of all channels.
-        std: Of each channel, likewise.
-        channel_init: How published weights of three channels become those of the data's
-            number: "zero" (what is beyond the third begins at nothing, as in fastai) or
-            "repeat" (as in timm).
+        groups: Layer groups, name to pattern; if None, fastai's three groups for a
+            ResNet, else body and head.
+        split_on: A fastai splitter that gives the layer groups instead.
+        body: Instead of `arch`, an NNX module from images to feature maps, with its
+            weights. Nothing is cut.
+        head: An NNX module from feature maps to logits; made by `create_head` if None.
+        normalize: Whether to normalise images with the mean and standard deviation that
+            the weights were trained with. If these are unknown, ImageNet's are used,
+            with a warning if the body has trained weights.
+        mean: Mean of each channel, for images in 0..1, instead of these; one number
+            stands for all channels.
+        std: Standard deviation of each channel, likewise.
+        channel_init: How weights for three channels are adapted to the data's number of
+            channels: "zero" (weights of further channels start at zero, as in fastai)
+            or "repeat" (as in timm).
         **options: Of `Learner` (loss, norms, optimizer, lr, wd, moms, clip_norm,
             gradient_accumulation_steps, precision, ema_decay, mixing, validate_also,
             seed, verbose) and of `create_head` (hidden, dropout, concat_pool, first_bn,
-            bn_final, lin_first, y_range, target_stats, init). Of numbers to be
-            predicted, without `y_range`, `target_stats` is their mean and standard
-            deviation, so that wherever they lie is as easy to learn; None leaves that
-            out.
+            bn_final, lin_first, y_range, target_stats, init). For regression without
+            `y_range`, `target_stats` is by default the targets' mean and standard
+            deviation, by which the outputs are scaled; None switches that off.
 
     Raises:
-        ValueError: If the cut, the groups or the weights don't fit the network, or the
-            head's outputs the classes; if an argument is out of its range.
-        TypeError: If an argument is of another type, an option is unknown, `arch` and
+        ValueError: If the cut, the groups or the weights don't fit the network, the
+            head's outputs don't fit the classes, or an argument is out of range.
+        TypeError: If an argument has the wrong type, an option is unknown, `arch` and
             `body` are both given, or an argument would have no effect beside another.
         DeviceError: If JAX has no device, or none of those that `JAX_PLATFORMS` names.
 
@@ -139,8 +137,8 @@ def vision_learner(
     mean, std = check_statistics(mean, std, data.in_channels)
     if options.get("y_range") is not None and data.kind != "regression":
         raise ValueError(
-            "y_range is the interval of numbers to be predicted, and the data has "
-            "classes: leave it out."
+            "y_range is the range of regression targets, and the data has classes: "
+            "leave it out."
         )
     enable_compilation_cache()
     learner_options = {k: options.pop(k) for k in _LEARNER_OPTIONS if k in options}
@@ -183,7 +181,7 @@ def vision_learner(
 def _statistics(
     arch: Any, pretrained: bool, weights: Any, in_channels: int, channel_init: str
 ) -> tuple[tuple[float, ...], ...]:
-    """Mean and deviation that the body's values were made with, or ImageNet's."""
+    """Mean and standard deviation of the body's training images, or ImageNet's."""
     mean, std, guessed = IMAGENET_MEAN, IMAGENET_STD, False
     if isinstance(arch, RegisteredModel):
         mean, std, known = arch.statistics(pretrained=pretrained, weights=weights)
@@ -191,12 +189,12 @@ def _statistics(
     elif arch is None or isinstance(arch, nnx.Module):
         guessed = pretrained
     else:
-        # A function without such an argument gives fresh values, for any statistics.
+        # A function without these arguments returns random weights: any mean will do.
         taken = inspect.signature(arch).parameters
         guessed = pretrained and bool({"pretrained", "weights"} & set(taken))
     if guessed:
         warnings.warn(
-            "nothing says which mean and standard deviation the body's values were "
+            "nothing says which mean and standard deviation the body's weights were "
             "trained with, so images are normalised with ImageNet's. Give mean= and "
             "std= to vision_learner (mean=IMAGENET_MEAN, std=IMAGENET_STD if these are "
             "right), or normalize=False if it was trained on images in 0..1.",
@@ -211,7 +209,7 @@ def _statistics(
 
 
 def _recipe(arch, cut, head, in_channels: int, options: dict) -> dict | None:
-    """How to build the network again, where JSON can say it."""
+    """How to build the network again, as JSON; None if JSON can't express it."""
     plain = not callable(cut) and "init" not in options
     if not isinstance(arch, RegisteredModel) or head is not None or not plain:
         return None
@@ -224,7 +222,7 @@ def _recipe(arch, cut, head, in_channels: int, options: dict) -> dict | None:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it: scalars and arrays as numbers and lists."""
+    """A value for JSON: scalars and arrays as numbers and lists."""
     if hasattr(value, "tolist"):
         return value.tolist()
     return [_plain(each) for each in value] if isinstance(value, tuple) else value
