@@ -132,9 +132,10 @@ def check_loss(loss: Callable) -> None:
         for name in _PER_CLASS:
             if loss.keywords.get(name) is not None:
                 raise ValueError(
-                    f"the loss has {name}, one for each previous class. Give a new "
-                    "one: loss=weighted_cross_entropy(class_weights(data.train_items)),"
-                    " or loss=cross_entropy."
+                    f"the loss has {name}, one for each class before the change. Give "
+                    "a new one: "
+                    "loss=weighted_cross_entropy(class_weights(data.train_items)), "
+                    "or loss=cross_entropy."
                 )
         loss = loss.func
 
