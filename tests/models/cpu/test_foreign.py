@@ -101,6 +101,11 @@ try:
     time.sleep(20)
 except KeyboardInterrupt:
     interrupted = True
+for _ in range(1000):
+    # Python may be interrupted here while the call, in its own thread, still copies.
+    if filled:
+        break
+    time.sleep(0.01)
 print(interrupted, len(filled), bool((filled[0] == x).all()))
 """
 
