@@ -111,7 +111,7 @@ def class_positions(
     count = _count(classes)
 
     def is_number(key: Any) -> bool:
-        return isinstance(key, int | np.integer) and 0 <= key < count
+        return isinstance(key, int | np.integer) and bool(0 <= key < count)
 
     if names and all(str(key) in names for key in keys):
         positions = [names.index(str(key)) for key in keys]

@@ -48,7 +48,9 @@ def test_phase_rates_are_fastais(data, monkeypatch):
     assert frozen[2:] == pytest.approx((0.99, 25.0))
     assert unfrozen[0] == pytest.approx((1e-5, 1e-4, 1e-3))
     assert unfrozen[2:] == pytest.approx((0.3, 5.0))
-    assert frozen[1] == unfrozen[1] == {"early", "late", "head"}
+    # Of the frozen groups the norms train, and late has none.
+    assert frozen[1] == {"early", "head"}
+    assert unfrozen[1] == {"early", "late", "head"}
 
 
 @pytest.mark.parametrize(
@@ -81,9 +83,8 @@ def test_the_early_layers_can_stay_frozen(data):
 def test_flat_then_cosine(data, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        Trainer,
-        "run",
-        lambda self, data, phases, **rest: iter(seen.append(phases) or ()),
+        "jaxtune.learner.learner.fit",
+        lambda trainer, data, phases, **rest: iter(seen.append(phases) or ()),
     )
     model = learner(data)
     model.fit_flat_cos(2, 1e-3, pct_start=0.5)
