@@ -1483,7 +1483,7 @@ class Learner:
         check_path(path, "path")
         check_choice(phase, "phase", ("saved", "keep"))
         with_opt = check_flag(with_opt, "with_opt")
-        line, thresholds = load_into(
+        line, meta = load_into(
             self._trainer,
             self.data,
             path,
@@ -1492,8 +1492,8 @@ class Learner:
             partial=partial,
             which=which,
         )
-        if partial is None and self.data.kind == "multi" and thresholds is not None:
-            self.thresholds = thresholds
+        if partial is None and self.data.kind == "multi" and "thresholds" in meta:
+            self.thresholds = meta["thresholds"]
         self._say(line)
         return line
 

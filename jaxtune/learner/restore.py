@@ -28,7 +28,7 @@ def load_into(
     with_opt: bool,
     partial: str | tuple[str, ...] | None,
     which: str,
-) -> tuple[str, Any]:
+) -> tuple[str, dict[str, Any]]:
     """Loads weights, phase and optimizer state; see `Learner.load`.
 
     Args:
@@ -41,7 +41,7 @@ def load_into(
         which: "latest" or "best".
 
     Returns:
-        A line that says what was loaded, and the saved thresholds or None.
+        What was done, in a line; and the checkpoint's description, thresholds included.
 
     Raises:
         FileNotFoundError: If there is no checkpoint.
@@ -82,7 +82,7 @@ def load_into(
         f"loaded {os.fspath(path)}{of} · phase {trainer.phase}, {what}, {whose} · "
         f"{optimizer}"
     )
-    return line, with_kept_thresholds(meta, path).get("thresholds")
+    return line, with_kept_thresholds(meta, path)
 
 
 def _check_classes(data: Any, checkpoint: Path, classes: list[str] | None) -> None:

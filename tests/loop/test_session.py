@@ -24,7 +24,7 @@ from jaxtune.checkpoint import (
     inspect_checkpoint,
     load_meta,
 )
-from jaxtune.loop.resume import RunStopped
+from jaxtune.loop.resume import Resume, RunStopped
 from jaxtune.models import Sequential
 from jaxtune.train import fine_tune_phases
 
