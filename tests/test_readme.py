@@ -328,7 +328,7 @@ def test_every_question_is_answered_by_its_listing(names, capsys):
         "Are all my photos": "60 photos were decoded; 0 can't be read.\nTrue []\n",
         "My labels": "single ('0', '1', '2')\n",
         "How do I feed": "(7, 7, 4, 64)\n",
-        "What is in the new head": "\n1024\n35456\n",
+        "What is in the new head": "\n1024\n546304\n",
     }
     for start, text in said.items():
         (found,) = (out for q, out in printed.items() if q.startswith(start))
