@@ -196,7 +196,7 @@ def python_share(arch: str, case: str) -> float:
         return state, metrics | {"finite": jnp.asarray(True)}
 
     trainer.begin = lambda phase: (nothing, jax.tree.map(jnp.copy, state))
-    trainer.evaluate = lambda *arguments: {"loss": 0.0}
+    trainer.evaluator = lambda: lambda *arguments: {"loss": 0.0}
     trainer.check_phases = lambda *arguments: None
     batch = jax.device_put({"image": np.zeros((1, 1, 1, 3)), "label": np.zeros(1)})
     # So many that what a phase costs is little beside them.

@@ -417,6 +417,11 @@ def _with_brackets(kind: type) -> str:
 
 
 def _range(*, least=None, above=None, most=None, below=None) -> str:
+    limits = (least, above, most, below)
+    # A limit that is whole is written so, whether it is a float or not.
+    least, above, most, below = (
+        int(x) if isinstance(x, float) and x.is_integer() else x for x in limits
+    )
     if least is not None and most is not None:
         return f" from {least} to {most}"
     parts = [

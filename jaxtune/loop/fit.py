@@ -60,6 +60,7 @@ def fit(
             break
         with events.phase(number) as (phase, train_step):
             yield from run.rows_of(trainer.phase)
+            evaluate = trainer.evaluator()
             while run.epoch < phase.epochs and not run.finished:
                 events.begin_epoch(phase, steps)
                 epoch = first_epoch + len(run.rows)
@@ -71,10 +72,9 @@ def fit(
                     run.add_step(metrics["loss"], metrics["count"])
                     events.after_train_step(metrics)
                 train_loss, images_per_second = events.end_of_batches(timer)
-                figures = {}
+                figures, weights = {}, averaged(run.state)
                 for name, loader in loaders.items():
-                    weights = averaged(run.state)
-                    measured = trainer.evaluate(loader, weights, events.after_eval_step)
+                    measured = evaluate(loader, weights, events.after_eval_step)
                     figures |= extra_figures(name, measured)
                 row = Row(
                     phase=trainer.phase,

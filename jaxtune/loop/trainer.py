@@ -216,9 +216,8 @@ class Trainer:
         """
         before = {name: getattr(self, name) for name in options}
         vars(self).update(options)
-        phase = Phase(None, None, 1, (0.0,) * len(self.groups), constant(), 0.0)
         try:
-            self._optimizer_for(self.labels(()), phase)
+            self._optimizer_for(self.labels(()), self._any_phase())
         except Exception:
             vars(self).update(before)
             raise
@@ -319,9 +318,8 @@ class Trainer:
             jaxtune.CheckpointMismatchError: If other parameters were trained, or with
                 another optimizer.
         """
-        count = len(self.groups)
-        phase = Phase(None, None, 1, (0.0,) * count, constant(), 0.0)
-        self._opt_state = load_opt_state(checkpoint, self.begin(phase)[1].opt_state)
+        state = self.begin(self._any_phase())[1]
+        self._opt_state = load_opt_state(checkpoint, state.opt_state)
 
     def fingerprint(self) -> str:
         """Returns a sha256 of all weights and of the optimizer's state."""
@@ -363,28 +361,30 @@ class Trainer:
                 )
         return figures
 
-    def evaluate(
-        self,
-        loader,
-        values: tuple[nnx.State, nnx.State],
-        after_batch: Callable[[], None] = lambda: None,
-    ) -> dict[str, float]:
-        """Returns the mean loss and the metrics over the unpadded rows of a loader.
+    def evaluator(self) -> Callable[..., dict[str, float]]:
+        """Returns a function that evaluates weights; made once for many calls.
 
-        Args:
-            loader: Yields batches.
-            values: Parameters and model state, replicated on every device.
-            after_batch: Called after each batch.
-
-        Raises:
-            ValueError: If there is no unpadded row.
+        Returns:
+            (loader, values, after_batch=None) -> the mean loss and metrics over every
+            unpadded row of the loader. `values` are parameters and model state on every
+            device; `after_batch` is called after each batch, and what it raises ends
+            the evaluation. Raises a ValueError if there is no row at all.
         """
         eval_step = self.programs.eval_step(self.eval_graphdef())
-        sums = []
-        for batch in loader.batches():
-            sums.append(eval_step(*values, self.place(batch)))
-            after_batch()
-        return epoch_figures(sums, self.programs.metrics)
+
+        def evaluate(loader, values, after_batch=None) -> dict[str, float]:
+            sums = []
+            for batch in loader.batches():
+                sums.append(eval_step(*values, self.place(batch)))
+                if after_batch is not None:
+                    after_batch()
+            return epoch_figures(sums, self.programs.metrics)
+
+        return evaluate
+
+    def evaluate(self, loader, values: tuple[nnx.State, nnx.State]) -> dict[str, float]:
+        """Returns loss and metrics of some weights, see `evaluator`."""
+        return self.evaluator()(loader, values)
 
     def outputs_are_finite(self, values: tuple[Any, Any], loader) -> bool:
         """Returns whether the network gives finite numbers for every photo."""
@@ -401,6 +401,10 @@ class Trainer:
         step = self.programs.predict_step(self.eval_graphdef())
         values = self.values()
         return lambda images: step(*values, images)
+
+    def _any_phase(self) -> Phase:
+        """A phase, for the form of an optimizer's state: it hasn't any numbers yet."""
+        return Phase(None, None, 1, (0.0,) * len(self.groups), constant(), 0.0)
 
     def _optimizer_for(self, labels, phase: Phase) -> optax.GradientTransformation:
         return group_optimizer(

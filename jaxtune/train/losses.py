@@ -27,7 +27,7 @@ KINDS = ("single", "multi", "regression")
 #: One value for each class: in the order of the class numbers, or by number or name.
 PerClass = Sequence[float | int] | Mapping | Float[Array | np.ndarray, " c"]
 
-_WEIGHTS = functools.partial(class_values, least=0.0)
+_WEIGHTS = functools.partial(class_values, least=0)
 
 
 def cross_entropy(
@@ -104,7 +104,7 @@ def weighted_cross_entropy(
     given = class_weights if by_key is None else list(by_key.values())
     if not hasattr(given, "__len__") and isinstance(given, Iterable):
         given = list(given)
-    weights: Any = class_values(given, None, "class_weights", least=0.0)
+    weights: Any = class_values(given, None, "class_weights", least=0)
     if not any(weights):
         raise ValueError(
             "class_weights needs one number of at least 0 for each class, at least one"
@@ -180,14 +180,14 @@ def binary_cross_entropy(
     positive = label * jax.nn.softplus(-logits)
     if pos_weight is not None:
         positive *= one_or_per_class(
-            pos_weight, logits.shape[-1], "pos_weight", least=0.0
+            pos_weight, logits.shape[-1], "pos_weight", least=0
         )
     return (positive + (1 - label) * jax.nn.softplus(logits)).mean(axis=-1)
 
 
 binary_cross_entropy.kinds = ("multi",)
 binary_cross_entropy.per_class = {
-    "pos_weight": functools.partial(one_or_class_values, least=0.0)
+    "pos_weight": functools.partial(one_or_class_values, least=0)
 }
 
 

@@ -66,9 +66,9 @@ def test_where_only_their_number_is_known():
         (
             [1, float("nan"), 1],
             ValueError,
-            r"a number of at least 0(\.0)?; received nan",
+            "must be a finite number|at least 0; received nan",
         ),
-        ([1, -1, 1], ValueError, r"at least 0(\.0)?; received -1"),
+        ([1, -1, 1], ValueError, "at least 0; received -1"),
         (["1", "2", "3"], TypeError, "received '1'"),
         ([[1], [2], [3]], TypeError, "got"),
         (np.ones((3, 1)), TypeError, r"shape \(3, 1\)"),
