@@ -134,7 +134,7 @@ def programs(arch: str, size: int, precision: str) -> dict[str, tuple]:
     photos = np.zeros((2 * CLASSES, size, size, 3), np.uint8)
     labels = [f"class {i % CLASSES}" for i in range(len(photos))]
     data = jaxtune.ImageDataLoaders.from_arrays(
-        (photos, labels), (photos, labels), size=size, batch_size=BATCH
+        (photos, labels), (photos.copy(), labels), size=size, batch_size=BATCH
     )
     model = jaxtune.vision_learner(
         data,
