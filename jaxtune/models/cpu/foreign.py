@@ -8,8 +8,11 @@ existing ones keep their offsets.
 import ctypes
 import signal
 import struct
+import sys
 import threading
+import time
 import traceback
+import types
 from collections.abc import Callable
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint32, c_void_p
 from typing import NamedTuple
@@ -76,8 +79,8 @@ _BUFFER = struct.Struct("2Q i4x 3Q")
 _NUMBERS = struct.Struct("i4x 2Q")
 _POINTER = struct.Struct("Q")
 
-#: Seconds after a call until an interrupt that arrived during it is raised again.
-_AFTER_THE_CALL = 0.01
+#: Seconds between two looks whether an interrupted call has ended.
+_PAUSE = 0.01
 
 _Handler = ctypes.CFUNCTYPE(c_void_p, c_void_p)
 
@@ -131,8 +134,7 @@ def register(name: str, function: Callable) -> None:
             )
             return _Interface.from_address(interface).make_error(arguments)
 
-    @_Handler
-    def handler(frame):
+    def handle(frame):
         interrupted = False
         while True:
             try:
@@ -142,13 +144,28 @@ def register(name: str, function: Callable) -> None:
                 # ctypes would drop it, and XLA would use results that aren't filled.
                 interrupted = True
         if interrupted:
-            main = threading.main_thread().ident
-            again = (main, signal.SIGINT)
-            threading.Timer(_AFTER_THE_CALL, signal.pthread_kill, again).start()
+            threading.Thread(target=_interrupt_after, args=[handle.__code__]).start()
         return answered
 
+    handler = _Handler(handle)
     _handlers.append(handler)
     jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
+
+
+def _interrupt_after(call: types.CodeType) -> None:
+    """Interrupts the main thread when it is in no such call any more.
+
+    What is raised in a call, ctypes drops.
+    """
+    main = threading.main_thread().ident
+    while True:
+        time.sleep(_PAUSE)
+        frame = sys._current_frames().get(main)
+        while frame is not None and frame.f_code is not call:
+            frame = frame.f_back
+        if frame is None:
+            break
+    signal.pthread_kill(main, signal.SIGINT)
 
 
 def _operand(pointer: int) -> Operand:

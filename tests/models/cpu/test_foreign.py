@@ -74,7 +74,7 @@ def test_programs_of_several_threads_call_it_at_once():
 
 
 INTERRUPTED = """
-import ctypes, signal, time
+import ctypes, signal, threading, time
 import jax, jax.numpy as jnp, numpy as np
 from jaxtune.models.cpu import foreign
 
@@ -93,6 +93,13 @@ def copy(operands, settings):
     filled.append(target.copy())
 
 foreign.register("copy", copy)
+start = threading.Thread.start
+
+def start_slowly(thread):
+    start(thread)
+    time.sleep(0.1)  # A machine that is busy; the call isn't over yet.
+
+threading.Thread.start = start_slowly
 call = jax.ffi.ffi_call("copy", jax.ShapeDtypeStruct((100,), jnp.float32))
 x, interrupted = np.arange(100, dtype=np.float32), False
 program = jax.jit(lambda x: call(x, settings=np.zeros(1, np.int64)))
