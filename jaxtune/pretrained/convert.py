@@ -259,11 +259,10 @@ def _torch_shape(name: str, variable: nnx.Variable) -> tuple[int, ...]:
 def _value(name: str, array: np.ndarray, variable: nnx.Variable) -> jax.Array:
     old = variable.get_value()
     # Without a copy an array on a CPU may share memory with the file's read-only bytes,
-    # into which a training step that donates its state would write.
-    value = jnp.array(from_torch_layout(name, array), dtype=old.dtype, copy=True)
-    if isinstance(old, jax.Array):
-        value = jax.device_put(value, old.sharding)
-    return value
+    # into which a training step that donates its state would write. NumPy copies, since
+    # JAX would compile a program for each shape.
+    value = np.array(from_torch_layout(name, array), dtype=old.dtype, order="C")
+    return jax.device_put(value, old.sharding if isinstance(old, jax.Array) else None)
 
 
 def named_as(
