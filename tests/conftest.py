@@ -1,7 +1,17 @@
+import importlib.metadata
 import os
 from pathlib import Path
 
 import pytest
+import typecheck  # noqa: F401  (before jaxtune, which it may check)
+
+# Most of the suite's time is compiling, and a program of a test runs a few times only.
+# With "false" in the environment everything is compiled as for users.
+if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true") == "true":
+    if importlib.metadata.version("jax") < "0.11":
+        # Takes half of what is left; later versions have no such choice.
+        flags = [os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false"]
+        os.environ["XLA_FLAGS"] = " ".join(filter(None, flags))
 
 
 @pytest.fixture(scope="session")
@@ -17,20 +27,17 @@ def data_dir() -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory):
-    """Compiled programs are shared by all processes of a run, and by nothing else.
+def compilation_cache(pytestconfig):
+    """Compiled programs are shared by all processes of a run, and by the runs after it.
 
     JAX names a program by all that it depends on. Workers and the processes that tests
-    start find the folder in the environment; who names one there keeps it between runs.
+    start find the folder in the environment; `pytest --cache-clear` empties it.
     """
     import jax
 
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if folder is None:
-        base = tmp_path_factory.getbasetemp()
-        if "PYTEST_XDIST_WORKER" in os.environ:
-            base = base.parent
-        folder = str(base / "programs")
+        folder = str(pytestconfig.cache.mkdir("programs"))
     settings = {
         "jax_compilation_cache_dir": folder,
         # Much of the suite's time is compiling the same small programs again.

@@ -56,6 +56,7 @@ def tiny(monkeypatch):
     return "tiny_resnet"
 
 
+@pytest.mark.end_to_end
 def test_the_gpu_script_runs_small_without_one(tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("JAXTUNE_ONEDNN", "0")
     photos = make_photos(tmp_path, train=8)
@@ -76,6 +77,7 @@ def test_the_gpu_script_runs_small_without_one(tiny, tmp_path, capsys, monkeypat
     assert lines[-6].startswith("| case | who |")
 
 
+@pytest.mark.end_to_end
 def test_our_step_of_each_case_is_a_step(tiny):
     batch = step.arrays(2, 32)
     predict = step.ours(tiny, "inference", batch)

@@ -28,6 +28,7 @@ def failure(monkeypatch, capsys, *arguments) -> str:
     return capsys.readouterr().err
 
 
+@pytest.mark.end_to_end
 def test_fine_tune_and_predict(root, tmp_path, weights_dir):
     """A real ResNet-18 on a folder, saved, and used from the command line."""
     out = tmp_path / "run"

@@ -42,6 +42,7 @@ def run(root, *, workers, hashing):
     return json.loads(run_script(SCRIPT, root, workers, PYTHONHASHSEED=str(hashing)))
 
 
+@pytest.mark.end_to_end
 def test_two_processes_come_to_the_same_bits(tmp_path):
     """A whole fine-tuning; other threads, and another order of Python's sets."""
     root = make_photos(tmp_path / "photos", train=8, valid=4)

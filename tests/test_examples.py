@@ -30,7 +30,10 @@ from jaxtune import (
 FOLDER = Path(__file__).parents[1] / "examples"
 
 # The small network stands in for one of which everything is known.
-pytestmark = pytest.mark.filterwarnings("ignore:nothing says which mean")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:nothing says which mean"),
+    pytest.mark.end_to_end,
+]
 
 
 def example(name):

@@ -223,6 +223,7 @@ def test_a_step_of_pure_functions_runs_and_is_exported(weights_dir):
     assert names["exported"].platforms == ("cpu", "cuda", "tpu")
 
 
+@pytest.mark.end_to_end
 def test_other_groups_cuts_and_heads_make_learners(names, monkeypatch, capsys):
     made = []
 
@@ -248,6 +249,7 @@ def test_other_groups_cuts_and_heads_make_learners(names, monkeypatch, capsys):
     assert "after 'blocks" in capsys.readouterr().out
 
 
+@pytest.mark.end_to_end
 def test_looking_inside_shows_what_trains_and_what_moved(names, capsys):
     run("jaxtune/inspect/README.md", names)
     printed = capsys.readouterr().out
@@ -256,6 +258,7 @@ def test_looking_inside_shows_what_trains_and_what_moved(names, capsys):
     assert [row.phase for row in names["model"].history] == [1, 2, 2, 2]
 
 
+@pytest.mark.end_to_end
 def test_results_are_shown(names, capsys):
     names["model"].fine_tune(1)
     run("jaxtune/results/README.md", names)
@@ -263,6 +266,7 @@ def test_results_are_shown(names, capsys):
     assert len(names["probabilities"]) == len(names["targets"]) == 12
 
 
+@pytest.mark.end_to_end
 def test_a_run_is_kept_and_another_checkpoint_opened(names, capsys):
     model = names["model"]
     _, params, model_state = split_module(model.model)
@@ -295,6 +299,7 @@ def questions() -> list[tuple[str, str]]:
     return found
 
 
+@pytest.mark.end_to_end
 def test_every_question_is_answered_by_its_listing(names, capsys):
     photos = Path("photos").resolve()
     names |= {"jax": jax, "jnp": jnp, "nnx": nnx, "dataclasses": dataclasses}

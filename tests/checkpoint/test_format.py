@@ -178,6 +178,7 @@ def test_the_names_are_the_published_ones(run, weights_dir):
         assert ours[name] == turned, name
 
 
+@pytest.mark.end_to_end
 def test_the_listing_opens_it_without_jaxtune(run, elsewhere, tmp_path):
     graphdef, trees, path = run
     script = tmp_path / "open.py"
@@ -205,6 +206,7 @@ def test_the_listing_opens_it_without_jaxtune(run, elsewhere, tmp_path):
     np.testing.assert_allclose(sum(answers.values()), total, rtol=1e-9)
 
 
+@pytest.mark.end_to_end
 def test_the_listing_opens_others(written_elsewhere, plain_flax, plain_values, capsys):
     code = listing("Opening other checkpoints here")
     theirs = written_elsewhere / "v0_standard_train"

@@ -349,6 +349,7 @@ for file in sorted(whole.rglob("*")):
 """
 
 
+@pytest.mark.end_to_end
 def test_no_damage_is_taken_for_values(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", DAMAGE, tmp_path],

@@ -495,6 +495,7 @@ def run_on(devices, workers, root):
     return json.loads(run_script(DEVICES, root, workers, devices=devices))
 
 
+@pytest.mark.end_to_end
 def test_other_devices_and_workers_same_batches_draws_and_pixels(tmp_path):
     """Rows split over 1, 2 and 4 devices, photos decoded by 0, 1 and 3 threads."""
     root = make_photos(tmp_path / "photos", train=8, valid=1)

@@ -51,6 +51,7 @@ print(jnp.zeros(()).dtype == jnp.float64, file=sys.stderr)
 """
 
 
+@pytest.mark.end_to_end
 def test_with_float64_on_a_learner_does_the_same_bit_for_bit(tmp_path):
     root = make_photos(tmp_path / "photos", train=16)
     said = [

@@ -140,6 +140,7 @@ def moments(rng: random.Random, rounds: int) -> list:
     return ways + later
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("rounds", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_run_killed_at_any_moment_ends_bit_for_bit_the_same(
     root, whole, tmp_path, rounds
@@ -173,6 +174,7 @@ def test_a_run_killed_at_any_moment_ends_bit_for_bit_the_same(
     assert phases == {1, 2} and halves >= rounds
 
 
+@pytest.mark.end_to_end
 def test_a_notice_of_preemption_saves_and_says_how_to_go_on(root, whole, tmp_path):
     child = Child(tmp_path, root)
     child.wait_for(child.has_saved)
@@ -191,6 +193,7 @@ def test_a_notice_of_preemption_saves_and_says_how_to_go_on(root, whole, tmp_pat
     assert json.loads(again.answer.read_text()) == whole
 
 
+@pytest.mark.end_to_end
 def test_a_run_with_an_average_that_is_killed_ends_bit_for_bit_the_same(root, tmp_path):
     model = runs.make_learner(root, verbose=False, ema_decay=0.9)
     history = model.fine_tune(runs.EPOCHS, 1e-2, freeze_epochs=runs.FREEZE_EPOCHS)

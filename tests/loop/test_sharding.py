@@ -38,6 +38,7 @@ def run(devices: int, root: Path) -> list[float]:
     return [float(word) for word in run_script(SCRIPT, root, devices=devices).split()]
 
 
+@pytest.mark.end_to_end
 def test_two_devices_train_as_one_does(root):
     """The same batches, augmentations and global batch statistics; other roundings."""
     one, two = run(1, root), run(2, root)
@@ -121,6 +122,7 @@ model.fine_tune(1)
 """
 
 
+@pytest.mark.end_to_end
 def test_each_of_two_processes_refuses_to_train(root, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -58,6 +58,7 @@ def test_the_devices_are_those_of_jax():
     assert local_devices() == jax.local_devices()
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("command", [("fine-tune", "nowhere"), ("predict", "x", "y")])
 @pytest.mark.parametrize("asked", ["nonsense", "cuda", "tpu"])
 def test_the_command_says_in_a_sentence_that_a_platform_is_not_available(

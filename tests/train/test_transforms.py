@@ -49,7 +49,7 @@ def network():
             "relu": ReLU(),
         }
     )
-    head = create_head(8, 5, hidden=(8,), rngs=rngs)
+    head = create_head(8, 5, hidden=(), rngs=rngs)
     return Sequential({"body": body, "head": head})
 
 
@@ -208,7 +208,7 @@ def test_five_seeds_train_at_once(parts):
 
     def run(key):
         head_key, key = jax.random.split(key)
-        head = create_head(8, 5, hidden=(8,), rngs=nnx.Rngs(head_key))
+        head = create_head(8, 5, hidden=(), rngs=nnx.Rngs(head_key))
         trees = {"body": parts.params["body"], "head": split_module(head)[1]}
         params = nnx.State({k: nnx.to_pure_dict(tree) for k, tree in trees.items()})
         start = parts.state(params=params)

@@ -193,6 +193,7 @@ print(float(loss(weight).sum()), "/jax/compilation_cache/cache_hits" in hits)
 
 
 @here
+@pytest.mark.end_to_end
 def test_a_program_that_was_kept_on_disk_runs_in_another_process(by_onednn, tmp_path):
     found = []
     for _ in range(2):
@@ -221,6 +222,7 @@ y = step(x)
 
 
 @here
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("end", ["", "raise SystemExit(0)", "del y"])
 def test_a_process_may_end_while_a_program_runs(by_onednn, end):
     done = subprocess.run(

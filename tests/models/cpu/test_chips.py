@@ -120,6 +120,7 @@ def differences(chip, kind, size, precision):
 pytestmark = pytest.mark.skipif(not has_onednn(), reason="oneDNN can't be used here")
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     ("chip", "precision"), [("AVX2", "float32"), ("SSE41", "bfloat16")]
 )

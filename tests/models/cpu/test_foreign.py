@@ -78,6 +78,8 @@ import ctypes, signal, threading, time
 import jax, jax.numpy as jnp, numpy as np
 from jaxtune.models.cpu import foreign
 
+# A shell has the programs ignore it that it starts in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 calls, filled = [], []
 
 def copy(operands, settings):
