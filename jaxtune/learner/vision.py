@@ -1,5 +1,6 @@
 """`vision_learner`: a learner ready to fine-tune from data and an architecture."""
 
+import functools
 import inspect
 import os
 import warnings
@@ -155,7 +156,7 @@ def vision_learner(
         head=head,
         in_channels=data.in_channels,
         channel_init=channel_init,
-        rngs=nnx.Rngs(data.seed if seed is None else seed),
+        rngs=_rngs(data.seed if seed is None else seed),
         **options,
     )
     if normalize and mean is None:
@@ -176,6 +177,11 @@ def vision_learner(
     if pretrained:
         learner.freeze()
     return learner
+
+
+def _rngs(seed: int) -> nnx.Rngs:
+    # In one program, which is three by itself.
+    return nnx.jit(functools.partial(nnx.Rngs, seed))()
 
 
 def _statistics(

@@ -5,6 +5,7 @@ Images are (b, h, w, c). Arrays have PyTorch's names (`weight`, `bias`, `running
 convolutions (h, w, in, out), linear layers (in, out).
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -31,6 +32,12 @@ def kaiming_normal(
         He et al., "Delving Deep into Rectifiers", https://arxiv.org/abs/1502.01852.
         `torch.nn.init.kaiming_normal_` with nonlinearity="relu".
     """
+    return _draw(key, tuple(shape), fan)
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "fan"))
+def _draw(key, shape, fan):
+    """One program for each shape, where the initializer by itself compiles four."""
     draw = jax.nn.initializers.variance_scaling(2.0, fan, "normal")
     return draw(key, shape, jnp.float32)
 

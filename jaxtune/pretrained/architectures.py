@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from flax import nnx
 
 from jaxtune.arguments import check_flag
@@ -54,16 +55,23 @@ class Architecture(RegisteredModel):
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def _filled(
-        self, given: Mapping[str, Any], source: Weights, read_classifier: bool
+        self,
+        given: Mapping[str, Any],
+        rngs: nnx.Rngs | None,
+        source: Weights,
+        read_classifier: bool,
     ) -> nnx.Module:
         given = {"num_classes": source.num_classes, **given}
         # Arrays that the file is about to fill are never drawn.
         network = nnx.eval_shape(lambda: self._build(given | {"rngs": nnx.Rngs(0)}))
         self._load(network, given, source, read_classifier)
-        if not read_classifier:
-            shape = network.fc.weight.get_value().shape
-            network.fc = Linear(*shape, rngs=given["rngs"])
         return network
+
+    def _draw_classifier(self, network: nnx.Module, rngs: nnx.Rngs | None) -> None:
+        value = network.fc.weight.get_value()
+        if isinstance(value, jax.ShapeDtypeStruct):
+            rngs = nnx.Rngs(0) if rngs is None else rngs
+            network.fc = Linear(*value.shape, rngs=rngs)
 
     def _fits(self, tensors: Mapping[str, Any]) -> bool:
         stages = (f"layer{stage}." for stage in (1, 2, 3, 4))

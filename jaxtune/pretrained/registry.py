@@ -119,6 +119,41 @@ class RegisteredModel:
             >>> resnet18(num_classes=10).fc.weight.shape
             (512, 10)
         """
+        network = self._network(
+            pretrained=pretrained, weights=weights, num_classes=num_classes,
+            in_channels=in_channels, channel_init=channel_init,
+            read_classifier=read_classifier, rngs=rngs, **options,
+        )  # fmt: skip
+        self._draw_classifier(network, rngs)
+        return network
+
+    def build_for_transfer(self, **options: Any) -> nnx.Module:
+        """Builds the whole network for its body: what a transfer drops is not drawn.
+
+        Args:
+            **options: As of a call.
+
+        Returns:
+            The network. With `read_classifier=False` the arrays of a ResNet's
+            classifier are abstract, `jax.ShapeDtypeStruct`.
+
+        Raises:
+            TypeError, ValueError, FileNotFoundError: As a call.
+        """
+        return self._network(**options)
+
+    def _network(
+        self,
+        *,
+        pretrained: bool = False,
+        weights: str | os.PathLike | None = None,
+        num_classes: Integer | None = None,
+        in_channels: Integer = 3,
+        channel_init: str = "zero",
+        read_classifier: bool = True,
+        rngs: nnx.Rngs | None = None,
+        **options: Any,
+    ) -> nnx.Module:
         loads = check_flag(pretrained, "pretrained") or weights is not None
         if num_classes is not None:
             num_classes = check_integer(num_classes, "num_classes", least=1)
@@ -132,7 +167,6 @@ class RegisteredModel:
         given = {
             "in_channels": check_integer(in_channels, "in_channels", least=1),
             "channel_init": channel_init,
-            "rngs": rngs or nnx.Rngs(0),
             **options,
         }
         if num_classes is not None:
@@ -140,8 +174,9 @@ class RegisteredModel:
         if not loads:
             self._check_unused(channel_init, read_classifier)
         if not loads or self._fills_itself(weights):
-            return self._build(given | {"pretrained": loads})
-        return self._filled(given, self.resolve(weights), read_classifier)
+            rngs = nnx.Rngs(0) if rngs is None else rngs
+            return self._build(given | {"pretrained": loads, "rngs": rngs})
+        return self._filled(given, rngs, self.resolve(weights), read_classifier)
 
     def resolve(self, weights: str | os.PathLike | None = None) -> Weights:
         """Finds weights of this network, fetching them if need be; None for default."""
@@ -178,12 +213,20 @@ class RegisteredModel:
         return network
 
     def _filled(
-        self, given: Mapping[str, Any], source: Weights, read_classifier: bool
+        self,
+        given: Mapping[str, Any],
+        rngs: nnx.Rngs | None,
+        source: Weights,
+        read_classifier: bool,
     ) -> nnx.Module:
         """Builds the network and loads the weights into it."""
-        network = self._build(given)
+        rngs = nnx.Rngs(0) if rngs is None else rngs
+        network = self._build({**given, "rngs": rngs})
         self._load(network, given, source, read_classifier)
         return network
+
+    def _draw_classifier(self, network: nnx.Module, rngs: nnx.Rngs | None) -> None:
+        """Draws what `_filled` left without values."""
 
     def _load(self, network, given, source: Weights, read_classifier: bool) -> None:
         expected = torch_shapes(network)

@@ -1,6 +1,7 @@
 """Resolves what the user passes as `weights`: a name, a hub name, or a path."""
 
 import dataclasses
+import functools
 import json
 import os
 from pathlib import Path
@@ -178,6 +179,13 @@ def _from_path(architecture: str, path: Path) -> Weights:
             f"no file of weights at {path}. Known names for {architecture}: "
             f"{_known(architecture)}"
         )
+    state = path.stat()
+    return _from_file(architecture, path, state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=8)
+def _from_file(architecture: str, path: Path, changed: int, size: int) -> Weights:
+    """Reads the file once, however often a learner asks; `changed` in nanoseconds."""
     digest = sha256_of(path)
     for entry in manifest().values():
         if digest in entry.known_sha256:

@@ -165,43 +165,56 @@ def create_head(
     sizes = [pooled, *hidden, num_classes]
     count = len(sizes) - 1
     rates = _rates(dropout, count)
-    layers: dict[str, nnx.Module] = {
-        "pool": ConcatPool() if concat_pool else GlobalAvgPool()
-    }
     if lin_first:
-        layers["dropout0"] = nnx.Dropout(rates.pop(0))
         rates.append(0.0)
-    for i, (size, out, rate) in enumerate(zip(sizes, sizes[1:], rates, strict=False)):
-        last = i == count - 1
-        has_bn = i > 0 or first_bn
-        if lin_first:
-            has_bn = bn_final if last else has_bn
-        # fastai's bias of a fresh batch norm is 1e-3, PyTorch's 0.
-        before = {f"bn{i + 1}": BatchNorm(out if lin_first else size, bias=1e-3)}
-        if not has_bn:
-            before = {}
-        if rate > 0:
-            before[f"dropout{i + 1}"] = nnx.Dropout(rate)
-        linear = Linear(size, out, use_bias=not has_bn, rngs=rngs)
-        linear.weight.set_value(init(rngs.params(), (size, out)))
-        work: dict[str, nnx.Module] = {f"linear{i + 1}": linear}
-        if not last:
-            work[f"relu{i + 1}"] = ReLU()
-        layers |= (work | before) if lin_first else (before | work)
-    if bn_final and not lin_first:
-        layers["bn_final"] = BatchNorm(num_classes, momentum=0.01, bias=1e-3)
+    ends: dict[str, nnx.Module] = {}
     if y_range is not None:
-        layers["range"] = SigmoidRange(*y_range)
+        ends["range"] = SigmoidRange(*y_range)
     if target_stats is not None:
         if y_range is not None:
             raise ValueError("give y_range or target_stats, not both.")
         mean, std = target_stats
         options = {"count": num_classes, "what": "numbers, one for each output"}
-        layers["denormalize"] = Denormalize(
+        ends["denormalize"] = Denormalize(
             check_numbers(mean, "the mean in target_stats", **options),
             check_numbers(std, "the std in target_stats", **options, above=0),
         )
-    return Sequential(layers)
+
+    def build(rngs: nnx.Rngs) -> Sequential:
+        layers: dict[str, nnx.Module] = {
+            "pool": ConcatPool() if concat_pool else GlobalAvgPool()
+        }
+        if lin_first:
+            layers["dropout0"] = nnx.Dropout(rates[0])
+        for i, (size, out, rate) in enumerate(
+            zip(sizes[:-1], sizes[1:], rates[lin_first:], strict=True)
+        ):
+            last = i == count - 1
+            has_bn = i > 0 or first_bn
+            if lin_first:
+                has_bn = bn_final if last else has_bn
+            # fastai's bias of a fresh batch norm is 1e-3, PyTorch's 0.
+            before = {f"bn{i + 1}": BatchNorm(out if lin_first else size, bias=1e-3)}
+            if not has_bn:
+                before = {}
+            if rate > 0:
+                before[f"dropout{i + 1}"] = nnx.Dropout(rate)
+            linear = Linear(size, out, use_bias=not has_bn, rngs=rngs)
+            linear.weight.set_value(init(rngs.params(), (size, out)))
+            work: dict[str, nnx.Module] = {f"linear{i + 1}": linear}
+            if not last:
+                work[f"relu{i + 1}"] = ReLU()
+            layers |= (work | before) if lin_first else (before | work)
+        if bn_final and not lin_first:
+            layers["bn_final"] = BatchNorm(num_classes, momentum=0.01, bias=1e-3)
+        return Sequential(layers)
+
+    # In one program, and without the values that `init` replaces; one's own `init` may
+    # be NumPy's.
+    head = (nnx.jit(build) if init is kaiming_normal else build)(rngs)
+    if not ends:
+        return head
+    return Sequential({name: head[name] for name in head.names} | ends)
 
 
 def _rates(dropout, count: int) -> list[float]:

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import runs
 from photos import make_photos
 from processes import run_script

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 from processes import PLACES, run_script
 
 from jaxtune.loop.sharding import data_sharding, place_batch
