@@ -18,7 +18,7 @@ ended by a signal loses nothing but its item. Each item says at once what came o
   it is asked again with the flag that makes XLA's GPU compiler choose kernels which add
   up in a fixed order (cuDNN's, and scatters, may use atomic additions otherwise);
 - `resumed`: a run that is kept (`run=`), killed with SIGKILL in its last phase and
-  taken up by another process, ends bit for bit as the one that nothing killed;
+  resumed by another process, ends bit for bit as the one that nothing killed;
 - `tests`: pytest passes on tests/train, tests/models and tests/transfer, which multiply
   float32 as float32, with that flag: some compare two runs bit for bit.
 

@@ -22,7 +22,7 @@ from jaxtune.checkpoint.run import environment as environment
 from jaxtune.checkpoint.run import find_checkpoint as find_checkpoint
 from jaxtune.checkpoint.run import is_run as is_run
 from jaxtune.checkpoint.run import read_run as read_run
-from jaxtune.checkpoint.run import taking_up as taking_up
+from jaxtune.checkpoint.run import resuming_from as resuming_from
 from jaxtune.checkpoint.run import with_kept_thresholds as with_kept_thresholds
 from jaxtune.checkpoint.run import write_thresholds as write_thresholds
 from jaxtune.checkpoint.saving import Saving as Saving

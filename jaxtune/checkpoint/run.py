@@ -126,7 +126,7 @@ class RunFolder:
 
     def _loss_of(self, number: int) -> float | None:
         checkpoint = self._folder / str(number)
-        with taking_up(checkpoint):
+        with resuming_from(checkpoint):
             return _loss(checkpoint)
 
     def __iter__(self):
@@ -227,7 +227,7 @@ class RunFolder:
 
 
 @contextlib.contextmanager
-def taking_up(checkpoint: Path) -> Iterator[None]:
+def resuming_from(checkpoint: Path) -> Iterator[None]:
     """Adds to an error about a damaged checkpoint how its run can resume without it.
 
     Args:

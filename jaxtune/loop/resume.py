@@ -20,7 +20,7 @@ from jaxtune.checkpoint import (
     load_meta,
     load_opt_state,
     load_raw,
-    taking_up,
+    resuming_from,
 )
 from jaxtune.loop.run_state import RunState
 from jaxtune.train import Phase, TrainState, averaged, raw_values, with_raw_values
@@ -121,7 +121,7 @@ class Resume:
         self._saved: int | None = None
         self.run = RunState()
         if self.checkpoint is not None:
-            with taking_up(self.checkpoint):
+            with resuming_from(self.checkpoint):
                 meta = load_meta(self.checkpoint)
             self.run = RunState.from_json(meta["run"])
             self._saved = self.run.progress
@@ -156,7 +156,7 @@ class Resume:
             jaxtune.checkpoint.CheckpointDamagedError: If one of its files is damaged;
                 the message tells how to resume from the checkpoint before.
         """
-        with taking_up(self.checkpoint):
+        with resuming_from(self.checkpoint):
             params, model_state = load_checkpoint(
                 self.checkpoint, params=state.params, model_state=state.model_state
             )

@@ -44,7 +44,7 @@ def test_each_phase_reaches_to_the_next_and_the_last_to_now():
     assert stretches([], now) == []
 
 
-def test_of_a_phase_that_was_taken_up_the_first_beginning_counts():
+def test_of_a_phase_that_was_resumed_the_first_beginning_counts():
     first, second = snapshots()
     again = Snapshot(2, "phase 2/2", (), *values(fc=1.7))
     parts = stretches([first, second, again], values())

@@ -22,9 +22,7 @@ def test_it_holds_the_arrays_themselves(root):
     assert not jnp.array_equal(conv, model.model[0].conv1.weight[...])
 
 
-def test_a_phase_taken_up_in_another_process_begins_where_it_is_taken_up(
-    root, tmp_path
-):
+def test_a_phase_resumed_in_another_process_begins_where_it_resumes(root, tmp_path):
     first = runs.make_learner(root, verbose=False)
     first.fine_tune(1, 1e-2, run=tmp_path / "run")
     second = runs.make_learner(root, verbose=False)

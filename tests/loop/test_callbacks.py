@@ -161,7 +161,7 @@ def test_more_is_better_for_accuracies():
         Monitor("f1").value(row(1.0))
 
 
-def test_an_early_stopped_run_killed_and_taken_up_ends_the_same(root, tmp_path):
+def test_an_early_stopped_run_killed_and_resumed_ends_the_same(root, tmp_path):
     results = []
     for number, run in enumerate((None, tmp_path / "run")):
         model = runs.make_learner(root, verbose=False)

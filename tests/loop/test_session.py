@@ -1,4 +1,4 @@
-"""Runs that nothing can interrupt: killed, asked to stop, taken up, finished."""
+"""Runs that nothing can interrupt: killed, asked to stop, resumed, finished."""
 
 import json
 import os
@@ -70,7 +70,7 @@ def fine_tune(root, run, **options):
 
 
 class Child:
-    """A run in a process of its own, begun or taken up."""
+    """A run in a process of its own, begun or resumed."""
 
     def __init__(self, folder: Path, root: Path, *options):
         self.run = folder / "run"
@@ -313,7 +313,7 @@ def test_a_network_with_random_streams_of_its_own_goes_on_too(root, tmp_path):
     assert results[0] == results[1]
 
 
-def test_a_stop_while_validating_is_taken_up_there(root, whole, tmp_path):
+def test_a_run_stopped_while_validating_resumes_there(root, whole, tmp_path):
     model = runs.make_learner(root)
     programs = model._trainer.programs
     original = programs.eval_step
@@ -368,7 +368,7 @@ def test_training_on_after_a_finished_run(root, tmp_path):
     assert results[0] == results[1]
 
 
-def test_a_damaged_checkpoint_is_not_taken_up(root, whole, tmp_path):
+def test_a_damaged_checkpoint_is_not_resumed_from(root, whole, tmp_path):
     run = tmp_path / "run"
     fine_tune(root, run)
     latest = find_checkpoint(run)
