@@ -16,6 +16,7 @@ from jaxtune.data.check import PhotoCheck as PhotoCheck
 from jaxtune.data.decode import ImageError as ImageError
 from jaxtune.data.decode import check_image as check_image
 from jaxtune.data.decode import load_image as load_image
+from jaxtune.data.feature_loader import FeatureLoader as FeatureLoader
 from jaxtune.data.folders import find_images as find_images
 from jaxtune.data.folders import is_image as is_image
 from jaxtune.data.items import Items as Items

@@ -6,6 +6,7 @@ threads, the cache or the batch that iteration starts at.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import warnings
@@ -212,6 +213,39 @@ class Loader:
         start = check_integer(start, "start", least=0, most=len(self))
         return self._batches(epoch, start)
 
+    def index_batches(self, epoch: Integer = 0) -> list[np.ndarray]:
+        """Returns the `index` of each unpadded row, for each batch of an epoch."""
+        indices = self._indices(epoch)
+        starts = range(0, len(self) * self.batch_size, self.batch_size)
+        return [indices[start : start + self.batch_size] for start in starts]
+
+    def rows(self, indices: np.ndarray) -> Batch:
+        """Returns a batch without its images; every aspect is 1.
+
+        Args:
+            indices: Of the unpadded rows, see `index_batches`.
+        """
+        rows, real, labels = self.batch_size, len(indices), self.items.labels
+        batch: Batch = {
+            "label": np.zeros((rows, *labels.shape[1:]), labels.dtype),
+            "mask": np.zeros(rows, bool),
+            "index": np.full(rows, -1, np.int32),
+            "aspect": np.ones(rows, np.float32),
+        }
+        batch["label"][:real] = labels[indices % self.num_items]
+        batch["index"][:real] = indices
+        batch["mask"][:real] = True
+        return batch
+
+    def in_order(self) -> Loader:
+        """Returns a loader of the same photos in order, with a padded last batch.
+
+        Decoded photos are shared with this one.
+        """
+        other = copy.copy(self)
+        other.shuffle = False
+        return other
+
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
         import grain
 
@@ -243,20 +277,9 @@ class Loader:
     def _assemble(
         self, indices: np.ndarray, pool: Executor | None
     ) -> tuple[Batch, list[_Unreadable]]:
-        rows = self.batch_size
-        positions = indices % self.num_items
-        labels = self.items.labels
-        batch: Batch = {
-            "image": np.zeros((rows, *self.image_shape), np.uint8),
-            "label": np.zeros((rows, *labels.shape[1:]), labels.dtype),
-            "mask": np.zeros(rows, bool),
-            "index": np.full(rows, -1, np.int32),
-            "aspect": np.ones(rows, np.float32),
-        }
-        real = len(positions)
-        batch["label"][:real] = labels[positions]
-        batch["index"][:real] = indices
-        batch["mask"][:real] = True
+        images = np.zeros((self.batch_size, *self.image_shape), np.uint8)
+        batch: Batch = {"image": images, **self.rows(indices)}
+        real, positions = len(indices), indices % self.num_items
         if self._cache is not None and self._cache.filled[positions].all():
             np.take(self._cache.images, positions, axis=0, out=batch["image"][:real])
             batch["aspect"][:real] = self._cache.aspects[positions]

@@ -619,6 +619,7 @@ class Learner:
         unfreeze_to: Integer | str = 0,
         wd: Number | None = None,
         moms: Sequence[Number] | None = None,
+        cache_features: Integer = 0,
         callbacks: Callbacks = None,
         run: str | os.PathLike | None = None,
         save_every: Number | None = None,
@@ -648,6 +649,11 @@ class Learner:
                 `freeze_to`; the groups before it stay frozen.
             wd: Weight decay; the learner's if None.
             moms: Momentum at start, peak and end; the learner's if None.
+            cache_features: In phase 1, for how many draws of the augmentation the
+                frozen body's features of every photo are computed once and kept in
+                memory; its epochs take the draws in turn, and the body runs no more.
+                With as many draws as `freeze_epochs` the values are those without;
+                fewer see fewer variants of each photo. 0 keeps none.
             callbacks: One or several, see `Callback`.
             run: Folder to save the run in; created if missing. Not saved if None.
             save_every: Seconds between two checkpoints, 60 if None; 0 starts the next
@@ -683,6 +689,7 @@ class Learner:
             unfreeze_to=unfreeze_to,
             wd=wd,
             moms=moms,
+            cache_features=cache_features,
         )
         return self._fit(phases, run, save_every, callbacks)
 
@@ -1026,7 +1033,7 @@ class Learner:
             base_lr: As in `fine_tune`; 2e-3 if None.
             phases: Phases as for `fit_phases`, instead of those of `fine_tune`.
             **options: freeze_epochs, lr_mult, pct_start, div, div_final, unfreeze_to,
-                wd and moms, as in `fine_tune`.
+                wd, moms and cache_features, as in `fine_tune`.
 
         Raises:
             TypeError: If an argument has the wrong type or is unknown.

@@ -38,7 +38,7 @@ from jaxtune.transfer import check_groups, check_runs
 #: Arguments of `fine_tune` that decide its phases, beside epochs and learning rate.
 FINE_TUNING = (
     *("freeze_epochs", "lr_mult", "pct_start", "div", "div_final", "unfreeze_to"),
-    *("wd", "moms"),
+    *("wd", "moms", "cache_features"),
 )
 
 # What `jax.random.key` takes without float64 and its kin.

@@ -29,6 +29,8 @@ from jaxtune.loop.memory import MemoryNeed, check_fits, device_errors, memory_li
 from jaxtune.loop.run_description import name_of
 from jaxtune.train import (
     Metric,
+    apply_body,
+    apply_head,
     apply_module,
     compile_step,
     local_devices,
@@ -253,6 +255,8 @@ class CompiledSteps:
         graphdef: nnx.GraphDef,
         tx: optax.GradientTransformation,
         labels: nnx.State,
+        *,
+        features: bool = False,
     ) -> CompiledStep:
         """Returns the compiled train step of a network.
 
@@ -264,16 +268,18 @@ class CompiledSteps:
             graphdef: Of the network in training mode.
             tx: The optimizer.
             labels: Layer group of each parameter, `FROZEN` for those that don't train.
+            features: Whether the batches hold the body's features instead of photos.
         """
         return self._made(
-            ("train", graphdef, tuple(jax.tree.leaves(labels))),
+            ("train", graphdef, tuple(jax.tree.leaves(labels)), features),
             lambda: make_train_step(
                 graphdef,
                 tx,
                 loss=self.loss,
                 objective=self.objective,
                 labels=labels,
-                prepare=self._augmented,
+                prepare=None if features else self._augmented,
+                apply=apply_head if features else apply_module,
                 mixing=self.mixing,
             ),
             "a train step",
@@ -281,19 +287,52 @@ class CompiledSteps:
             donate=True,
         )
 
-    def eval_step(self, graphdef: nnx.GraphDef) -> CompiledStep:
-        """Returns the compiled eval step of a network in eval mode."""
+    def eval_step(
+        self, graphdef: nnx.GraphDef, *, features: bool = False
+    ) -> CompiledStep:
+        """Returns the compiled eval step of a network in eval mode.
+
+        Args:
+            graphdef: Of the network in eval mode.
+            features: Whether the batches hold the body's features instead of photos.
+        """
+
+        def plain(batch):
+            return batch["image"] if features else self._plain(batch["image"])
+
         return self._made(
-            ("eval", graphdef),
+            ("eval", graphdef, features),
             lambda: make_eval_step(
                 graphdef,
                 loss=self.loss,
                 metrics=self.metrics,
-                prepare=lambda batch: self._plain(batch["image"]),
+                prepare=plain,
+                apply=apply_head if features else apply_module,
             ),
             "validation",
             batch=2,
         )
+
+    def features_step(self, graphdef: nnx.GraphDef, *, augmented: bool) -> CompiledStep:
+        """Returns the compiled step that gives a body's features for photos.
+
+        It maps (params, model_state, batch, key) to features (b, ...). The key is that
+        of a train step, whose augmentation is drawn then.
+
+        Args:
+            graphdef: Of the network in eval mode, see `apply_body`.
+            augmented: Whether photos are augmented as in training.
+        """
+
+        def body_features(params, model_state, batch, key):
+            if augmented:
+                images = self._augmented(batch, jax.random.split(key)[0])
+            else:
+                images = self._plain(batch["image"])
+            return apply_body(graphdef, params, model_state, images)[0]
+
+        key = ("features", graphdef, augmented)
+        return self._made(key, lambda: body_features, "computing features", batch=2)
 
     def answer_step(self, graphdef: nnx.GraphDef) -> CompiledStep:
         """Returns the compiled step that gives a network's outputs for photos.

@@ -237,6 +237,9 @@ class FitEvents:
             trainer.network,
             trainer.frozen_groups,
         )
+        if phase.cache_features:
+            draws = min(phase.cache_features, phase.epochs)
+            start_line += f" · features cached, {draws} of each photo"
         table = Reporter(start_line, trainer.columns, verbose=self._verbose)
         with table as self._reporter:
             for row in self.run.rows_of(trainer.phase):

@@ -52,21 +52,22 @@ def fit(
     """
     trainer.check_phases(data, phases)
     events = FitEvents(verbose=False) if events is None else events
-    run, loaders = events.run, {"": data.valid_loader, **trainer.extra_loaders}
-    steps = len(data.train_loader) + sum(map(len, loaders.values()))
+    run = events.run
     events.begin_training(trainer, data, phases)
     for number in range(1, len(phases) + 1):
         if events.ended_before(number):
             break
         with events.phase(number) as (phase, train_step):
             yield from run.rows_of(trainer.phase)
-            evaluate = trainer.evaluator()
+            began = first_epoch + run.epochs_before
+            train_loader, loaders, evaluate = trainer.inputs(data, phase, began, key)
+            steps = len(train_loader) + sum(map(len, loaders.values()))
             while run.epoch < phase.epochs and not run.finished:
                 events.begin_epoch(phase, steps)
                 epoch = first_epoch + len(run.rows)
                 epoch_key = jax.random.fold_in(key, epoch)
                 timer = StepTimer(run)
-                for batch in timer.batches(data.train_loader.batches(epoch, run.step)):
+                for batch in timer.batches(train_loader.batches(epoch, run.step)):
                     batch = trainer.place(batch)
                     run.state, metrics = train_step(run.state, batch, epoch_key)
                     run.add_step(metrics["loss"], metrics["count"])

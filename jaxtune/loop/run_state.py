@@ -51,6 +51,11 @@ class RunState:
         """Seconds spent on this epoch so far, over all processes."""
         return self.seconds + time.perf_counter() - self.began
 
+    @property
+    def epochs_before(self) -> int:
+        """Number of the run's epochs before the current phase."""
+        return len(self.rows) - self.epoch
+
     def add_step(self, loss: jax.Array, count: jax.Array) -> None:
         """Counts a trained batch."""
         self.losses.append(loss)

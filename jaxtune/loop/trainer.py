@@ -19,6 +19,7 @@ from flax import nnx
 
 from jaxtune.arguments import Integer
 from jaxtune.checkpoint import fingerprint, load_opt_state
+from jaxtune.data import FeatureLoader
 from jaxtune.inspect.diff import Snapshot
 from jaxtune.loop.batch_norm_rows import check_enough_rows
 from jaxtune.loop.columns import table_columns
@@ -40,6 +41,7 @@ from jaxtune.train import (
     boundary_index,
     check_accumulation,
     check_decay,
+    check_fixed_body,
     check_norms,
     check_precision,
     constant,
@@ -149,6 +151,7 @@ class Trainer:
         self.snapshots: list[Snapshot] = []
         self.extra_loaders: Mapping[str, Any] = {}
         self._rows, self.sharding = data_sharding(*batch_sizes)
+        self._photo_batch: dict[str, jax.Array] | None = None
         enable_compilation_cache()
 
     @property
@@ -361,8 +364,79 @@ class Trainer:
                 )
         return figures
 
-    def evaluator(self) -> Callable[..., dict[str, float]]:
+    def inputs(
+        self, data: Any, phase: Phase, first_epoch: int, key: jax.Array
+    ) -> tuple[Any, dict[str, Any], Callable[..., dict[str, float]]]:
+        """Returns what a phase trains and validates on.
+
+        Args:
+            data: Has `train_loader` and `valid_loader`.
+            phase: With `cache_features` the body's features are computed now.
+            first_epoch: Number of the phase's first epoch.
+            key: The run's key.
+
+        Returns:
+            The loader to train on, those to validate on by name ("" for the data's
+            own), and what evaluates them, see `evaluator`.
+        """
+        loaders = {"": data.valid_loader, **self.extra_loaders}
+        if not phase.cache_features or not phase.epochs:
+            return data.train_loader, loaders, self.evaluator()
+        cached = self._cached_features(
+            data.train_loader, loaders, phase, first_epoch, key
+        )
+        return *cached, self.evaluator(features=True)
+
+    def _cached_features(
+        self,
+        train_loader: Any,
+        loaders: Mapping[str, Any],
+        phase: Phase,
+        first_epoch: int,
+        key: jax.Array,
+    ) -> tuple[FeatureLoader, dict[str, FeatureLoader]]:
+        """Computes the frozen body's features of all photos, once.
+
+        The draws of the augmentation are those of the phase's first epochs.
+        """
+        graphdef, values = self.eval_graphdef(), self.values()
+
+        def features_of(loader, key, *, augmented) -> tuple[np.ndarray, np.ndarray]:
+            step = self.programs.features_step(graphdef, augmented=augmented)
+            found, masks = [], []
+            for batch in loader.in_order().batches():
+                placed = self.place(batch)
+                found.append(step(*values, placed, key))
+                masks.append(batch["mask"])
+                self._photo_batch = placed if augmented else self._photo_batch
+            found, count = jax.device_get(found), loader.num_items
+            return np.concatenate(found)[:count], np.concatenate(masks)[:count]
+
+        draws = [
+            features_of(
+                train_loader,
+                jax.random.fold_in(key, first_epoch + draw),
+                augmented=True,
+            )
+            for draw in range(min(phase.cache_features, phase.epochs))
+        ]
+        train = FeatureLoader(
+            train_loader,
+            *map(np.stack, zip(*draws, strict=True)),
+            first_epoch=first_epoch,
+        )
+        return train, {
+            name: FeatureLoader(
+                loader, *(x[None] for x in features_of(loader, key, augmented=False))
+            )
+            for name, loader in loaders.items()
+        }
+
+    def evaluator(self, *, features: bool = False) -> Callable[..., dict[str, float]]:
         """Returns a function that evaluates weights; made once for many calls.
+
+        Args:
+            features: Whether the loaders are of stored features, see `inputs`.
 
         Returns:
             (loader, values, after_batch=None) -> the mean loss and metrics over every
@@ -370,7 +444,7 @@ class Trainer:
             device; `after_batch` is called after each batch, and what it raises ends
             the evaluation. Raises a ValueError if there is no row at all.
         """
-        eval_step = self.programs.eval_step(self.eval_graphdef())
+        eval_step = self.programs.eval_step(self.eval_graphdef(), features=features)
 
         def evaluate(loader, values, after_batch=None) -> dict[str, float]:
             sums = []
@@ -470,6 +544,9 @@ class Trainer:
         state = jax.tree.map(
             lambda x: form(x, self.sharding), jax.eval_shape(first_state)
         )
+        if self._photo_batch is not None:
+            # This phase has batches of features, the later one of photos.
+            batch = self._photo_batch
         placed = {name: form(x, x.sharding) for name, x in batch.items()}
         forms = (state, placed, form(key))
 
@@ -493,6 +570,7 @@ class Trainer:
                 norm that trains would see one value for each channel.
         """
         self.check_rows(data, phases)
+        self._check_features(phases)
         steps = self.gradient_accumulation_steps
         for phase in phases:
             batches = phase.epochs * len(data.train_loader)
@@ -501,6 +579,23 @@ class Trainer:
                     f"gradient_accumulation_steps={steps} is more than the {batches} "
                     "batches of a phase, so there would be no update. Give a smaller "
                     "number, smaller batches or more epochs."
+                )
+
+    def _check_features(self, phases: Sequence[Phase]) -> None:
+        boundary = self.boundary
+        for phase in phases:
+            boundary = boundary if phase.boundary is None else phase.boundary
+            if not phase.cache_features:
+                continue
+            groups = group_labels(split_module(self.network)[1], self.groups)
+            frozen = tuple(self.groups)[:boundary]
+            view = training_view(self.network, groups, frozen, norms=self.norms)
+            check_fixed_body(self.network, view, self.labels(frozen))
+            if self.programs.mixing is not None:
+                raise ValueError(
+                    "cache_features keeps what the body makes of single photos, and "
+                    f"{type(self.programs.mixing).__name__} mixes them before it. "
+                    "Leave one of them out."
                 )
 
     def check_rows(self, data: Any, phases: Sequence[Phase]) -> None:
@@ -551,7 +646,9 @@ class Trainer:
                 )
             return TrainState.create(params, model_state, tx, ema=ema)
 
-        return self.programs.train_step(graphdef, tx, labels), first_state
+        features = phase.cache_features > 0
+        step = self.programs.train_step(graphdef, tx, labels, features=features)
+        return step, first_state
 
     def eval_graphdef(self) -> nnx.GraphDef:
         """Returns the network's graph in eval mode, as validation runs it."""
@@ -626,7 +723,7 @@ class Trainer:
             good: Weights to go back to if these are spoiled or were lost.
             spoiled: Whether to go back.
         """
-        self.running = None
+        self.running = self._photo_batch = None
         if not spoiled and is_readable(state):
             self._sync(state)
             self._opt_state, self.step = state.opt_state, int(state.step)

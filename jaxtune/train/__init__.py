@@ -9,6 +9,9 @@ from jaxtune.train.averaging import raw_values as raw_values
 from jaxtune.train.averaging import still_statistics as still_statistics
 from jaxtune.train.averaging import update_average as update_average
 from jaxtune.train.averaging import with_raw_values as with_raw_values
+from jaxtune.train.body_and_head import apply_body as apply_body
+from jaxtune.train.body_and_head import apply_head as apply_head
+from jaxtune.train.body_and_head import check_fixed_body as check_fixed_body
 from jaxtune.train.compile import compile_step as compile_step
 from jaxtune.train.compile import compiler_options as compiler_options
 from jaxtune.train.compile import enable_compilation_cache as enable_compilation_cache

@@ -46,6 +46,8 @@ class Phase:
             epochs. For gradient accumulation it must be over updates, see
             `over_updates`; the learner converts it.
         weight_decay: Of all parameters but norms and biases.
+        cache_features: Draws of the augmentation for which the frozen body's features
+            are computed once and kept; 0 computes them in every step.
     """
 
     name: str | None
@@ -54,11 +56,14 @@ class Phase:
     rates: tuple[float, ...]
     schedule: Any
     weight_decay: float
+    cache_features: int = 0
 
     def as_dict(self) -> dict:
         """Returns the phase as JSON-compatible values, to be compared or saved."""
         schedule: Schedule = self.schedule
+        kept = {"cache_features": self.cache_features} if self.cache_features else {}
         return {
+            **kept,
             "boundary": self.boundary,
             "epochs": self.epochs,
             "rates": [float(rate) for rate in self.rates],
@@ -83,6 +88,7 @@ def fine_tune_phases(
     weight_decay: Number = 0.01,
     momentums: Sequence[Number] = MOMENTUMS,
     unfreeze_to: Integer = 0,
+    cache_features: Integer = 0,
 ) -> tuple[Phase, ...]:
     """Returns fastai's `fine_tune`: the head alone, then the whole network.
 
@@ -105,6 +111,7 @@ def fine_tune_phases(
         weight_decay: Of all parameters but norms and biases.
         momentums: Momentum at the start, the peak and the end of a cycle.
         unfreeze_to: Number of groups that stay frozen in phase 2, from the first.
+        cache_features: Of phase 1, see `Phase`.
 
     Raises:
         TypeError: If an argument is not a number, or a count not an integer.
@@ -132,6 +139,7 @@ def fine_tune_phases(
     unfreeze_to = check_integer(
         unfreeze_to, "unfreeze_to", least=0, most=num_groups - 1
     )
+    cache_features = check_integer(cache_features, "cache_features", least=0)
     if freeze_epochs and num_groups < 2:
         raise ValueError(
             "a frozen phase needs at least two layer groups; there is one. Give "
@@ -152,6 +160,7 @@ def fine_tune_phases(
                     momentums=momentums,
                 ),
                 weight_decay=weight_decay,
+                cache_features=cache_features,
             )
         )
     half = base_lr / 2
@@ -321,6 +330,7 @@ def _checked(phase: Any, num_groups: int) -> Phase:
         rates=resolve_rates(phase.rates, num_groups),
         schedule=check_schedule(phase.schedule),
         weight_decay=check_number(phase.weight_decay, "weight_decay", least=0),
+        cache_features=check_integer(phase.cache_features, "cache_features", least=0),
     )
 
 

@@ -69,7 +69,7 @@ def test_a_body_of_ones_own_is_not_cut():
     for arch, options, said in (
         (tiny, {"body": body}, "received both"),
         (None, {}, "received neither"),
-        (None, {"body": tiny}, "received a function|parameter .body."),
+        (None, {"body": tiny}, "received the function tiny|parameter .body."),
         (None, {"body": body, "cut": 2, "weights": "a.pth"}, "cut and weights"),
     ):
         with pytest.raises(TypeError, match=said):
