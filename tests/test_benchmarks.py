@@ -19,12 +19,12 @@ import jaxtune
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 # Behind everything else: jaxtune itself is the installed one.
 sys.path.append(str(FOLDER.parent))
-everywhere, gpu, input, measure, step, tpu = (
+everywhere, features, gpu, input, measure, step, tpu = (
     importlib.import_module(f"benchmarks.{name}")
-    for name in ("everywhere", "gpu", "input", "measure", "step", "tpu")
+    for name in ("everywhere", "features", "gpu", "input", "measure", "step", "tpu")
 )
-SCRIPTS = ["accuracy", "checkpoint", "compile", "everywhere", "fine_tune", "gpu"]
-SCRIPTS += ["input", "step", "tpu"]
+SCRIPTS = ["accuracy", "checkpoint", "compile", "everywhere", "features", "fine_tune"]
+SCRIPTS += ["gpu", "input", "step", "tpu"]
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -84,6 +84,18 @@ def test_our_step_of_each_case_is_a_step(tiny):
     assert predict().shape == (2, step.CLASSES)
     frozen = step.ours(tiny, "frozen", batch)
     assert frozen() > 0 and frozen() > 0
+
+
+@pytest.mark.end_to_end
+def test_stored_features_are_measured_beside_none(tiny, tmp_path, capsys):
+    photos = make_photos(tmp_path, train=12, valid=4)
+    rows = features.main(
+        [str(photos), "--epochs", "3", "--rounds", "1", "--arch", tiny]
+    )
+    assert [row["draws"] for row in rows] == [0, 1, 2, 3]
+    assert rows[0]["ratio"] == 1 and all(row["ratio"] > 0 for row in rows)
+    assert all(0 <= row["errors"][0] <= 1 for row in rows)
+    assert "| none kept |" in capsys.readouterr().out
 
 
 def test_an_epoch_of_input_gives_the_last_batch(tmp_path):

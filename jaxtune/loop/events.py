@@ -99,7 +99,8 @@ class FitEvents:
 
         def step_and_compile_ahead(state, batch, key):
             result = train_step(state, batch, key)
-            if to_come and not compiling:
+            # Batches of features have no form before their phase begins.
+            if to_come and not to_come[0].cache_features and not compiling:
                 compiling.append(trainer.compile_ahead(to_come[0], batch, key))
             return result
 
