@@ -4,6 +4,8 @@ Maps feature maps (b, h, w, c) to logits (b, num_classes). Layers, their order, 
 and initial values are fastai v2's.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
@@ -180,23 +182,53 @@ def create_head(
             check_numbers(std, "the std in target_stats", **options, above=0),
         )
 
-    def build(rngs: nnx.Rngs) -> Sequential:
+    plan = _Plan(
+        sizes=tuple(sizes),
+        rates=tuple(rates),
+        concat_pool=concat_pool,
+        first_bn=first_bn,
+        bn_final=bn_final,
+        lin_first=lin_first,
+    )
+    if init is kaiming_normal:
+        head = _drawn(plan, rngs)
+    else:
+        # One's own `init` may be NumPy's.
+        head = plan.build(rngs, init)
+    if not ends:
+        return head
+    return Sequential({name: head[name] for name in head.names} | ends)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What decides a head's layers, up to what follows the last one."""
+
+    sizes: tuple[int, ...]
+    rates: tuple[float, ...]
+    concat_pool: bool
+    first_bn: bool
+    bn_final: bool
+    lin_first: bool
+
+    def build(self, rngs: nnx.Rngs, init: Callable = kaiming_normal) -> Sequential:
         layers: dict[str, nnx.Module] = {
-            "pool": ConcatPool() if concat_pool else GlobalAvgPool()
+            "pool": ConcatPool() if self.concat_pool else GlobalAvgPool()
         }
-        if lin_first:
-            layers["dropout0"] = nnx.Dropout(rates[0])
+        if self.lin_first:
+            layers["dropout0"] = nnx.Dropout(self.rates[0])
+        count = len(self.sizes) - 1
+        rates = self.rates[self.lin_first :]
         for i, (size, out, rate) in enumerate(
-            zip(sizes[:-1], sizes[1:], rates[lin_first:], strict=True)
+            zip(self.sizes[:-1], self.sizes[1:], rates, strict=True)
         ):
             last = i == count - 1
-            has_bn = i > 0 or first_bn
-            if lin_first:
-                has_bn = bn_final if last else has_bn
+            has_bn = i > 0 or self.first_bn
+            if self.lin_first:
+                has_bn = self.bn_final if last else has_bn
             # fastai's bias of a fresh batch norm is 1e-3, PyTorch's 0.
-            before = {f"bn{i + 1}": BatchNorm(out if lin_first else size, bias=1e-3)}
-            if not has_bn:
-                before = {}
+            features = out if self.lin_first else size
+            before = {f"bn{i + 1}": BatchNorm(features, bias=1e-3)} if has_bn else {}
             if rate > 0:
                 before[f"dropout{i + 1}"] = nnx.Dropout(rate)
             linear = Linear(size, out, use_bias=not has_bn, rngs=rngs)
@@ -204,17 +236,16 @@ def create_head(
             work: dict[str, nnx.Module] = {f"linear{i + 1}": linear}
             if not last:
                 work[f"relu{i + 1}"] = ReLU()
-            layers |= (work | before) if lin_first else (before | work)
-        if bn_final and not lin_first:
-            layers["bn_final"] = BatchNorm(num_classes, momentum=0.01, bias=1e-3)
+            layers |= (work | before) if self.lin_first else (before | work)
+        if self.bn_final and not self.lin_first:
+            layers["bn_final"] = BatchNorm(self.sizes[-1], momentum=0.01, bias=1e-3)
         return Sequential(layers)
 
-    # In one program, and without the values that `init` replaces; one's own `init` may
-    # be NumPy's.
-    head = (nnx.jit(build) if init is kaiming_normal else build)(rngs)
-    if not ends:
-        return head
-    return Sequential({name: head[name] for name in head.names} | ends)
+
+@functools.partial(nnx.jit, static_argnums=0)
+def _drawn(plan: _Plan, rngs: nnx.Rngs) -> Sequential:
+    """One program, without the values that are replaced; the next head finds it."""
+    return plan.build(rngs)
 
 
 def _rates(dropout, count: int) -> list[float]:

@@ -26,7 +26,7 @@ def evaluated(parts, batches):
     parts = iter(parts)
     trainer = object.__new__(Trainer)
     trainer.programs = SimpleNamespace(
-        eval_step=lambda graphdef: lambda *arguments: next(parts), metrics={}
+        eval_step=lambda graphdef, features: lambda *arguments: next(parts), metrics={}
     )
     trainer.eval_graphdef, trainer.place = lambda: None, lambda batch: batch
     loader = SimpleNamespace(batches=lambda: iter(batches))

@@ -265,8 +265,8 @@ def interrupt_after(model, steps: int, number=signal.SIGINT):
     original = programs.train_step
     done = []
 
-    def train_step(*arguments):
-        step = original(*arguments)
+    def train_step(*arguments, **options):
+        step = original(*arguments, **options)
 
         def counted(*inputs):
             done.append(1)
@@ -319,8 +319,8 @@ def test_a_run_stopped_while_validating_resumes_there(root, whole, tmp_path):
     original = programs.eval_step
     done = []
 
-    def eval_step(graphdef):
-        step = original(graphdef)
+    def eval_step(graphdef, **options):
+        step = original(graphdef, **options)
 
         def counted(*inputs):
             done.append(1)

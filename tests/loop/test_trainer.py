@@ -60,9 +60,9 @@ def test_a_phase_that_can_not_be_compiled_ahead_says_so_itself(root, monkeypatch
     model = runs.make_learner(root, verbose=False)
     made = CompiledSteps.train_step
 
-    def fails_unfrozen(self, graphdef, tx, labels):
+    def fails_unfrozen(self, graphdef, tx, labels, *, features):
         if "frozen" in jax.tree.leaves(labels):
-            return made(self, graphdef, tx, labels)
+            return made(self, graphdef, tx, labels, features=features)
         return jax.jit(lambda state, batch, key: state["no such thing"])
 
     monkeypatch.setattr(CompiledSteps, "train_step", fails_unfrozen)

@@ -203,6 +203,7 @@ def cases(learner: Learner, data) -> list[tuple[str, Callable, str, set[str]]]:
         unfreeze_to={"zero"},
         wd=RATES,
         moms=ONE,
+        cache_features=WHOLE_0,
         run=ONE | PATH,
         save_every=RATES,
     )
@@ -221,6 +222,7 @@ def cases(learner: Learner, data) -> list[tuple[str, Callable, str, set[str]]]:
         "rates": LEAST_0,
         "schedule": NOTHING,
         "weight_decay": LEAST_0,
+        "cache_features": WHOLE_0,
     }.items():
         of("fit_phases", functools.partial(_given, with_field), **{name: allowed})
     of(
@@ -444,6 +446,7 @@ def cases(learner: Learner, data) -> list[tuple[str, Callable, str, set[str]]]:
         weight_decay=LEAST_0,
         momentums=NOTHING,
         unfreeze_to={"zero"},
+        cache_features=WHOLE_0,
     )
     of(
         "gradual_phases",
