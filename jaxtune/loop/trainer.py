@@ -7,7 +7,7 @@ import contextlib
 import math
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import Thread
 from typing import Any
 
@@ -582,20 +582,16 @@ class Trainer:
                 )
 
     def _check_features(self, phases: Sequence[Phase]) -> None:
-        boundary = self.boundary
-        for phase in phases:
-            boundary = boundary if phase.boundary is None else phase.boundary
+        mixing = self.programs.mixing
+        for phase, frozen, view in self._training_views(phases):
             if not phase.cache_features:
                 continue
-            groups = group_labels(split_module(self.network)[1], self.groups)
-            frozen = tuple(self.groups)[:boundary]
-            view = training_view(self.network, groups, frozen, norms=self.norms)
             check_fixed_body(self.network, view, self.labels(frozen))
-            if self.programs.mixing is not None:
+            if mixing is not None:
                 raise ValueError(
                     "cache_features keeps what the body makes of single photos, and "
-                    f"{type(self.programs.mixing).__name__} mixes them before it. "
-                    "Leave one of them out."
+                    f"{type(mixing).__name__} mixes them before it. Leave one of them "
+                    "out."
                 )
 
     def check_rows(self, data: Any, phases: Sequence[Phase]) -> None:
@@ -611,16 +607,22 @@ class Trainer:
         rows = data.train_loader.batch_size
         if rows > 1:
             return
+        for _, _, view in self._training_views(phases):
+            check_enough_rows(view, rows, size=data.size, in_channels=data.in_channels)
+
+    def _training_views(
+        self, phases: Sequence[Phase]
+    ) -> Iterator[tuple[Phase, tuple[str, ...], nnx.Module]]:
+        """Yields each phase, the groups frozen in it, and its view of the network."""
         groups = group_labels(split_module(self.network)[1], self.groups)
-        boundary = self.boundary
+        frozen = self.frozen_groups
         for phase in phases:
-            boundary = boundary if phase.boundary is None else phase.boundary
-            frozen = tuple(self.groups)[:boundary]
-            check_enough_rows(
+            if phase.boundary is not None:
+                frozen = tuple(self.groups)[: phase.boundary]
+            yield (
+                phase,
+                frozen,
                 training_view(self.network, groups, frozen, norms=self.norms),
-                rows,
-                size=data.size,
-                in_channels=data.in_channels,
             )
 
     def _step_and_state(

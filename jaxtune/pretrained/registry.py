@@ -84,6 +84,7 @@ class RegisteredModel:
         in_channels: Integer = 3,
         channel_init: str = "zero",
         read_classifier: bool = True,
+        draw_classifier: bool = True,
         rngs: nnx.Rngs | None = None,
         **options: Any,
     ) -> nnx.Module:
@@ -103,6 +104,9 @@ class RegisteredModel:
             channel_init: How, see `adapt_channels`: "zero" or "repeat".
             read_classifier: Whether the classifier is read from the weights too. If
                 not, it is drawn, and the file may have none, or another one.
+            draw_classifier: Whether a ResNet's classifier that isn't read is drawn. If
+                not, its arrays are abstract, `jax.ShapeDtypeStruct`, for a transfer
+                that drops it.
             rngs: Stream `params` draws random weights; `nnx.Rngs(0)` if None.
             **options: Of the network itself: `stride_in_1x1=True` of those ResNets
                 that have bottlenecks is the paper's ("v1") instead of "v1.5".
@@ -119,46 +123,12 @@ class RegisteredModel:
             >>> resnet18(num_classes=10).fc.weight.shape
             (512, 10)
         """
-        network = self._network(
-            pretrained=pretrained, weights=weights, num_classes=num_classes,
-            in_channels=in_channels, channel_init=channel_init,
-            read_classifier=read_classifier, rngs=rngs, **options,
-        )  # fmt: skip
-        self._draw_classifier(network, rngs)
-        return network
-
-    def build_for_transfer(self, **options: Any) -> nnx.Module:
-        """Builds the whole network for its body: what a transfer drops is not drawn.
-
-        Args:
-            **options: As of a call.
-
-        Returns:
-            The network. With `read_classifier=False` the arrays of a ResNet's
-            classifier are abstract, `jax.ShapeDtypeStruct`.
-
-        Raises:
-            TypeError, ValueError, FileNotFoundError: As a call.
-        """
-        return self._network(**options)
-
-    def _network(
-        self,
-        *,
-        pretrained: bool = False,
-        weights: str | os.PathLike | None = None,
-        num_classes: Integer | None = None,
-        in_channels: Integer = 3,
-        channel_init: str = "zero",
-        read_classifier: bool = True,
-        rngs: nnx.Rngs | None = None,
-        **options: Any,
-    ) -> nnx.Module:
         loads = check_flag(pretrained, "pretrained") or weights is not None
         if num_classes is not None:
             num_classes = check_integer(num_classes, "num_classes", least=1)
         check_channel_init(channel_init)
         read_classifier = check_flag(read_classifier, "read_classifier")
+        draw_classifier = check_flag(draw_classifier, "draw_classifier")
         if rngs is not None:
             check_instance(rngs, "rngs", nnx.Rngs, "flax.nnx.Rngs, such as nnx.Rngs(0)")
         unknown = [name for name in options if name not in _taken(self.build, options)]
@@ -176,7 +146,10 @@ class RegisteredModel:
         if not loads or self._fills_itself(weights):
             rngs = nnx.Rngs(0) if rngs is None else rngs
             return self._build(given | {"pretrained": loads, "rngs": rngs})
-        return self._filled(given, rngs, self.resolve(weights), read_classifier)
+        network = self._filled(given, rngs, self.resolve(weights), read_classifier)
+        if draw_classifier:
+            self._draw_classifier(network, rngs)
+        return network
 
     def resolve(self, weights: str | os.PathLike | None = None) -> Weights:
         """Finds weights of this network, fetching them if need be; None for default."""

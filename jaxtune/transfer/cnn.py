@@ -193,7 +193,7 @@ def _registered_body(arch: RegisteredModel, options: dict, cut: Any) -> nnx.Modu
         # nothing is drawn from its stream.
         reads_all = arch.classifier is None
         options = {**options, "rngs": None, "read_classifier": reads_all}
-    network = arch.build_for_transfer(**options)
+    network = arch(**options, draw_classifier=False)
     body = create_body(network, cut, in_channels=in_channels)
     if options.get("read_classifier", True):
         return body

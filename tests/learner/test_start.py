@@ -45,9 +45,7 @@ def test_a_pretrained_learner_compiles_three_programs_at_most(weights):
 
 
 def test_what_a_transfer_drops_is_not_drawn(weights):
-    network = resnet18.build_for_transfer(
-        pretrained=True, weights=weights, read_classifier=False
-    )
+    network = resnet18(weights=weights, read_classifier=False, draw_classifier=False)
     kernel = network.fc.weight.get_value()
     assert not hasattr(kernel, "addressable_shards") and kernel.shape == (512, 1000)
     assert float(create_body(network).conv1.weight[0, 0, 0, 0]) == 0.5

@@ -362,6 +362,7 @@ def cases(learner: Learner, data) -> list[tuple[str, Callable, str, set[str]]]:
         channel_init=NOTHING,
         stride_in_1x1={"false"},
         read_classifier={"true"},
+        draw_classifier=FLAG,
         rngs=ONE,
     )
     of("read_weights", jaxtune.read_weights, path=PATH)
