@@ -51,6 +51,17 @@ def compilation_cache(pytestconfig):
 
 
 @pytest.fixture(scope="session", autouse=True)
+def shared_programs():
+    """The tests' own networks don't change: their programs are shared like ours."""
+    from jaxtune.loop import compiled_steps
+
+    ours = compiled_steps._UNCHANGING | {"photos", "runs"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled_steps, "_UNCHANGING", ours)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def whole_products():
     """float32 is multiplied as float32 on accelerators too, to compare it with others.
 

@@ -9,11 +9,12 @@ import copy
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -65,6 +66,7 @@ class CompiledStep:
         self._jitted, self._task, self._batch = jitted, task, batch
         self._note, self._accumulation = note, accumulation
         self._needs: dict[tuple, MemoryNeed] = {}
+        self._compiled = 0
 
     @property
     def __wrapped__(self) -> Callable:
@@ -73,8 +75,8 @@ class CompiledStep:
 
     @property
     def count(self) -> int:
-        """Number of programs compiled so far, one per shapes and dtypes."""
-        return self._jitted._cache_size()
+        """Number of programs that have run so far, one per shapes and dtypes."""
+        return max(len(self._needs), self._compiled)
 
     @in_float32
     def __call__(self, *arguments: Any) -> Any:
@@ -89,7 +91,10 @@ class CompiledStep:
             self._needs[form] = self._look_ahead(arguments, batch)
         if form in self._needs:
             self._note(self._needs[form])
-        return self._jitted(*arguments)
+        before = self._jitted._cache_size()
+        results = self._jitted(*arguments)
+        self._compiled += self._jitted._cache_size() - before
+        return results
 
     @in_float32
     def compile(self, *forms: Any) -> None:
@@ -124,8 +129,51 @@ def _bytes_of_one(leaf: Any) -> int:
     return math.prod(shape) * leaf.dtype.itemsize
 
 
+#: Packages whose functions always compute the same. Functions of a user's may read what
+#: has changed since they were compiled, so programs with them aren't shared.
+_UNCHANGING = {"builtins", "flax", "jax", "jaxtune", "numpy", "optax"}
+
+
+def _is_unchanging(value: Any) -> bool:
+    """Whether what equals a value is compiled to the same program."""
+    if isinstance(value, nnx.GraphDef):
+        types = [getattr(node, "type", None) for node in value.nodes]
+        held = [getattr(attribute, "value", None) for _, attribute in value.attributes]
+        return _is_unchanging((*types, *held))
+    if isinstance(value, tuple | frozenset):
+        return all(map(_is_unchanging, value))
+    if isinstance(value, Mapping):
+        return all(map(_is_unchanging, value.items()))
+    if value is None or isinstance(value, bool | int | float | str | np.dtype):
+        return True
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [getattr(value, field.name) for field in dataclasses.fields(value)]
+        return _is_unchanging((type(value), *fields))
+    package = (getattr(value, "__module__", None) or "").partition(".")[0]
+    return callable(value) and package in _UNCHANGING
+
+
+@dataclasses.dataclass(frozen=True)
+class _Recipe:
+    """What makes a step. Equal ones make the same, whoever asks for it."""
+
+    settings: tuple
+    key: tuple
+    donate: bool
+    make: Callable = dataclasses.field(compare=False)
+
+
+@functools.lru_cache(maxsize=64)
+def _shared(recipe: _Recipe) -> Callable:
+    """The jitted step of a recipe: learners with equal ones compile it once."""
+    return compile_step(recipe.make(), donate=recipe.donate)
+
+
 class CompiledSteps:
     """Compiled train, eval and predict steps; photos are prepared on the device.
+
+    In a process, what is made from jaxtune's own networks and functions is traced and
+    compiled once for all learners with the same settings.
 
     Attributes:
         loss: (logits, label) -> a value for each row.
@@ -237,7 +285,7 @@ class CompiledSteps:
 
     @property
     def count(self) -> int:
-        """Number of programs compiled so far."""
+        """Number of programs that have run so far."""
         return sum(step.count for step in self._steps.values())
 
     def describe(self) -> dict[str, Any]:
@@ -256,22 +304,25 @@ class CompiledSteps:
         tx: optax.GradientTransformation,
         labels: nnx.State,
         *,
+        optimizer: Hashable,
         features: bool = False,
     ) -> CompiledStep:
         """Returns the compiled train step of a network.
 
-        The first `tx` given with a graph and labels is compiled in and serves all later
-        calls, so the step must not depend on its rates or schedule: these are read from
-        the optimizer's state.
+        The first `tx` given with a graph, labels and `optimizer` is compiled in and
+        serves all later calls, so the step must not depend on its rates or schedule:
+        these are read from the optimizer's state.
 
         Args:
             graphdef: Of the network in training mode.
             tx: The optimizer.
             labels: Layer group of each parameter, `FROZEN` for those that don't train.
+            optimizer: Everything else of which `tx` was made, in a form that can be
+                compared.
             features: Whether the batches hold the body's features instead of photos.
         """
         return self._made(
-            ("train", graphdef, tuple(jax.tree.leaves(labels)), features),
+            ("train", graphdef, tuple(jax.tree.leaves(labels)), optimizer, features),
             lambda: make_train_step(
                 graphdef,
                 tx,
@@ -415,14 +466,30 @@ class CompiledSteps:
     ) -> CompiledStep:
         key = _as_key(key)
         if key not in self._steps:
+            recipe = _Recipe(self._settings(), key, donate, make)
+            shared = _is_unchanging((recipe.settings, key))
             self._steps[key] = CompiledStep(
-                compile_step(make(), donate=donate),
+                (_shared if shared else _shared.__wrapped__)(recipe),
                 task,
                 batch,
                 note=self._note,
                 accumulation=self.accumulation if donate else None,
             )
         return self._steps[key]
+
+    def _settings(self) -> tuple:
+        """All that a step depends on besides its key."""
+        return (
+            self._size,
+            self._augmentation,
+            self._activation,
+            self.loss,
+            self.objective,
+            tuple(self.metrics.items()),
+            self.mixing,
+            self.mean,
+            self.std,
+        )
 
     def _note(self, need: MemoryNeed) -> None:
         self.newest = need

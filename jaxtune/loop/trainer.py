@@ -648,8 +648,18 @@ class Trainer:
                 )
             return TrainState.create(params, model_state, tx, ema=ema)
 
-        features = phase.cache_features > 0
-        step = self.programs.train_step(graphdef, tx, labels, features=features)
+        step = self.programs.train_step(
+            graphdef,
+            tx,
+            labels,
+            optimizer=(
+                self.optimizer,
+                no_decay_paths(self.network),
+                self.clip_norm,
+                self.gradient_accumulation_steps,
+            ),
+            features=phase.cache_features > 0,
+        )
         return step, first_state
 
     def eval_graphdef(self) -> nnx.GraphDef:

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from photos import tiny_resnet
+from photos import make_photos, tiny_resnet
 
-from jaxtune import ImageDataLoaders, vision_learner
+from jaxtune import Augmentation, ImageDataLoaders, evaluating, vision_learner
+from jaxtune.loop import compiled_steps
 from jaxtune.loop.compiled_steps import CompiledSteps
 from jaxtune.train import Phase, constant, cross_entropy, focal, split_module
-from jaxtune.transfer import evaluating
 
 
 def make(**options):
@@ -86,3 +86,99 @@ def test_what_a_learner_compiles_is_a_program_for_every_platform():
         for platform in ("cuda", "tpu"):
             text = traced.lower(lowering_platforms=(platform,)).as_text()
             assert "optimization_barrier" not in text and "custom_call" not in text
+
+
+def traced_by(run) -> list[str]:
+    """Names of the programs that are traced while something runs."""
+    names = []
+
+    def listen(event, seconds, **about):
+        if event.endswith("jaxpr_trace_duration"):
+            names.append(about["fun_name"])
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        run()
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    return names
+
+
+def test_a_second_learner_of_the_same_recipe_compiles_no_step(tmp_path):
+    """A notebook's cell that is run again, a sweep over seeds, a cross-validation."""
+    root = make_photos(tmp_path / "photos")
+    steps = {"train_step", "eval_step", "predict_step"}
+
+    def train(**options):
+        data = ImageDataLoaders.from_folder(root, size=16, batch_size=8, seed=0)
+        model = vision_learner(data, tiny_resnet, verbose=False, **options)
+        model.fine_tune(1)
+        return model.history.history["valid_loss"], model
+
+    compiled_steps._shared.cache_clear()
+    first = []
+    assert steps & set(traced_by(lambda: first.append(train())))
+    again, other_seed = [], []
+    assert not steps & set(traced_by(lambda: again.append(train())))
+    assert not steps & set(traced_by(lambda: other_seed.append(train(seed=1))))
+    assert first[0][0] == again[0][0] != other_seed[0][0]
+    assert first[0][1].num_programs == again[0][1].num_programs == 3
+
+
+def test_another_setting_is_another_program():
+    net = evaluating(tiny_resnet())
+    graphdef = nnx.graphdef(net)
+    plain = make()
+    base = plain.eval_step(graphdef)._jitted
+    assert make().eval_step(graphdef)._jitted is base
+    for other in (
+        make(mean=(0.4, 0.5, 0.5)),
+        make(activation=jax.nn.sigmoid),
+        make(objective=focal),
+        plain.changed("eval", metrics={"error": cross_entropy}),
+        plain.for_data(SimpleNamespace(size=(16, 16), augmentation=None)),
+        plain.for_data(SimpleNamespace(size=(32, 32), augmentation=Augmentation())),
+    ):
+        assert other.eval_step(graphdef)._jitted is not base
+
+
+def test_a_function_of_the_users_is_traced_for_each_learner():
+    """What it reads may have changed, as in a notebook."""
+    weight = 1.0
+
+    def weighted(logits, label):
+        return weight * cross_entropy(logits, label)
+
+    graphdef, params, model_state = split_module(evaluating(tiny_resnet()))
+    batch = {"image": np.zeros((2, 32, 32, 3), np.uint8), "label": np.array([0, 1])}
+
+    def loss():
+        step = make().changed("eval", loss=weighted).eval_step(graphdef)
+        return float(step(params, model_state, batch)["loss"])
+
+    first = loss()
+    weight = 2.0
+    assert loss() == 2 * first
+
+
+class _Settings:
+    """What a network may hold; it equals itself only, and may change."""
+
+
+def test_what_may_change_is_not_shared():
+    unchanging = compiled_steps._is_unchanging
+    assert unchanging((None, 1, 2.5, "name", np.dtype("float32"), jnp.float32))
+    assert unchanging((jax.nn.relu, cross_entropy, nnx.Linear, {"a": (1,)}))
+    assert unchanging(Augmentation())
+    assert unchanging(nnx.graphdef(nnx.Conv(3, 4, (3, 3), rngs=nnx.Rngs(0))))
+    assert not unchanging(lambda x: x)
+    assert not unchanging(_Settings()) and not unchanging(_Settings)
+    assert not unchanging(Augmentation(functions=lambda image, key: image))
+
+    class Own(nnx.Module):
+        pass
+
+    assert not unchanging(nnx.graphdef(Own()))
+    assert not unchanging(
+        nnx.graphdef(nnx.Sequential(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), make))
+    )
