@@ -369,7 +369,7 @@ class Learner:
 
     @property
     def num_programs(self) -> int:
-        """Number of programs compiled so far for training, validation, prediction."""
+        """Number of programs that trained, validated and predicted so far."""
         return self._trainer.programs.count
 
     @property

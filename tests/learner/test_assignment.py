@@ -117,7 +117,9 @@ def test_a_subclass_may_have_what_it_likes(root, model):
         mine.frozen_groups = ()
 
 
-def test_larger_photos_are_what_trains_and_validates(root, model, monkeypatch):
+def test_larger_photos_are_what_trains_and_validates(
+    root, model, monkeypatch, fresh_programs
+):
     """fastai's progressive resizing: the size, and what is compiled for it."""
     model.fit(1, 1e-3)
     moments = jax.tree.leaves(model._trainer.opt_state)

@@ -8,6 +8,7 @@ from small import two_convolutions
 
 from jaxtune import ImageDataLoaders, accuracy, error_rate, vision_learner
 from jaxtune.data import augment, normalize, per_image_keys, to_float
+from jaxtune.loop.epoch_table import describe_phase
 from jaxtune.pretrained import IMAGENET_MEAN, IMAGENET_STD
 from jaxtune.train import (
     TrainState,
@@ -26,15 +27,8 @@ from jaxtune.transfer import create_cnn_model, default_groups, group_labels
 
 
 def learner(data, **options):
-    return vision_learner(
-        data,
-        two_convolutions,
-        cut=4,
-        metrics=error_rate,
-        hidden=(16,),
-        verbose=False,
-        **options,
-    )
+    options = {"metrics": error_rate, "verbose": False} | options
+    return vision_learner(data, two_convolutions, cut=4, hidden=(16,), **options)
 
 
 def bits(tree) -> list[bytes]:
@@ -247,18 +241,15 @@ def test_a_second_fit_keeps_the_moments_and_a_new_boundary_drops_them(data):
 
 
 def test_the_start_line_says_what_trains(data, capsys):
-    model = vision_learner(
-        data, tiny_resnet, metrics=[error_rate, accuracy], hidden=(), norms="frozen"
-    )
+    model = learner(data, metrics=[error_rate, accuracy], verbose=True)
     history = model.fine_tune(1)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("phase 1/2 · head only · 320 of 0.02M")
-    assert lines[0].endswith("M parameters train")
+    assert lines[0] == "phase 1/2 · head only · 368 of 1,176 parameters train"
     assert lines[1].split() == [
         *("phase", "epoch", "train_loss", "valid_loss"),
         *("error_rate", "accuracy", "images/s", "time"),
     ]
-    assert lines[3].startswith("phase 2/2 · all layer groups · 0.02M of 0.02M")
+    assert lines[3].startswith("phase 2/2 · all layer groups · 1,176 of 1,176 ")
     assert len(lines) == 6 and lines[5].split()[:2] == ["2", "1"]
     # Each figure stands under its own name, whatever the order of the metrics.
     cells = dict(zip(lines[1].split(), lines[5].split(), strict=True))
@@ -269,6 +260,14 @@ def test_the_start_line_says_what_trains(data, capsys):
     right = 1 - row.metrics["error_rate"]
     assert float(cells["accuracy"]) == pytest.approx(right, abs=1e-5)
     assert list(model.validate()) == ["loss", "error_rate", "accuracy"]
+
+
+def test_many_parameters_are_counted_in_millions():
+    net = nnx.eval_shape(lambda: create_cnn_model(tiny_resnet, 10, hidden=()))
+    labels = group_labels(split_module(net)[1], default_groups(net))
+    frozen = ("early", "late")
+    line = describe_phase("phase 1", optimizer_labels(labels, frozen), net, frozen)
+    assert line == "phase 1 · head only · 768 of 0.02M parameters train"
 
 
 def test_two_ways_to_say_one_thing_are_refused(data):

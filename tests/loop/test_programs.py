@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import runs
 from flax import nnx
 from photos import make_photos, tiny_resnet
 
@@ -104,18 +105,16 @@ def traced_by(run) -> list[str]:
     return names
 
 
-def test_a_second_learner_of_the_same_recipe_compiles_no_step(tmp_path):
+def test_a_second_learner_of_the_same_recipe_compiles_no_step(tmp_path, fresh_programs):
     """A notebook's cell that is run again, a sweep over seeds, a cross-validation."""
     root = make_photos(tmp_path / "photos")
     steps = {"train_step", "eval_step", "predict_step"}
 
     def train(**options):
-        data = ImageDataLoaders.from_folder(root, size=16, batch_size=8, seed=0)
-        model = vision_learner(data, tiny_resnet, verbose=False, **options)
+        model = runs.make_learner(root, verbose=False, **options)
         model.fine_tune(1)
         return model.history.history["valid_loss"], model
 
-    compiled_steps._shared.cache_clear()
     first = []
     assert steps & set(traced_by(lambda: first.append(train())))
     again, other_seed = [], []

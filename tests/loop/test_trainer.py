@@ -37,7 +37,7 @@ def test_phases_are_run_one_after_the_other(learner):
     assert trainer.frozen_groups == () and trainer.phase == 2
 
 
-def test_the_next_phase_is_compiled_while_this_one_trains(root):
+def test_the_next_phase_is_compiled_while_this_one_trains(root, fresh_programs):
     compiled = []
 
     def listen(event, seconds, **about):
@@ -60,9 +60,9 @@ def test_a_phase_that_can_not_be_compiled_ahead_says_so_itself(root, monkeypatch
     model = runs.make_learner(root, verbose=False)
     made = CompiledSteps.train_step
 
-    def fails_unfrozen(self, graphdef, tx, labels, *, features):
+    def fails_unfrozen(self, graphdef, tx, labels, **options):
         if "frozen" in jax.tree.leaves(labels):
-            return made(self, graphdef, tx, labels, features=features)
+            return made(self, graphdef, tx, labels, **options)
         return jax.jit(lambda state, batch, key: state["no such thing"])
 
     monkeypatch.setattr(CompiledSteps, "train_step", fails_unfrozen)

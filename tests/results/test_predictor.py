@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 from kinds import make_data, make_model
-from photos import tiny_resnet
 from PIL import Image
+from runs import smallest_network
 
 from jaxtune import (
     ImageDataLoaders,
@@ -24,9 +24,15 @@ from jaxtune import (
 from jaxtune.checkpoint import CheckpointMismatchError, load_meta
 
 
-def test_a_saved_network_predicts_the_same_after_reloading(data, tmp_path):
+@pytest.fixture(scope="module")
+def saved(data, tmp_path_factory):
+    """A learner of a registered architecture, and where it is saved."""
     model = vision_learner(data, resnet18, pretrained=False, hidden=(8,), verbose=False)
-    path = model.save(tmp_path / "run")
+    return model, model.save(tmp_path_factory.mktemp("saved") / "run")
+
+
+def test_a_saved_network_predicts_the_same_after_reloading(data, saved):
+    model, path = saved
     again = load_predictor(path)
     photos = list(data.valid_items.paths[:3])
     for old, new in zip(model.predict(photos), again.predict(photos), strict=True):
@@ -40,9 +46,9 @@ def test_photos_are_as_large_as_in_validation(data, tmp_path):
     larger = ImageDataLoaders(
         data.train_items, data.valid_items, size=16, valid_size=32, batch_size=8
     )
-    model = vision_learner(larger, tiny_resnet, hidden=(8,), verbose=False)
+    model = vision_learner(larger, smallest_network, cut=2, hidden=(8,), verbose=False)
     model.fit(1, 1e-3)
-    module = create_cnn_model(tiny_resnet, 3, hidden=(8,))
+    module = create_cnn_model(smallest_network, 3, cut=2, hidden=(8,))
     again = load_predictor(model.save(tmp_path / "run"), module=module)
     assert load_meta(tmp_path / "run")["size"] == [32, 32]
     photos = list(data.valid_items.paths)
@@ -57,18 +63,18 @@ def test_photos_are_as_large_as_in_validation(data, tmp_path):
 
 
 def test_a_network_of_ones_own_is_handed_over(data, tmp_path):
-    model = vision_learner(data, tiny_resnet, hidden=(8,), verbose=False)
+    model = vision_learner(data, smallest_network, cut=2, hidden=(8,), verbose=False)
     path = model.save(tmp_path / "run")
     with pytest.raises(ValueError, match="hand it over as module="):
         load_predictor(path)
-    module = create_cnn_model(tiny_resnet, 3, hidden=(8,), rngs=nnx.Rngs(5))
+    module = create_cnn_model(smallest_network, 3, cut=2, hidden=(8,), rngs=nnx.Rngs(5))
     photo = data.valid_items.paths[0]
     np.testing.assert_allclose(
         load_predictor(path, module=module).predict(photo).probabilities,
         model.predict(photo).probabilities,
         rtol=1e-5,
     )
-    other = create_cnn_model(tiny_resnet, 4, hidden=(8,))
+    other = create_cnn_model(smallest_network, 4, cut=2, hidden=(8,))
     with pytest.raises(
         CheckpointMismatchError, match=r"head\.linear2\.weight: \(8, 3\)"
     ):
@@ -76,16 +82,16 @@ def test_a_network_of_ones_own_is_handed_over(data, tmp_path):
 
 
 def test_a_run_gives_its_latest_or_its_best(data, tmp_path):
-    model = vision_learner(data, tiny_resnet, hidden=(8,), verbose=False)
+    model = vision_learner(data, smallest_network, cut=2, hidden=(8,), verbose=False)
     # The rate is far too high in the second epoch, which ends worse than the first.
     model.fit(1, 1e-3, run=tmp_path / "first")
-    model.fit(2, [1e-3, 1e-3, 3.0], run=tmp_path / "run")
+    model.fit(2, [1e-3, 3.0], run=tmp_path / "run")
     losses = model.history.history["valid_loss"][1:]
     photo = data.valid_items.paths[0]
     latest = model.predict(photo).probabilities
     found = {}
     for which in ("latest", "best"):
-        module = create_cnn_model(tiny_resnet, 3, hidden=(8,))
+        module = create_cnn_model(smallest_network, 3, cut=2, hidden=(8,))
         predictor = load_predictor(tmp_path / "run", module=module, which=which)
         found[which] = predictor.predict(photo).probabilities
         assert predictor.meta["valid_loss"] == (
@@ -218,10 +224,8 @@ def test_own_networks_cut_in_their_own_code_are_pickled_too(model):
     )
 
 
-def test_what_is_built_from_its_description_is_pickled_as_arrays(root, tmp_path):
-    data = make_data(root, "single")
-    model = vision_learner(data, resnet18, pretrained=False, hidden=(8,), verbose=False)
-    opened = load_predictor(model.save(tmp_path / "saved"))
+def test_what_is_built_from_its_description_is_pickled_as_arrays(saved):
+    opened = load_predictor(saved[1])
     _, (meta, _, graph, params, _) = opened.__reduce__()
     assert graph is None and json.loads(json.dumps(meta)) == meta
     again = pickle.loads(pickle.dumps(opened))

@@ -292,7 +292,7 @@ def slope_and_differences(run, rate, h):
     return run(rate)[1], float(above - below) / (2 * h)
 
 
-@pytest.mark.parametrize(("frozen", "steps"), [("frozen", 3), ("open", 1), ("open", 3)])
+@pytest.mark.parametrize(("frozen", "steps"), [("frozen", 3), ("open", 3)])
 def test_the_gradient_for_a_rate_is_that_of_finite_differences(frozen, steps):
     """In float64, to six digits.
 
