@@ -9,12 +9,11 @@ import difflib
 import inspect
 import math
 import os
+import sys
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, SupportsFloat, SupportsIndex
 
-import jax
 import numpy as np
-from flax import nnx
 
 #: An integer: Python's, NumPy's, or a 0-d integer array.
 Integer = SupportsIndex
@@ -260,9 +259,7 @@ def check_function(
     raise TypeError(_wrong(name, wanted, value) + hint)
 
 
-def check_module(
-    value: Any, name: str, wanted: str = "a flax.nnx module"
-) -> nnx.Module:
+def check_module(value: Any, name: str, wanted: str = "a flax.nnx module") -> Any:
     """Returns a value as it is, if it is an NNX module.
 
     Args:
@@ -275,12 +272,16 @@ def check_module(
             of another library, the message says what to write instead.
 
     Example:
+        >>> from flax import nnx
         >>> check_module(nnx.BatchNorm, "body")
         Traceback (most recent call last):
             ...
         TypeError: body must be a flax.nnx module; received the class BatchNorm. Write \
 BatchNorm(...) with brackets, which makes one.
     """
+    # Processes that decode photos check arguments too, and need no JAX.
+    from flax import nnx
+
     if isinstance(value, nnx.Module):
         return value
     is_class = inspect.isclass(value)
@@ -397,7 +398,8 @@ def like(value: str, known: Collection[str]) -> str:
 
 def is_traced(value: Any) -> bool:
     """Returns whether a value is a JAX tracer, such as inside `jax.jit`."""
-    return isinstance(value, jax.core.Tracer)
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(value, jax.core.Tracer)
 
 
 def _plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ threads, the cache or the batch that iteration starts at.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import os
@@ -24,6 +25,11 @@ from jaxtune.arguments import (
     check_integer,
 )
 from jaxtune.data.decode import ImageError
+from jaxtune.data.decoding import (
+    DecodingProcesses,
+    decoding_processes,
+    worth_processes,
+)
 from jaxtune.data.items import Items
 from jaxtune.data.resize import Preparation
 from jaxtune.data.sampling import earlier_copies, weighted_order
@@ -249,33 +255,50 @@ class Loader:
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
         import grain
 
-        threads = self.workers > 0
-        pool = ThreadPoolExecutor(self.workers, "jaxtune-decode") if threads else None
-        dataset = (
-            grain.MapDataset.source(self._indices(epoch))
-            .batch(self.batch_size, drop_remainder=self.shuffle)
-            .slice(slice(start, None))
-            .map(lambda indices: self._assemble(indices, pool))
-        )
-        # Two grain threads assemble batches; the pool decodes their photos, so that
-        # even the first batch uses every processor.
-        options = grain.ReadOptions(
-            num_threads=_AHEAD if threads else 0,
-            prefetch_buffer_size=_AHEAD if threads else 0,
-        )
-        iterator = iter(dataset.to_iter_dataset(options))
-        try:
+        with contextlib.ExitStack() as stack:
+            pool = processes = None
+            if self.workers > 0:
+                pool = ThreadPoolExecutor(self.workers, "jaxtune-decode")
+                # Also when the caller stops early, or presses Ctrl-C.
+                stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+            if self._in_files and worth_processes(self.workers, self._to_decode):
+                processes = stack.enter_context(decoding_processes(self.workers))
+            dataset = (
+                grain.MapDataset.source(self._indices(epoch))
+                .batch(self.batch_size, drop_remainder=self.shuffle)
+                .slice(slice(start, None))
+                .map(lambda indices: self._assemble(indices, pool, processes))
+            )
+            # Grain's threads assemble batches; the pool decodes their photos, so that
+            # even the first batch uses every processor.
+            ahead = 0 if pool is None else _AHEAD
+            if processes is not None:
+                # Each process has the photos that it decodes, and as many that wait.
+                photos = 2 * self.workers * self._photos_at_once
+                ahead = max(ahead, -(-photos // self.batch_size))
+            options = grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead)
+            iterator = iter(dataset.to_iter_dataset(options))
+            stack.callback(iterator.close)
             for batch, unreadable in iterator:
                 self._report(unreadable)
                 yield batch
-        finally:
-            # Also when the caller stops early, or presses Ctrl-C.
-            iterator.close()
-            if pool is not None:
-                pool.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def _in_files(self) -> bool:
+        return self.items.images is None
+
+    @property
+    def _to_decode(self) -> int:
+        """Number of photos that are not kept decoded yet."""
+        if self._cache is None:
+            return self.num_items
+        return int(self.num_items - self._cache.filled.sum())
 
     def _assemble(
-        self, indices: np.ndarray, pool: Executor | None
+        self,
+        indices: np.ndarray,
+        pool: Executor | None,
+        processes: DecodingProcesses | None,
     ) -> tuple[Batch, list[_Unreadable]]:
         images = np.zeros((self.batch_size, *self.image_shape), np.uint8)
         batch: Batch = {"image": images, **self.rows(indices)}
@@ -285,32 +308,64 @@ class Loader:
             batch["aspect"][:real] = self._cache.aspects[positions]
             return batch, []
 
-        def fill(row: int) -> _Unreadable | None:
-            return self._fill(batch, row, int(positions[row]))
+        missing = []
+        for row, position in enumerate(positions.tolist()):
+            if self._cache is not None and self._cache.filled[position]:
+                images[row] = self._cache.images[position]
+                batch["aspect"][row] = self._cache.aspects[position]
+            else:
+                missing.append((row, position))
+        size = 1 if processes is None else self._photos_at_once
+        parts = [missing[i : i + size] for i in range(0, len(missing), size)]
 
-        results = (
-            map(fill, range(real)) if pool is None else pool.map(fill, range(real))
-        )
-        return batch, [result for result in results if result is not None]
+        def fill(part: list[tuple[int, int]]) -> list[_Unreadable]:
+            return self._fill(batch, part, processes)
 
-    def _fill(self, batch: Batch, row: int, position: int) -> _Unreadable | None:
+        results = map(fill, parts) if pool is None else pool.map(fill, parts)
+        return batch, [photo for unreadable in results for photo in unreadable]
+
+    @property
+    def _photos_at_once(self) -> int:
+        """Photos that a process is handed in one message."""
+        return min(max(_AHEAD * self.batch_size // self.workers, 1), 8)
+
+    def _fill(
+        self,
+        batch: Batch,
+        part: list[tuple[int, int]],
+        processes: DecodingProcesses | None,
+    ) -> list[_Unreadable]:
+        """Decodes photos, (row of the batch, position), into their rows."""
+        rows = [batch["image"][row] for row, _ in part]
+        results: list[Any]
+        if processes is None:
+            results = [
+                self._decoded(position, row)
+                for (_, position), row in zip(part, rows, strict=True)
+            ]
+        else:
+            photos = [self.items.photo(position) for _, position in part]
+            results = processes.read(self.preparation, photos, rows)
+        unreadable = []
+        for (row, position), result in zip(part, results, strict=True):
+            if isinstance(result, ImageError | OSError):
+                batch["mask"][row] = False
+                unreadable.append(_Unreadable(position, result))
+                continue
+            if isinstance(result, Exception):
+                raise result
+            batch["aspect"][row] = result
+            if self._cache is not None:
+                self._cache.put(position, batch["image"][row], result)
+        return unreadable
+
+    def _decoded(self, position: int, row: np.ndarray) -> float | Exception:
+        """Fills a row with a photo; returns its aspect, or why it can't be read."""
         try:
-            image, aspect = self._read(position)
+            row[...], aspect = self.prepared(position)
         except (ImageError, OSError) as error:
-            batch["mask"][row] = False
-            return _Unreadable(position, error)
-        batch["image"][row] = image
-        batch["aspect"][row] = aspect
-        return None
-
-    def _read(self, position: int) -> tuple[np.ndarray, float]:
-        cache = self._cache
-        if cache is not None and cache.filled[position]:
-            return cache.images[position], float(cache.aspects[position])
-        image, aspect = self.prepared(position)
-        if cache is not None:
-            cache.put(position, image, aspect)
-        return image, aspect
+            return error
+        return aspect
 
     def prepared(self, position: int) -> tuple[np.ndarray, float]:
         """Returns one photo's pixels and its aspect, not from the cache.

@@ -397,6 +397,11 @@ class Preparation:
                 f"A crop of {self.crop} does not fit in photos of squash={self.squash}."
             )
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of a prepared photo."""
+        return (*self.crop, self.channels)
+
     def __call__(self, source: Any) -> tuple[UInt8[np.ndarray, "h w c"], float]:
         """Returns the prepared pixels and the photo's original width / height.
 

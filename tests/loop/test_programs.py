@@ -6,6 +6,7 @@ import numpy as np
 import runs
 from flax import nnx
 from photos import make_photos, tiny_resnet
+from small import two_convolutions
 
 from jaxtune import Augmentation, ImageDataLoaders, evaluating, vision_learner
 from jaxtune.loop import compiled_steps
@@ -64,7 +65,9 @@ def test_what_a_learner_compiles_is_a_program_for_every_platform():
     data = ImageDataLoaders.from_arrays(
         (images, labels), (images.copy(), labels), size=16, batch_size=4
     )
-    model = vision_learner(data, tiny_resnet, precision="bfloat16", verbose=False)
+    model = vision_learner(
+        data, two_convolutions, cut=4, precision="bfloat16", verbose=False
+    )
     trainer, phase = model._trainer, Phase(None, None, 1, (1e-3,) * 3, constant(), 0.0)
     batch, steps = next(data.train_loader.batches(0)), {}
     for frozen in (True, False):

@@ -202,9 +202,9 @@ def assert_each_is_its_own_run(run, arguments, parts):
     return losses
 
 
-def test_five_seeds_train_at_once(parts):
+def test_five_seeds_train_at_once():
     """Five heads, drawn inside the transform, and five keys."""
-    data = batches(STEPS)
+    parts, data = Parts(), batches(STEPS)
 
     def run(key):
         head_key, key = jax.random.split(key)
