@@ -4,8 +4,11 @@
 
 For each folder of JAXTUNE_DATA_DIR, with the photos resized to what training asks for:
 
-- decode: every photo is read, decoded and resized. The peer is PyTorch's `DataLoader`
-  with one process a core, Pillow, and the same size and filter;
+- decode: every photo is read, decoded and resized by as many workers as cores. The
+  peer is PyTorch's `DataLoader` with as many, Pillow, and the same size and filter;
+- threads, processes: the same with each kind of worker, of which the loader chooses
+  one. `own_ms` is what a photo takes of the training process's own time; with
+  processes, a thousand divided by it is the most photos a second that more cores bring;
 - cached: the second and later epochs, from decoded photos in memory, against the same
   `DataLoader`, which decodes again. `cache_mb` is what they take.
 
@@ -17,10 +20,12 @@ benchmarks/requirements.txt; about 3 minutes on two cores.
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -55,9 +60,18 @@ print(json.dumps({
 """
 
 
-def ours(root: Path, size: int, batch: int, *, cached: bool):
-    """Returns a function that goes through an epoch, and the data."""
+def ours(root: Path, size: int, batch: int, *, cached: bool = False, kind: str = ""):
+    """Returns a function that goes through an epoch, and the data.
+
+    Args:
+        root: The folder of photos.
+        size: Of the network's images.
+        batch: Rows of a batch.
+        cached: Whether decoded photos are kept.
+        kind: "threads" or "processes"; the loader chooses if empty.
+    """
     from jaxtune import ImageDataLoaders
+    from jaxtune.data import decoding
 
     data = ImageDataLoaders.from_folder(
         root,
@@ -67,12 +81,22 @@ def ours(root: Path, size: int, batch: int, *, cached: bool):
         **({} if cached else {"cache_bytes": 0}),
     )
 
+    fewest = {"threads": math.inf, "processes": 0}.get(kind, decoding._FEWEST)
+    own = []
+
     def epoch():
-        for rows in data.train_loader.batches():
-            images = jax.device_put(rows["image"])
-        images.block_until_ready()
+        chosen, decoding._FEWEST = decoding._FEWEST, fewest
+        began = time.process_time()
+        try:
+            for rows in data.train_loader.batches():
+                images = jax.device_put(rows["image"])
+            images.block_until_ready()
+        finally:
+            decoding._FEWEST = chosen
+        own.append(1000 * (time.process_time() - began) / data.train_loader.num_items)
         return images
 
+    epoch.own = own
     return epoch, data
 
 
@@ -114,9 +138,13 @@ def theirs(data, batch_size: int):
 
 def measure(root: Path, size: int, batch: int, rounds: int) -> list[dict]:
     """Returns the figures of one folder: decoding, and from the cache."""
-    decode, data = ours(root, size, batch, cached=False)
+    decode, data = ours(root, size, batch)
     cached, kept = ours(root, size, batch, cached=True)
-    calls = {"decode": decode, "cached": cached, "torch": theirs(data, batch)}
+    calls = {"decode": decode, "cached": cached}
+    calls |= {
+        kind: ours(root, size, batch, kind=kind)[0] for kind in ("threads", "processes")
+    }
+    calls["torch"] = theirs(data, batch)
     times = in_turn(calls, rounds=rounds)
     images = len(data.train_loader) * batch
     cores = len(os.sched_getaffinity(0))
@@ -131,11 +159,12 @@ def measure(root: Path, size: int, batch: int, rounds: int) -> list[dict]:
             "images_per_second_per_core": round(statistics.median(speed[name]) / cores),
             "torch": round(statistics.median(speed["torch"]) / cores),
             **ratio(speed[name], speed["torch"]),
+            "own_ms": round(statistics.median(calls[name].own), 2),
             "cache_mb": round(kept.train_loader.cached_bytes / 1e6)
             if name == "cached"
             else 0,
         }
-        for name in ("decode", "cached")
+        for name in ("decode", "cached", "threads", "processes")
     ]
 
 
@@ -152,7 +181,7 @@ def main(argv=None) -> list[dict]:
     roots = [Path(os.environ["JAXTUNE_DATA_DIR"]) / name for name in options.folders]
     for root in roots:
         rows += measure(root, options.size, options.batch, options.rounds)
-        for row in rows[-2:]:
+        for row in rows[-4:]:
             say(row | about)
     print(table(list(rows[0]), [list(row.values()) for row in rows]))
     done = subprocess.run(

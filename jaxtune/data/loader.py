@@ -104,7 +104,9 @@ class Loader:
                 batch.
             seed: Of the order.
             workers: Threads that decode; 0 decodes in the caller's thread. By default
-                one per processor, at most 16. Batches do not depend on it.
+                one per processor, at most 16. With four or more, and enough photos,
+                each hands its photos to a process of its own, which shares no lock with
+                the others. Batches do not depend on it.
             cache_bytes: Most memory for decoded photos; 0 keeps none. If they do not
                 fit, a warning says so, and each epoch decodes them again.
             on_error: Whether a photo that turns out to be damaged "raise"s its
