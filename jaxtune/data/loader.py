@@ -169,6 +169,16 @@ class Loader:
         """Memory of all decoded photos in bytes; 0 if they are not kept."""
         return 0 if self._cache is None else self._cache.images.nbytes
 
+    def decoded(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Returns all decoded photos and their aspects.
+
+        uint8 (n, h, w, c) and float32 (n,); None as long as one of them is not decoded,
+        and where they are not kept. The arrays are the cache itself, not to be changed.
+        """
+        if self._cache is None or not self._cache.filled.all():
+            return None
+        return self._cache.images, self._cache.aspects
+
     def __len__(self) -> int:
         """Returns the number of batches in an epoch."""
         if self.shuffle:

@@ -184,9 +184,14 @@ class CompiledSteps:
         mean: Of each channel, for images in 0..1, or None.
         std: Of each channel, or None.
         newest: Memory that the last called program needs; None before the first call.
+        most: Bytes that the largest program so far needs of a device.
+        before_call: Called with the memory that a program needs, before it runs; or
+            None.
     """
 
     newest: MemoryNeed | None = None
+    most: int = 0
+    before_call: Callable[[MemoryNeed], None] | None = None
 
     def __init__(
         self,
@@ -493,6 +498,9 @@ class CompiledSteps:
 
     def _note(self, need: MemoryNeed) -> None:
         self.newest = need
+        self.most = max(self.most, need.total or 0)
+        if self.before_call is not None:
+            self.before_call(need)
 
     def _augmented(self, batch: Mapping, key: jax.Array) -> jax.Array:
         return training_images(

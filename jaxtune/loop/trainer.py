@@ -27,6 +27,7 @@ from jaxtune.loop.compiled_steps import CompiledSteps
 from jaxtune.loop.extra_validation import describe_extra
 from jaxtune.loop.float32 import in_float32, to_float32
 from jaxtune.loop.history import Row
+from jaxtune.loop.photos_on_device import PhotosOnDevice
 from jaxtune.loop.recovery import SPOILED, GoodValues, has_diverged, is_readable
 from jaxtune.loop.run_description import describe_groups, name_of
 from jaxtune.loop.run_state import RunState
@@ -381,11 +382,22 @@ class Trainer:
         """
         loaders = {"": data.valid_loader, **self.extra_loaders}
         if not phase.cache_features or not phase.epochs:
-            return data.train_loader, loaders, self.evaluator()
+            photos = self.photos_on_device()
+            self.programs.before_call = photos.make_room
+            loaders = {name: photos.loader(loader) for name, loader in loaders.items()}
+            return photos.loader(data.train_loader), loaders, self.evaluator()
         cached = self._cached_features(
             data.train_loader, loaders, phase, first_epoch, key
         )
         return *cached, self.evaluator(features=True)
+
+    def photos_on_device(self) -> PhotosOnDevice:
+        """Returns what keeps photos on the devices; there are none yet."""
+        return PhotosOnDevice(
+            rows=self._rows,
+            everywhere=self.sharding,
+            used=lambda: self.programs.most,
+        )
 
     def _cached_features(
         self,
@@ -735,7 +747,7 @@ class Trainer:
             good: Weights to go back to if these are spoiled or were lost.
             spoiled: Whether to go back.
         """
-        self.running = self._photo_batch = None
+        self.running = self._photo_batch = self.programs.before_call = None
         if not spoiled and is_readable(state):
             self._sync(state)
             self._opt_state, self.step = state.opt_state, int(state.step)

@@ -1,0 +1,148 @@
+"""Photos on the device give the batches, and the bits, that the host gives."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import runs
+from photos import make_photos
+
+from jaxtune import ImageDataLoaders
+from jaxtune.data import Loader
+from jaxtune.loop import photos_on_device
+from jaxtune.loop.memory import MemoryNeed
+from jaxtune.loop.photos_on_device import PhotosOnDevice
+from jaxtune.loop.sharding import data_sharding
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return make_photos(tmp_path_factory.mktemp("photos"), train=8, valid=4)
+
+
+def loaders(root, **options):
+    options = {"size": 16, "batch_size": 8, "seed": 0, "workers": 0} | options
+    return ImageDataLoaders.from_folder(root, **options)
+
+
+def device_with(monkeypatch, number: int | None):
+    """Makes the processor pass for a device with memory of its own."""
+    name = "_memory_beside_the_host"
+    monkeypatch.setattr(photos_on_device, name, lambda device: number)
+
+
+def decode(loader):
+    for _ in loader.batches():
+        pass
+    return loader
+
+
+def on_device(used=0):
+    rows, everywhere = data_sharding(8)
+    return PhotosOnDevice(rows=rows, everywhere=everywhere, used=lambda: used)
+
+
+def same(ours, theirs):
+    ours, theirs = list(ours), list(theirs)
+    assert len(ours) == len(theirs) > 0
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            assert one[name].dtype == other[name].dtype
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+@pytest.mark.parametrize("split", ["train_loader", "valid_loader"])
+def test_batches_are_the_loaders_own(root, monkeypatch, split):
+    device_with(monkeypatch, 10**9)
+    # The last batch of those in order is padded.
+    loader = decode(getattr(loaders(root), split))
+    photos = on_device()
+    batches = list(photos.loader(loader).batches(3, 1))
+    same(batches, loader.batches(3, 1))
+    assert isinstance(batches[0]["image"], jax.Array)
+    assert photos.kept == loader.cached_bytes and len(photos.loader(loader)) == len(
+        loader
+    )
+
+
+def test_nothing_is_kept_before_every_photo_is_decoded(root, monkeypatch):
+    device_with(monkeypatch, 10**9)
+    loader, photos = loaders(root).train_loader, on_device()
+    kinds = {type(b["image"]) for b in photos.loader(loader).batches()}
+    assert kinds == {np.ndarray} and photos.kept == 0
+    assert isinstance(next(photos.loader(loader).batches())["image"], jax.Array)
+
+
+def test_photos_take_a_share_of_what_programs_leave(root, monkeypatch):
+    data = loaders(root)
+    both = [decode(data.train_loader), decode(data.valid_loader)]
+    size = sum(loader.cached_bytes for loader in both)
+    device_with(monkeypatch, int(size / photos_on_device.SHARE) + 1)
+    assert on_device().have_room(both)
+    assert not on_device(used=5 * size).have_room(both)
+    assert not on_device().have_room([*both, *both])
+    device_with(monkeypatch, None)
+    assert not on_device().have_room(both)
+    device_with(monkeypatch, 10**9)
+    assert not on_device().have_room([loaders(root, cache_bytes=0).train_loader])
+    assert not on_device().have_room([object()])
+
+
+def train(root, **options):
+    data = loaders(root, **options)
+    model = runs.make_learner(root, verbose=True)
+    model.data = data
+    model.fine_tune(2, 1e-2, freeze_epochs=1)
+    return runs.figures(model.history), runs.bits(model)
+
+
+def test_a_run_is_the_same_bit_for_bit(root, monkeypatch, capsys):
+    expected = train(root)
+    assert "on the device" not in capsys.readouterr().out
+    device_with(monkeypatch, 10**9)
+    read = []
+    batches = Loader.batches
+
+    def counted(self, epoch=0, start=0):
+        read.append(epoch)
+        return batches(self, epoch, start)
+
+    monkeypatch.setattr(Loader, "batches", counted)
+    assert train(root) == expected
+    # The first epoch's training and validation alone.
+    assert read == [0, 0]
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("photos kept on the device (0.00 GB)" in line for line in lines) == 2
+
+
+def test_photos_go_where_a_program_needs_their_room(root, monkeypatch):
+    loader = decode(loaders(root).train_loader)
+    size = loader.cached_bytes
+    device_with(monkeypatch, 10 * size)
+    photos = on_device()
+    batches = list(photos.loader(loader).batches(1))
+    need = MemoryNeed("a step", rows=8, device=None, fixed=5 * size, growing=4 * size)
+    photos.make_room(dataclasses.replace(need, fixed=None))
+    photos.make_room(need)
+    assert photos.kept == size
+    photos.make_room(dataclasses.replace(need, growing=4 * size + 1))
+    assert photos.kept == 0
+    again = list(photos.loader(loader).batches(1))
+    same(again, batches)
+    assert isinstance(again[0]["image"], np.ndarray) and photos.kept == 0
+
+
+def test_every_program_may_ask_for_room(root, monkeypatch):
+    device_with(monkeypatch, 10**9)
+    asked = []
+    made = PhotosOnDevice.make_room
+
+    def watched(self, need):
+        asked.append((need.task, self.kept > 0))
+        made(self, need)
+
+    monkeypatch.setattr(PhotosOnDevice, "make_room", watched)
+    train(root)
+    assert set(asked) >= {("a train step", True), ("validation", True)}
