@@ -75,12 +75,18 @@ def fresh_programs():
 def whole_products():
     """float32 is multiplied as float32 on accelerators too, to compare it with others.
 
-    By itself a GPU takes 10 bits of mantissa for it (TF32), and a TPU 7.
+    By itself a GPU takes 10 bits of mantissa for it (TF32), and a TPU 7; and learners
+    would compute in bfloat16.
     """
     import jax
 
-    if jax.default_backend() != "cpu":
-        jax.config.update("jax_default_matmul_precision", "highest")
+    from jaxtune.train import precision
+
+    with pytest.MonkeyPatch.context() as patch:
+        if jax.default_backend() != "cpu":
+            jax.config.update("jax_default_matmul_precision", "highest")
+            patch.setattr(precision, "_multiplies_bfloat16", lambda device: False)
+        yield
 
 
 def _folder(variable: str) -> Path:

@@ -186,7 +186,7 @@ class Learner:
         moms: Sequence[Number] = (0.95, 0.85, 0.95),
         clip_norm: Number | None = None,
         gradient_accumulation_steps: Integer = 1,
-        precision: ComputePrecision = "float32",
+        precision: ComputePrecision | Literal["auto"] = "auto",
         ema_decay: Number | None = None,
         mixing: Mixing | None = None,
         validate_also: Mapping[str, Any] | None = None,
@@ -223,10 +223,11 @@ class Learner:
                 batch so many times larger, in the memory of a small one. The schedule
                 is adapted. Gradients left over at an epoch's end are carried into the
                 next epoch; at a phase's end they are dropped. See `group_optimizer`.
-            precision: "float32", or "bfloat16" to compute the network in bfloat16 in
-                training, validation and prediction, for GPUs and TPUs (most CPUs are
-                slower with it). Parameters, statistics, optimizer, loss and metrics
-                stay float32. See `with_precision`.
+            precision: What the network computes in, in training, validation and
+                prediction: "float32", "bfloat16", or "auto": bfloat16 on TPUs and on
+                GPUs that multiply it, float32 elsewhere, see `choose_precision`. The
+                start line says if it is bfloat16. Parameters, statistics, optimizer,
+                loss and metrics stay float32. See `with_precision`.
             ema_decay: Decay of a moving average of the trained weights, such as 0.999;
                 no average if None. Training continues with the raw weights; the
                 averaged ones are validated after each epoch, saved, and put into the
@@ -287,7 +288,7 @@ class Learner:
             optimizer=options["optimizer"],
             clip_norm=options["clip_norm"],
             gradient_accumulation_steps=steps,
-            precision=precision,
+            precision=options["precision"],
             ema_decay=options["ema_decay"],
             programs=CompiledSteps(
                 size=data.size,

@@ -30,7 +30,8 @@ from jaxtune.train import (
     check_momentums,
     check_norms,
     check_optimizer,
-    check_precision,
+    choose_precision,
+    local_devices,
     resolve_rates,
 )
 from jaxtune.transfer import check_groups, check_runs
@@ -270,7 +271,7 @@ _CHECKS = {
     "moms": lambda value: check_momentums(value, "moms"),
     "clip_norm": check_clip_norm,
     "gradient_accumulation_steps": check_accumulation,
-    "precision": check_precision,
+    "precision": lambda value: choose_precision(value, local_devices()),
     "ema_decay": check_decay,
     "mixing": _mixing,
     "validate_also": _validate_also,

@@ -238,6 +238,8 @@ class FitEvents:
             trainer.network,
             trainer.frozen_groups,
         )
+        if trainer.precision != "float32":
+            start_line += f" · in {trainer.precision}"
         if phase.cache_features:
             draws = min(phase.cache_features, phase.epochs)
             start_line += f" · features cached, {draws} of each photo"

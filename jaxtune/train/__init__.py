@@ -95,6 +95,7 @@ from jaxtune.train.phases import fine_tune_phases as fine_tune_phases
 from jaxtune.train.phases import gradual_phases as gradual_phases
 from jaxtune.train.precision import ComputePrecision as ComputePrecision
 from jaxtune.train.precision import check_precision as check_precision
+from jaxtune.train.precision import choose_precision as choose_precision
 from jaxtune.train.precision import with_precision as with_precision
 from jaxtune.train.schedules import Curve as Curve
 from jaxtune.train.schedules import Rates as Rates

@@ -5,7 +5,7 @@ activations are bfloat16.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import jax
@@ -21,6 +21,9 @@ from jaxtune.train.freezing import FLAX_NORMS
 #: Dtypes to compute in. float16 is not supported: its range requires loss scaling.
 ComputePrecision = Literal["float32", "bfloat16"]
 
+#: AMD's chips that multiply bfloat16.
+_AMD = ("gfx90a", "gfx940", "gfx941", "gfx942", "gfx950")
+
 
 def check_precision(precision: Any) -> ComputePrecision:
     """Returns "float32" or "bfloat16" as it is.
@@ -30,6 +33,43 @@ def check_precision(precision: Any) -> ComputePrecision:
         ValueError: If it is another string.
     """
     return check_choice(precision, "precision", get_args(ComputePrecision))
+
+
+def choose_precision(precision: Any, devices: Sequence[Any]) -> ComputePrecision:
+    """Returns the dtype to compute in on some devices.
+
+    Args:
+        precision: "float32", "bfloat16", or "auto": bfloat16 where all devices multiply
+            it faster than float32, as TPUs, NVIDIA's GPUs from Ampere (compute
+            capability 8.0) on and AMD's from MI200 on; float32 on a CPU, on older
+            GPUs and on devices that don't say what they are.
+        devices: JAX's devices, see `local_devices`.
+
+    Raises:
+        TypeError: If `precision` is not a string.
+        ValueError: If it is another string.
+
+    Example:
+        >>> choose_precision("auto", jax.devices("cpu"))
+        'float32'
+    """
+    choices = ("auto", *get_args(ComputePrecision))
+    chosen = check_choice(precision, "precision", choices)
+    if chosen != "auto":
+        return chosen
+    return "bfloat16" if all(map(_multiplies_bfloat16, devices)) else "float32"
+
+
+def _multiplies_bfloat16(device: Any) -> bool:
+    if device.platform == "tpu":
+        return True
+    kind = str(getattr(device, "compute_capability", ""))
+    if kind.startswith("gfx"):
+        return kind.split(":")[0] in _AMD
+    try:
+        return device.platform != "cpu" and float(kind) >= 8.0
+    except ValueError:
+        return False
 
 
 def with_precision(module: nnx.Module, precision: str) -> nnx.Module:

@@ -167,6 +167,20 @@ def test_too_few_batches_for_an_update_are_refused(root):
         runs.make_learner(root, gradient_accumulation_steps=0)
 
 
+def test_a_chip_that_multiplies_bfloat16_computes_in_it(root, monkeypatch, capsys):
+    assert runs.make_learner(root, verbose=False).precision == "float32"
+    name = "jaxtune.train.precision._multiplies_bfloat16"
+    monkeypatch.setattr(name, lambda device: True)
+    model = runs.make_learner(root)
+    assert model.precision == "bfloat16"
+    assert runs.make_learner(root, precision="float32").precision == "float32"
+    model.fit(1, 1e-3)
+    assert capsys.readouterr().out.splitlines()[0].endswith(" train · in bfloat16")
+    model.precision = "float32"
+    model.precision = "auto"
+    assert model.precision == "bfloat16"
+
+
 def test_a_learner_in_bfloat16(root):
     figures, kept = {}, {}
     for precision in ("float32", "bfloat16"):

@@ -1,6 +1,7 @@
 """Computing in bfloat16: what is narrow, and that everything that is kept is not."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from jaxtune import IMAGENET_MEAN, IMAGENET_STD, resnet18
 from jaxtune.train import (
     TrainState,
     apply_module,
+    choose_precision,
     constant,
     cross_entropy,
     group_optimizer,
@@ -193,3 +195,32 @@ def test_real_logits_on_a_real_photo_agree(data_dir, weights_dir):
 def test_an_unknown_precision_is_refused(precision):
     with pytest.raises(ValueError, match="must be 'float32' or 'bfloat16'; received"):
         with_precision(smallest_network(), precision)
+
+
+@pytest.mark.parametrize(
+    ("devices", "chosen"),
+    [
+        ([("cpu", None)], "float32"),
+        ([("tpu", None)], "bfloat16"),
+        ([("gpu", "9.0")], "bfloat16"),
+        ([("gpu", "12.0")], "bfloat16"),
+        ([("gpu", "7.5")], "float32"),
+        ([("gpu", "gfx942:sramecc+:xnack-")], "bfloat16"),
+        ([("gpu", "gfx1030")], "float32"),
+        ([("gpu", "9.0"), ("gpu", "7.0")], "float32"),
+        ([("metal", "")], "float32"),
+    ],
+)
+def test_auto_is_what_all_devices_multiply(devices, chosen):
+    """NVIDIA's compute capabilities as JAX writes them, and AMD's targets."""
+    found = [
+        SimpleNamespace(platform=platform)
+        if kind is None
+        else SimpleNamespace(platform=platform, compute_capability=kind)
+        for platform, kind in devices
+    ]
+    assert choose_precision("auto", found) == chosen
+    for named in ("float32", "bfloat16"):
+        assert choose_precision(named, found) == named
+    with pytest.raises(ValueError, match=r"auto.*float32.*bfloat16"):
+        choose_precision("float16", found)
