@@ -41,6 +41,8 @@ DEFAULT_CACHE_BYTES = 2 * 2**30
 
 # Batches assembled at once: while one waits for its last photo, the next has begun.
 _AHEAD = 2
+# Batches that wait to be taken: photos are decoded while a program is compiled, too.
+_MOST_WAITING, _WAITING_BYTES = 16, 256 * 2**20
 
 
 def default_workers() -> int:
@@ -288,7 +290,11 @@ class Loader:
                 # Each process has the photos that it decodes, and as many that wait.
                 photos = 2 * self.workers * self._photos_at_once
                 ahead = max(ahead, -(-photos // self.batch_size))
-            options = grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead)
+            waiting = ahead
+            if ahead and self._to_decode:
+                size = self.batch_size * int(np.prod(self.image_shape))
+                waiting = max(ahead, min(_MOST_WAITING, _WAITING_BYTES // size))
+            options = grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=waiting)
             iterator = iter(dataset.to_iter_dataset(options))
             stack.callback(iterator.close)
             for batch, unreadable in iterator:

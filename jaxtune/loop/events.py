@@ -96,12 +96,18 @@ class FitEvents:
         train_step = self._begin_phase(phase, restore=number == self._resumed_in)
         to_come = self._phases[number:]
         compiling: list[Thread] = []
+        if not phase.cache_features:
+            thread = trainer.compile_validation_ahead(self._data.valid_loader)
+            compiling += [thread] if thread is not None else []
+        stepped = False
 
         def step_and_compile_ahead(state, batch, key):
+            nonlocal stepped
             result = train_step(state, batch, key)
             # Batches of features have no form before their phase begins.
-            if to_come and not to_come[0].cache_features and not compiling:
+            if to_come and not to_come[0].cache_features and not stepped:
                 compiling.append(trainer.compile_ahead(to_come[0], batch, key))
+            stepped = True
             return result
 
         spoiled = False

@@ -36,6 +36,13 @@ def data_sharding(*batch_sizes: int) -> tuple[NamedSharding, NamedSharding]:
     return split, NamedSharding(mesh, PartitionSpec())
 
 
+def rows_sharding(
+    count: int, rows: NamedSharding, everywhere: NamedSharding
+) -> NamedSharding:
+    """Returns the sharding of a batch of so many rows: split, if it can be evenly."""
+    return everywhere if count % rows.num_devices else rows
+
+
 def place_batch(
     batch: Mapping, rows: NamedSharding, everywhere: NamedSharding
 ) -> dict[str, jax.Array]:
@@ -50,9 +57,8 @@ def place_batch(
         everywhere: Sharding of the state, see `data_sharding`.
     """
     count, devices = len(next(iter(batch.values()))), rows.num_devices
-    sharding = rows
-    if count % devices:
-        sharding = everywhere
+    sharding = rows_sharding(count, rows, everywhere)
+    if sharding is everywhere and devices > 1:
         say_once(
             f"a batch of {count} rows can't be split evenly among {devices} devices, "
             f"so each of them computes all of it. {_sizes(count, devices)} would be "

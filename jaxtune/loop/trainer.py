@@ -19,11 +19,11 @@ from flax import nnx
 
 from jaxtune.arguments import Integer
 from jaxtune.checkpoint import fingerprint, load_opt_state
-from jaxtune.data import FeatureLoader
+from jaxtune.data import FeatureLoader, Loader
 from jaxtune.inspect.diff import Snapshot
 from jaxtune.loop.batch_norm_rows import check_enough_rows
 from jaxtune.loop.columns import table_columns
-from jaxtune.loop.compiled_steps import CompiledSteps
+from jaxtune.loop.compiled_steps import CompiledStep, CompiledSteps
 from jaxtune.loop.extra_validation import describe_extra
 from jaxtune.loop.float32 import in_float32, to_float32
 from jaxtune.loop.history import Row
@@ -31,7 +31,7 @@ from jaxtune.loop.photos_on_device import PhotosOnDevice
 from jaxtune.loop.recovery import SPOILED, GoodValues, has_diverged, is_readable
 from jaxtune.loop.run_description import describe_groups, name_of
 from jaxtune.loop.run_state import RunState
-from jaxtune.loop.sharding import data_sharding, place_batch
+from jaxtune.loop.sharding import data_sharding, place_batch, rows_sharding
 from jaxtune.train import (
     ComputePrecision,
     Norms,
@@ -544,31 +544,38 @@ class Trainer:
         if phase.boundary is not None:
             frozen = tuple(self.groups)[: phase.boundary]
         step, first_state = self._step_and_state(phase, frozen)
-
-        def form(x, sharding=None):
-            return jax.ShapeDtypeStruct(
-                x.shape,
-                x.dtype,
-                sharding=sharding,
-                weak_type=getattr(x, "weak_type", False),
-            )
-
         state = jax.tree.map(
-            lambda x: form(x, self.sharding), jax.eval_shape(first_state)
+            lambda x: _form(x, self.sharding), jax.eval_shape(first_state)
         )
         if self._photo_batch is not None:
             # This phase has batches of features, the later one of photos.
             batch = self._photo_batch
-        placed = {name: form(x, x.sharding) for name, x in batch.items()}
-        forms = (state, placed, form(key))
+        placed = {name: _form(x, x.sharding) for name, x in batch.items()}
+        return _compile_in_background(step, state, placed, _form(key))
 
-        def compile_it() -> None:
-            with contextlib.suppress(Exception):
-                step.compile(*forms)
+    @in_float32
+    def compile_validation_ahead(self, loader: Any) -> Thread | None:
+        """Compiles the eval step in the background, as the first step is compiled.
 
-        thread = Thread(target=compile_it, name="jaxtune-compile")
-        thread.start()
-        return thread
+        Args:
+            loader: Of the photos that are validated on.
+
+        Returns:
+            The thread that compiles, as `compile_ahead` does. None if the step has run
+            before, or the loader doesn't tell the form of its batches.
+        """
+        step = self.programs.eval_step(self.eval_graphdef())
+        if step.count or not isinstance(loader, Loader) or jax.config.jax_disable_jit:
+            return None
+        batch = loader.rows(np.zeros(0, np.int32))
+        photos = (loader.batch_size, *loader.image_shape)
+        batch["image"] = jax.ShapeDtypeStruct(photos, np.uint8)
+        rows = rows_sharding(loader.batch_size, self._rows, self.sharding)
+        values = jax.tree.map(
+            lambda x: _form(x, self.sharding), split_module(self.network)[1:]
+        )
+        placed = {name: _form(x, rows) for name, x in batch.items()}
+        return _compile_in_background(step, *values, placed)
 
     def check_phases(self, data: Any, phases: Sequence[Phase]) -> None:
         """Raises if a phase would make no update, or a batch has too few rows.
@@ -754,3 +761,19 @@ class Trainer:
         else:
             nnx.update(self.network, *good.values)
             self._opt_state, self.step = None, good.step
+
+
+def _form(x: Any, sharding: Any = None) -> jax.ShapeDtypeStruct:
+    weak = getattr(x, "weak_type", False)
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding, weak_type=weak)
+
+
+def _compile_in_background(step: CompiledStep, *forms: Any) -> Thread:
+    def compile_it() -> None:
+        # What runs the step raises the error again.
+        with contextlib.suppress(Exception):
+            step.compile(*forms)
+
+    thread = Thread(target=compile_it, name="jaxtune-compile")
+    thread.start()
+    return thread
