@@ -28,6 +28,8 @@ from jaxtune.data.decode import ImageError
 from jaxtune.data.decoding_process import Pixels, receive, send
 from jaxtune.data.resize import Preparation
 
+_PROGRAM = Path(__file__).with_name("decoding_process.py")
+
 #: With fewer workers, threads alone are as fast.
 _FEWEST = 4
 #: Photos for each process that are worth starting it, which takes as long as some 100.
@@ -39,8 +41,10 @@ _IDLE_SECONDS = 30.0
 def worth_processes(workers: int, photos: int) -> bool:
     """Returns whether processes decode so many photos sooner than threads do."""
     lock = getattr(sys, "_is_gil_enabled", lambda: True)()
-    # Elsewhere a process is not given memory without a name.
-    can = os.name == "posix" and lock
+    # An application may be its own interpreter, which would start a second one; and not
+    # everywhere can a process be given memory without a name.
+    interpreter = bool(sys.executable) and not getattr(sys, "frozen", False)
+    can = os.name == "posix" and interpreter and lock
     return can and workers >= _FEWEST and photos >= _PHOTOS_EACH * workers
 
 
@@ -59,9 +63,10 @@ class _Process:
         self._file: int | None = _memory()
         self._pixels = Pixels(self._file)
         try:
-            # A frozen application has no interpreter; where this fails threads decode.
+            # Where this fails, threads decode.
             self._popen = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("decoding_process.py"))],
+                # -P: the names of this folder's files are not those of modules.
+                [sys.executable, "-P", str(_PROGRAM)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 pass_fds=(self._file,),

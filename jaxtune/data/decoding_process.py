@@ -15,9 +15,7 @@ import struct
 import sys
 import types
 from pathlib import Path
-from typing import BinaryIO
-
-import numpy as np
+from typing import Any, BinaryIO
 
 #: Bytes that follow: of a message.
 LENGTH = struct.Struct("<I")
@@ -62,8 +60,11 @@ class Pixels:
         """Takes the descriptor of a file that is in memory and has no name."""
         self._file, self._memory = file, None
 
-    def array(self, shape: tuple[int, ...]) -> np.ndarray:
+    def array(self, shape: tuple[int, ...]) -> Any:
         """Returns the memory as an array uint8 (n, h, w, c); it grows where it must."""
+        # Only the process that asks knows where packages are.
+        import numpy as np
+
         size = math.prod(shape)
         if self._memory is None or len(self._memory) < size:
             if os.fstat(self._file).st_size < size:

@@ -148,7 +148,8 @@ def _is_unchanging(value: Any) -> bool:
         return True
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [getattr(value, field.name) for field in dataclasses.fields(value)]
-        return _is_unchanging((type(value), *fields))
+        can_be_a_key = type(value).__hash__ is not None
+        return can_be_a_key and _is_unchanging((type(value), *fields))
     package = (getattr(value, "__module__", None) or "").partition(".")[0]
     return callable(value) and package in _UNCHANGING
 

@@ -172,6 +172,12 @@ def test_a_few_photos_or_workers_are_for_threads():
     assert not decoding.worth_processes(0, 100_000)
 
 
+@pytest.mark.parametrize(("name", "value"), [("frozen", True), ("executable", None)])
+def test_an_application_without_an_interpreter_has_threads(monkeypatch, name, value):
+    monkeypatch.setattr(sys, name, value, raising=False)
+    assert not decoding.worth_processes(16, 1000)
+
+
 #: No `if __name__ == "__main__"`, and run as a script is typed: from standard input.
 SCRIPT = """
 import sys, time
@@ -190,6 +196,7 @@ with decoding.decoding_processes(2) as started:
 """
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("then", ["end", "wait"])
 def test_scripts_need_no_main_and_leave_nothing_behind(root, then):
     """Also where the script itself is killed."""
@@ -212,8 +219,7 @@ def test_scripts_need_no_main_and_leave_nothing_behind(root, then):
     wait_for(lambda: not any(map(is_running, pids)))
 
 
-def test_without_an_interpreter_threads_decode(root, monkeypatch):
-    """As in a frozen application."""
+def test_threads_decode_where_no_process_starts(root, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
