@@ -50,17 +50,6 @@ def compilation_cache(pytestconfig):
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
-def shared_programs():
-    """The tests' own networks don't change: their programs are shared like ours."""
-    from jaxtune.loop import compiled_steps
-
-    ours = compiled_steps._UNCHANGING | {"photos", "runs", "small"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiled_steps, "_UNCHANGING", ours)
-        yield
-
-
 @pytest.fixture
 def fresh_programs():
     """What was traced before is not used in the test, nor what it traces after it."""

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from flax import nnx
-from runs import GlobalPool, smallest_network
+from runs import smallest_network
 
 from jaxtune import create_cnn_model
 from jaxtune.inspect.kernels import (
@@ -10,7 +10,7 @@ from jaxtune.inspect.kernels import (
     outputs_first,
     plot_kernels,
 )
-from jaxtune.models import Conv, Sequential
+from jaxtune.models import Conv, GlobalAvgPool, Sequential
 
 
 def test_kernels_are_the_first_convolutions_scaled_about_grey():
@@ -54,7 +54,7 @@ def test_networks_of_ones_own_and_none_at_all():
     assert first_weight(Own())[0] == ("blocks", "0", "kernel")
     assert first_layer_kernels(Own()).shape == (5, 3, 3, 3)
     with pytest.raises(ValueError, match="Sequential has no convolution"):
-        first_layer_kernels(Sequential({"pool": GlobalPool()}))
+        first_layer_kernels(Sequential({"pool": GlobalAvgPool()}))
     dead = Conv(3, 2, 3, rngs=nnx.Rngs(1))
     dead.weight.set_value(dead.weight[...] * 0)
     np.testing.assert_array_equal(first_layer_kernels(dead), 0.5)

@@ -128,8 +128,7 @@ def test_a_second_learner_of_the_same_recipe_compiles_no_step(tmp_path, fresh_pr
 
 
 def test_another_setting_is_another_program():
-    net = evaluating(tiny_resnet())
-    graphdef = nnx.graphdef(net)
+    graphdef = nnx.graphdef(evaluating(runs.smallest_network()))
     plain = make()
     base = plain.eval_step(graphdef)._jitted
     assert make().eval_step(graphdef)._jitted is base

@@ -14,11 +14,11 @@ from jaxtune.loop.sharding import data_sharding, place_batch
 SCRIPT = """
 import sys
 import jax, numpy as np
-from photos import tiny_resnet
+from small import two_convolutions
 from jaxtune import ImageDataLoaders, vision_learner
 from jaxtune.train import split_module
 data = ImageDataLoaders.from_folder(sys.argv[1], size=32, batch_size=8)
-model = vision_learner(data, tiny_resnet, hidden=(16,), verbose=False)
+model = vision_learner(data, two_convolutions, cut=4, hidden=(16,), verbose=False)
 history = model.fine_tune(1, 1e-2)
 leaf = split_module(model.model)[1]["head"]["linear1"]["weight"]
 print(len(jax.local_devices()), len(leaf.sharding.device_set), model.num_programs,

@@ -11,18 +11,10 @@ import numpy as np
 from flax import nnx
 
 from jaxtune import ImageDataLoaders, error_rate, vision_learner
-from jaxtune.models import BatchNorm, Conv, Linear, Sequential
+from jaxtune.models import BatchNorm, Conv, GlobalAvgPool, Linear, Sequential
 from jaxtune.train import split_module
 
 EPOCHS, FREEZE_EPOCHS = 2, 2
-
-
-class GlobalPool(nnx.Module):
-    """Means over height and width."""
-
-    def __call__(self, x):
-        """Returns (b, c) for (b, h, w, c)."""
-        return x.mean(axis=(1, 2))
 
 
 def smallest_network(rngs: nnx.Rngs | None = None) -> Sequential:
@@ -32,7 +24,7 @@ def smallest_network(rngs: nnx.Rngs | None = None) -> Sequential:
         {
             "conv1": Conv(3, 8, 3, stride=2, rngs=rngs),
             "bn1": BatchNorm(8),
-            "pool": GlobalPool(),
+            "pool": GlobalAvgPool(),
             "fc": Linear(8, 4, rngs=rngs),
         }
     )

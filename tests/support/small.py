@@ -3,10 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from runs import GlobalPool
 
 from jaxtune import adapt_channels
-from jaxtune.models import BatchNorm, Conv, Linear, ReLU, Sequential
+from jaxtune.models import BatchNorm, Conv, GlobalAvgPool, Linear, ReLU, Sequential
 
 
 def small_network(
@@ -30,7 +29,7 @@ def small_network(
             "bn1": BatchNorm(8),
             "relu": ReLU(),
             "layer1": Conv(8, 8, 3, rngs=rngs),
-            "pool": GlobalPool(),
+            "pool": GlobalAvgPool(),
             "fc": Linear(8, 4, rngs=rngs),
         }
     )
