@@ -76,8 +76,6 @@ class _Process:
             os.close(self._file)
             raise
         self.pid = self._popen.pid
-        limits = (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
-        send(self._popen.stdin, (sys.path, limits, self._file))
 
     def wait_until_ready(self) -> None:
         """Returns when it can take photos.
@@ -85,6 +83,8 @@ class _Process:
         Raises:
             EOFError: If it has ended instead.
         """
+        limits = (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
+        self._send((sys.path, limits, self._file))
         receive(self._popen.stdout)
 
     def read(
@@ -95,15 +95,21 @@ class _Process:
         Raises:
             EOFError: If the process has ended.
         """
-        try:
-            send(self._popen.stdin, (os.getcwd(), preparation, list(sources)))
-        except OSError as error:
-            raise EOFError("the process has ended.") from error
+        folder = ""
+        with contextlib.suppress(FileNotFoundError):  # It may be deleted by now.
+            folder = os.getcwd()
+        self._send((folder, preparation, list(sources)))
         results = receive(self._popen.stdout)
         decoded = self._pixels.array((len(rows), *preparation.shape))
         for row, pixels in zip(rows, decoded, strict=True):
             row[...] = pixels
         return results
+
+    def _send(self, request: Any) -> None:
+        try:
+            send(self._popen.stdin, request)
+        except OSError as error:
+            raise EOFError("the process has ended.") from error
 
     def ask_to_end(self) -> None:
         """Lets it end as soon as it has decoded what it is decoding."""
@@ -214,7 +220,7 @@ class DecodingProcesses:
             self._all.add(process)
         try:
             process.wait_until_ready()
-        except (EOFError, OSError):
+        except EOFError:
             self._forget(process)
             return
         self._idle.put(process)
@@ -234,8 +240,8 @@ class DecodingProcesses:
         warnings.warn(
             f"the process {process.pid}, which was decoding {sources[0]}"
             f"{f' and {len(sources) - 1} more' if sources[1:] else ''}, was ended "
-            f"{how}; they are decoded by another one. If the system ended it for lack "
-            "of memory, give fewer workers.",
+            f"{how}. They are decoded again, and another process takes its place. If the "
+            "system ended it for lack of memory, give fewer workers.",
             stacklevel=2,
         )
         self._start_one()
@@ -245,7 +251,8 @@ class _Shared:
     """The processes that all loaders of this process use, and how many use them."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        # Again by the same thread: an iterator may be collected, and end, at any time.
+        self.lock = threading.RLock()
         self.processes: DecodingProcesses | None = None
         self.users = 0
         self.timer: threading.Timer | None = None

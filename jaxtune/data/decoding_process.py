@@ -99,11 +99,13 @@ def main() -> None:
 
     Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = limits
     send(replies, "ready")
+    present = ""
     while True:
         folder, preparation, sources = receive(requests)
         # The path of a photo may be relative.
-        if os.getcwd() != folder:
+        if folder and folder != present:
             os.chdir(folder)
+            present = folder
         rows = pixels.array((len(sources), *preparation.shape))
         results: list[float | Exception] = []
         for source, row in zip(sources, rows, strict=True):

@@ -125,6 +125,13 @@ def test_relative_paths_are_those_of_this_process(root, processes, monkeypatch):
     np.testing.assert_array_equal(again, image)
 
 
+def test_a_folder_that_is_gone_does_not_matter(root, processes, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert read(processes, root / "00.png")[0].any()
+
+
 def test_a_killed_process_is_named_and_replaced(root, processes):
     expected = list(loader(root, workers=0).batches(1))
     (first, _), batches = processes.pids, []
