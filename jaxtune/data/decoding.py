@@ -240,8 +240,8 @@ class DecodingProcesses:
         warnings.warn(
             f"the process {process.pid}, which was decoding {sources[0]}"
             f"{f' and {len(sources) - 1} more' if sources[1:] else ''}, was ended "
-            f"{how}. They are decoded again, and another process takes its place. If the "
-            "system ended it for lack of memory, give fewer workers.",
+            f"{how}. That is decoded again, and another process takes its place. If "
+            "the system ended it for lack of memory, give fewer workers.",
             stacklevel=2,
         )
         self._start_one()
