@@ -328,6 +328,7 @@ def test_a_run_stopped_while_validating_resumes_there(root, whole, tmp_path):
                 os.kill(os.getpid(), signal.SIGTERM)
             return step(*inputs)
 
+        counted.count, counted.compile = step.count, step.compile
         return counted
 
     programs.eval_step = eval_step
