@@ -23,7 +23,7 @@ from jaxtune.data import FeatureLoader, Loader
 from jaxtune.inspect.diff import Snapshot
 from jaxtune.loop.batch_norm_rows import check_enough_rows
 from jaxtune.loop.columns import table_columns
-from jaxtune.loop.compiled_steps import CompiledStep, CompiledSteps
+from jaxtune.loop.compiled_steps import CompiledSteps
 from jaxtune.loop.extra_validation import describe_extra
 from jaxtune.loop.float32 import in_float32, to_float32
 from jaxtune.loop.history import Row
@@ -768,7 +768,7 @@ def _form(x: Any, sharding: Any = None) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding, weak_type=weak)
 
 
-def _compile_in_background(step: CompiledStep, *forms: Any) -> Thread:
+def _compile_in_background(step: Any, *forms: Any) -> Thread:
     def compile_it() -> None:
         # What runs the step raises the error again.
         with contextlib.suppress(Exception):
