@@ -32,8 +32,8 @@ _PROGRAM = Path(__file__).with_name("decoding_process.py")
 
 #: With fewer workers, threads alone are as fast.
 _FEWEST = 4
-#: Photos for each process that are worth starting it, which takes as long as some 100.
-_PHOTOS_EACH = 32
+#: With fewer photos, threads have decoded them by the time that processes have started.
+_FEWEST_PHOTOS = 1000
 #: Processes that nobody needs end after so many seconds.
 _IDLE_SECONDS = 30.0
 
@@ -45,7 +45,7 @@ def worth_processes(workers: int, photos: int) -> bool:
     # everywhere can a process be given memory without a name.
     interpreter = bool(sys.executable) and not getattr(sys, "frozen", False)
     can = os.name == "posix" and interpreter and lock
-    return can and workers >= _FEWEST and photos >= _PHOTOS_EACH * workers
+    return can and workers >= _FEWEST and photos >= _FEWEST_PHOTOS
 
 
 def _memory() -> int:

@@ -43,7 +43,7 @@ def processes(monkeypatch):
     """Two processes that are ready, for all loaders with that many workers."""
     monkeypatch.setattr(decoding, "_shared", decoding._Shared())
     monkeypatch.setattr(decoding, "_FEWEST", 1)
-    monkeypatch.setattr(decoding, "_PHOTOS_EACH", 1)
+    monkeypatch.setattr(decoding, "_FEWEST_PHOTOS", 1)
     with decoding.decoding_processes(2) as started:
         wait_for(lambda: started._idle.qsize() == 2)
         yield started
@@ -174,7 +174,7 @@ def test_nobody_pays_for_processes_that_are_not_used(root, monkeypatch):
 
 def test_a_few_photos_or_workers_are_for_threads():
     assert decoding.worth_processes(16, 1000)
-    assert not decoding.worth_processes(16, 100)
+    assert not decoding.worth_processes(16, 999)
     assert not decoding.worth_processes(1, 100_000)
     assert not decoding.worth_processes(0, 100_000)
 
@@ -190,7 +190,7 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 from jaxtune.data import Loader, Preparation, decoding, label_items
-decoding._FEWEST = decoding._PHOTOS_EACH = 1
+decoding._FEWEST = decoding._FEWEST_PHOTOS = 1
 paths = sorted(Path(sys.argv[1]).glob("*.png"))
 items = label_items(paths, [0] * len(paths))
 loader = Loader(items, Preparation((20, 24), (16, 16)), batch_size=8, workers=2)
