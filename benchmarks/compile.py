@@ -15,8 +15,8 @@ and the train, eval and predict programs of the learner:
 - `waits_s`: both, in the main thread; the rest is done while phase 1 trains;
 - `second_s`: both, for the second learner's job.
 
-One line of JSON for each case, then a table; needs nothing but jaxtune; about 3 minutes
-on two cores.
+One line of JSON for each case, then a table; needs nothing but jaxtune; a quarter
+of an hour on two cores.
 """
 
 import argparse

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,9 +133,9 @@ class _Process:
 
 
 def read_here(
-    preparation: Preparation, sources: Sequence[Any], rows: Sequence[Any]
+    preparation: Callable, sources: Sequence[Any], rows: Sequence[Any]
 ) -> list[float | Exception]:
-    """Does what `DecodingProcesses.read` does, in this thread."""
+    """Does what `DecodingProcesses.read` does, in this thread, with any function."""
     results: list[float | Exception] = []
     for source, row in zip(sources, rows, strict=True):
         try:

@@ -28,6 +28,7 @@ from jaxtune.data.decode import ImageError
 from jaxtune.data.decoding import (
     DecodingProcesses,
     decoding_processes,
+    read_here,
     worth_processes,
 )
 from jaxtune.data.items import Items
@@ -355,14 +356,11 @@ class Loader:
     ) -> list[_Unreadable]:
         """Decodes photos, (row of the batch, position), into their rows."""
         rows = [batch["image"][row] for row, _ in part]
-        results: list[Any]
+        positions = [position for _, position in part]
         if processes is None:
-            results = [
-                self._decoded(position, row)
-                for (_, position), row in zip(part, rows, strict=True)
-            ]
+            results = read_here(self.prepared, positions, rows)
         else:
-            photos = [self.items.photo(position) for _, position in part]
+            photos = [self.items.photo(position) for position in positions]
             results = processes.read(self.preparation, photos, rows)
         unreadable = []
         for (row, position), result in zip(part, results, strict=True):
@@ -376,14 +374,6 @@ class Loader:
             if self._cache is not None:
                 self._cache.put(position, batch["image"][row], result)
         return unreadable
-
-    def _decoded(self, position: int, row: np.ndarray) -> float | Exception:
-        """Fills a row with a photo; returns its aspect, or why it can't be read."""
-        try:
-            row[...], aspect = self.prepared(position)
-        except (ImageError, OSError) as error:
-            return error
-        return aspect
 
     def prepared(self, position: int) -> tuple[np.ndarray, float]:
         """Returns one photo's pixels and its aspect, not from the cache.

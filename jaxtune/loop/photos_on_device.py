@@ -61,19 +61,19 @@ class PhotosOnDevice:
         """Returns a loader with the same batches, made on the device if they can be."""
         return _OnDevice(self, loader) if isinstance(loader, Loader) else loader
 
-    def _of(self, loader: Loader) -> jax.Array | None:
-        """A loader's photos on the device (n, h, w, c); None where they aren't."""
+    def _of(self, loader: Loader, images: np.ndarray) -> jax.Array | None:
+        """A loader's photos on the device (n, h, w, c); None without room for them."""
         if loader not in self._photos:
-            decoded = loader.decoded()
-            if decoded is None or not self.have_room([loader, *self._photos]):
+            if not self.have_room([loader, *self._photos]):
                 return None
-            self._photos[loader] = jax.device_put(decoded[0], self._everywhere)
+            self._photos[loader] = jax.device_put(images, self._everywhere)
         return self._photos[loader]
 
     def batches(self, loader: Loader, epoch: int, start: int) -> Iterator[dict]:
         """Yields a loader's batches of an epoch, from the batch numbered `start` on."""
-        photos, decoded = self._of(loader), loader.decoded()
-        if photos is None or decoded is None:
+        images, aspects = loader.decoded() or (None, None)
+        photos = None if images is None else self._of(loader, images)
+        if photos is None:
             yield from loader.batches(epoch, start)
             return
         for indices in loader.index_batches(epoch)[start:]:
@@ -81,7 +81,7 @@ class PhotosOnDevice:
             real = len(indices)
             positions = np.zeros(loader.batch_size, np.int32)
             positions[:real] = indices % loader.num_items
-            batch["aspect"][:real] = decoded[1][positions[:real]]
+            batch["aspect"][:real] = aspects[positions[:real]]
             placed = place_batch(
                 batch | {"image": positions}, self._rows, self._everywhere
             )

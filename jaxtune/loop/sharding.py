@@ -58,7 +58,7 @@ def place_batch(
     """
     count, devices = len(next(iter(batch.values()))), rows.num_devices
     sharding = rows_sharding(count, rows, everywhere)
-    if sharding is everywhere and devices > 1:
+    if sharding is everywhere:
         say_once(
             f"a batch of {count} rows can't be split evenly among {devices} devices, "
             f"so each of them computes all of it. {_sizes(count, devices)} would be "

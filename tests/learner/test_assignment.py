@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import runs
 from photos import make_photos
+from runs import loaders
 
 from jaxtune import (
     ImageDataLoaders,
@@ -25,11 +26,6 @@ from jaxtune.loop import compiled_steps as programs
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     return make_photos(tmp_path_factory.mktemp("photos"), train=8, valid=4)
-
-
-def loaders(root, **options):
-    options = {"size": 16, "batch_size": 8, "seed": 0, "workers": 0} | options
-    return ImageDataLoaders.from_folder(root, **options)
 
 
 @pytest.fixture

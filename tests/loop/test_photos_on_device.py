@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import runs
 from photos import make_photos
+from runs import loaders
 
-from jaxtune import ImageDataLoaders
 from jaxtune.data import Loader
 from jaxtune.loop import photos_on_device
 from jaxtune.loop.memory import MemoryNeed
@@ -19,11 +19,6 @@ from jaxtune.loop.sharding import data_sharding
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     return make_photos(tmp_path_factory.mktemp("photos"), train=8, valid=4)
-
-
-def loaders(root, **options):
-    options = {"size": 16, "batch_size": 8, "seed": 0, "workers": 0} | options
-    return ImageDataLoaders.from_folder(root, **options)
 
 
 def device_with(monkeypatch, number: int | None):

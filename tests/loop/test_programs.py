@@ -150,7 +150,7 @@ def test_a_function_of_the_users_is_traced_for_each_learner():
     def weighted(logits, label):
         return weight * cross_entropy(logits, label)
 
-    graphdef, params, model_state = split_module(evaluating(tiny_resnet()))
+    graphdef, params, model_state = split_module(evaluating(runs.smallest_network()))
     batch = {"image": np.zeros((2, 32, 32, 3), np.uint8), "label": np.array([0, 1])}
 
     def loss():
