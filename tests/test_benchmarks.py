@@ -19,12 +19,12 @@ import jaxtune
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 # Behind everything else: jaxtune itself is the installed one.
 sys.path.append(str(FOLDER.parent))
-everywhere, features, gpu, input, measure, step, tpu = (
-    importlib.import_module(f"benchmarks.{name}")
-    for name in ("everywhere", "features", "gpu", "input", "measure", "step", "tpu")
+IMPORTED = ("everywhere", "features", "gpu", "h100", "input", "measure", "step", "tpu")
+everywhere, features, gpu, h100, input, measure, step, tpu = (
+    importlib.import_module(f"benchmarks.{name}") for name in IMPORTED
 )
 SCRIPTS = ["accuracy", "checkpoint", "compile", "everywhere", "features", "fine_tune"]
-SCRIPTS += ["gpu", "input", "step", "tpu"]
+SCRIPTS += ["gpu", "h100", "input", "step", "tpu"]
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -127,6 +127,30 @@ channel_id=1, metadata={op_name="jit(step)/jvp()/reduce_sum" stack_frame_id=3}
         ("all-reduce", ("f32[]",), 4),
     ]
     assert [c.place for c in found] == ["jit(step)/jvp()/reduce_sum", "", "", ""]
+
+
+def test_launches_and_bytes_are_read_from_a_compiled_gpu_program():
+    """Lines as XLA's GPU compiler writes them; what a fusion holds is one launch."""
+    text = """
+%fused_convert (p: f32[8]) -> bf16[8] {
+  ROOT %c = bf16[8]{0} convert(%p)
+}
+
+ENTRY %main (a: bf16[4,8], b: f32[8]) -> bf16[4,8] {
+  %a = bf16[4,8]{1,0} parameter(0)
+  %b = f32[8]{0} parameter(1)
+  %loop_fusion.1 = bf16[8]{0} fusion(%b), kind=kLoop, calls=%fused_convert
+  %conv.1 = (bf16[4,8]{1,0}, u8[0]{0}) custom-call(%a, %loop_fusion.1), window={}, \
+custom_call_target="__cudnn$convBiasActivationForward"
+  %got = bf16[4,8]{1,0} get-tuple-element(%conv.1), index=0
+  ROOT %conv.2 = (bf16[4,8]{1,0}, u8[2]{0}) custom-call(%got, %loop_fusion.1), \
+custom_call_target="__cudnn$convForward"
+}
+"""
+    fusion, fused, plain = 4 * 8 + 2 * 8, (64 + 16) + 64, (64 + 16) + 64 + 2
+    found = h100.figures(text)
+    assert (found["fused"], found["convolutions"], found["kernels"]) == (1, 1, 3)
+    assert found["num_bytes"] == fusion + fused + plain
 
 
 _FROZEN_ON_TPU = """

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from jaxtune.models.cpu.calls import onednn_computes, onednn_convolution
 from jaxtune.models.cpu.forms import cpu_convolution
+from jaxtune.models.folded import folded_affine
 from jaxtune.models.plain import (
     GIVEN,
     WINDOW,
@@ -75,9 +76,10 @@ def convolve_affine(
 ) -> Float[Array, "b h2 w2 d"]:
     """Returns `convolve(x) * scale + shift + residual`, then max(x, 0) with `relu`.
 
-    A convolution followed by a batch norm with running statistics. oneDNN computes it
-    all in one pass over the outputs; XLA fuses the elementwise part as usual. The
-    derivative is that of the separate operations.
+    A convolution followed by a batch norm with running statistics. oneDNN and cuDNN
+    compute it all in one pass over the outputs (for cuDNN the scale is folded into the
+    weights, see `folded_affine`); elsewhere XLA fuses the elementwise part as usual.
+    The derivative is that of the separate operations.
 
     Args:
         x: Images or feature maps.
@@ -136,14 +138,21 @@ def _plain_affine(x, weight, *following, after, convolution, shape, **window):
     return affine(y, scale, shift, *residual or (None,), relu="relu" in after)
 
 
+def _folded_affine(x, weight, *following, after, shape, **window):
+    scale, shift, *residual = following
+    return folded_affine(
+        x, weight, scale, shift, *residual or (None,), relu="relu" in after, **window
+    )
+
+
 # The primitives.
 
 #: Compiled primitives for calls outside of `jax.jit`; tests clear their caches.
 _compiled = []
 
 
-def _primitive(name, static, plain, on_cpu):
-    """Makes a primitive from its plain form and its form for XLA on a CPU."""
+def _primitive(name, static, plain, on_cpu, *, on_cuda=None):
+    """Makes a primitive from its plain form and its forms for one backend each."""
     primitive = Primitive(name)
     static = (*static, "shape", *WINDOW, "precision")
     compiled = jax.jit(primitive.bind, static_argnames=static)
@@ -173,6 +182,9 @@ def _primitive(name, static, plain, on_cpu):
 
     mlir.register_lowering(primitive, lower_plain)
     mlir.register_lowering(primitive, lower_for_cpu, platform="cpu")
+    if on_cuda is not None:
+        lower_for_cuda = mlir.lower_fun(on_cuda, multiple_results=False)
+        mlir.register_lowering(primitive, lower_for_cuda, platform="cuda")
     return primitive
 
 
@@ -215,4 +227,5 @@ _affine_p = _primitive(
     ("after",),
     functools.partial(_plain_affine, convolution=plain_convolution),
     functools.partial(_plain_affine, convolution=cpu_convolution),
+    on_cuda=_folded_affine,
 )

@@ -7,13 +7,15 @@ convolutions (h, w, in, out), linear layers (in, out).
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from jaxtune.models.convolution import convolve, convolve_affine
+from jaxtune.models.cpu.barrier import cpu_barrier
 from jaxtune.models.pooling import max_pool
 
 
@@ -42,11 +44,29 @@ def _draw(key, shape, fan):
     return draw(key, shape, jnp.float32)
 
 
+def as_dtype(x: Shaped[Array, "*b"], dtype: Any) -> Shaped[Array, "*b"]:
+    """Returns a layer's output in the dtype that the layer was told, if any.
+
+    Args:
+        x: The output; integers and booleans stay as they are.
+        dtype: The layer's `dtype`; None returns the output as it is.
+    """
+    if dtype is None or not jnp.issubdtype(x.dtype, jnp.floating):
+        return x
+    x = x.astype(dtype)
+    # jaxlib 0.12 on a CPU fuses bfloat16 layers and a reduction into one YNNPACK kernel
+    # that reads uninitialized memory: the result is NaN or an arbitrary number.
+    return cpu_barrier(x) if x.dtype == jnp.bfloat16 else x
+
+
 class Conv(nnx.Module):
     """Two-dimensional convolution with explicit padding, as `torch.nn.Conv2d`.
 
     Maps (b, h, w, in) to (b, h', w', out), where h' is
-    (h + 2 * padding - kernel) // stride + 1. Computes in the dtype of its input.
+    (h + 2 * padding - kernel) // stride + 1.
+
+    Attributes:
+        dtype: To compute in; None for that of the input. Set by `with_precision`.
     """
 
     def __init__(
@@ -71,18 +91,25 @@ class Conv(nnx.Module):
         self.stride = stride
         self.padding = padding
         self.groups = groups
+        self.dtype = None
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
         """Returns the convolved images."""
+        x = x if self.dtype is None else x.astype(self.dtype)
         weight = self.weight[...].astype(x.dtype)
         y = convolve(
             x, weight, stride=self.stride, padding=self.padding, groups=self.groups
         )
-        return y + self.bias[...].astype(x.dtype) if self.use_bias else y
+        y = y + self.bias[...].astype(x.dtype) if self.use_bias else y
+        return as_dtype(y, self.dtype)
 
 
 class Linear(nnx.Module):
-    """Affine map of the last axis, as `torch.nn.Linear` with its weight transposed."""
+    """Affine map of the last axis, as `torch.nn.Linear` with its weight transposed.
+
+    Attributes:
+        dtype: To compute in; None for that of the input. Set by `with_precision`.
+    """
 
     def __init__(
         self,
@@ -98,11 +125,14 @@ class Linear(nnx.Module):
         if use_bias:
             self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
         self.use_bias = use_bias
+        self.dtype = None
 
     def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b d"]:
-        """Returns x @ weight + bias, in the dtype of x."""
+        """Returns x @ weight + bias."""
+        x = x if self.dtype is None else x.astype(self.dtype)
         y = x @ self.weight[...].astype(x.dtype)
-        return y + self.bias[...].astype(x.dtype) if self.use_bias else y
+        y = y + self.bias[...].astype(x.dtype) if self.use_bias else y
+        return as_dtype(y, self.dtype)
 
 
 class BatchNorm(nnx.Module):
@@ -111,6 +141,10 @@ class BatchNorm(nnx.Module):
     Unlike in `flax.nnx.BatchNorm`, the running variance is updated with the unbiased
     batch variance (n / (n - 1)), and `momentum` is the weight of the new batch (0.1
     keeps 90 % of the old value). Statistics are float32 whatever the input's dtype.
+
+    Attributes:
+        dtype: Of the output, which is computed in float32 then; None computes in the
+            dtype of the input. Set by `with_precision`.
 
     References:
         Ioffe and Szegedy, "Batch Normalization", https://arxiv.org/abs/1502.03167.
@@ -133,6 +167,7 @@ class BatchNorm(nnx.Module):
         self.momentum = momentum
         self.epsilon = epsilon
         self.use_running_average = False
+        self.dtype = None
 
     def set_view(self, use_running_average: bool | None = None):
         """Switches between running and batch statistics; called by `nnx.view`."""
@@ -145,7 +180,9 @@ class BatchNorm(nnx.Module):
             scale, shift = self.affine()
         else:
             scale, shift = self._affine(*self._batch_statistics(x))
-        return x * scale.astype(x.dtype) + shift.astype(x.dtype)
+        x = x if self.dtype is None else x.astype(jnp.float32)
+        y = x * scale.astype(x.dtype) + shift.astype(x.dtype)
+        return as_dtype(y, self.dtype)
 
     def affine(self) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
         """Returns scale and shift by channel, given the running statistics."""
@@ -234,7 +271,8 @@ def conv_norm(
 
     It is possible if the modules are exactly `Conv` (without bias) and `BatchNorm`
     using running statistics. Other modules, and views whose classes were changed to
-    record their calls, are called one by one.
+    record their calls, are called one by one. In bfloat16 the fused operation rounds
+    once, where the modules one by one round three times.
 
     Args:
         conv: A convolution.
@@ -245,7 +283,8 @@ def conv_norm(
         relu: Whether to apply the ReLU to the sum.
     """
     if _is_affine(conv, norm):
-        return convolve_affine(
+        x = x if conv.dtype is None else x.astype(conv.dtype)
+        y = convolve_affine(
             x,
             conv.weight[...].astype(x.dtype),
             *norm.affine(),
@@ -255,6 +294,7 @@ def conv_norm(
             padding=conv.padding,
             groups=conv.groups,
         )
+        return as_dtype(y, norm.dtype)
     y = norm(conv(x))
     y = y + residual() if residual else y
     return nnx.relu(y) if relu else y

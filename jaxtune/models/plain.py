@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 #: Dimension order of images, weights and outputs.
@@ -94,7 +95,11 @@ def affine(
     *,
     relu: bool,
 ) -> Float[Array, "b h w d"]:
-    """Returns y * scale + shift + residual, then max(x, 0), in the dtype of y."""
-    y = y * scale.astype(y.dtype) + shift.astype(y.dtype)
-    y = y if residual is None else y + residual
-    return jax.nn.relu(y) if relu else y
+    """Returns y * scale + shift + residual, then max(x, 0), in the dtype of y.
+
+    In bfloat16 it is computed in float32, and rounded once at the end.
+    """
+    dtype = jnp.promote_types(y.dtype, jnp.float32)
+    z = y.astype(dtype) * scale.astype(dtype) + shift.astype(dtype)
+    z = z if residual is None else z + residual.astype(dtype)
+    return (jax.nn.relu(z) if relu else z).astype(y.dtype)

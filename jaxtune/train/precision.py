@@ -15,7 +15,7 @@ from flax import nnx
 
 from jaxtune.arguments import check_choice, check_module
 from jaxtune.models import BatchNorm, Conv, Linear
-from jaxtune.models.cpu.barrier import cpu_barrier
+from jaxtune.models.layers import as_dtype
 from jaxtune.train.freezing import FLAX_NORMS
 
 #: Dtypes to compute in. float16 is not supported: its range requires loss scaling.
@@ -127,7 +127,9 @@ def with_precision(module: nnx.Module, precision: str) -> nnx.Module:
 
 def _narrow(node: nnx.Module) -> None:
     own = any(isinstance(value, nnx.Variable) for value in vars(node).values())
-    if isinstance(node, BatchNorm):
+    if type(node) in (BatchNorm, Conv, Linear):
+        node.dtype = jnp.bfloat16
+    elif isinstance(node, BatchNorm):
         _cast(node, jnp.float32, jnp.bfloat16)
     elif isinstance(node, Conv | Linear):
         _cast(node, jnp.bfloat16, jnp.bfloat16)
@@ -173,18 +175,10 @@ def _casting_class(kind: type, inputs: Any, outputs: Any) -> type:
         result = call(self, *args, **kwargs)
         if outputs is None:
             return result
-        result = _to(outputs, result)
-        return _unfused(result) if outputs == jnp.bfloat16 else result
+        return _map_arrays(functools.partial(as_dtype, dtype=outputs), result)
 
     names = {"__call__": __call__, "__module__": kind.__module__}
     return type(kind.__name__, (kind,), names)
-
-
-def _unfused(tree: Any) -> Any:
-    """Keeps XLA's CPU backend from fusing a layer with the next one."""
-    # jaxlib 0.12 on a CPU fuses bfloat16 layers and a reduction into one YNNPACK kernel
-    # that reads uninitialized memory: the result is NaN or an arbitrary number.
-    return _map_arrays(cpu_barrier, tree)
 
 
 def _to(dtype: Any, tree: Any) -> Any:
