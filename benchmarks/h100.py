@@ -10,10 +10,12 @@ tuned on a card, so there are no times. For each program:
 - `fused`: convolutions that are one call of cuDNN with bias, residual sum and ReLU;
 - `convolutions`: the other calls of cuDNN, forward and backward;
 - `kernels`: all that is launched;
-- `gb`: what these read and write, each operand and result counted once, and the time
-  below which they can't come at the card's bandwidth.
+- `memory_gb`: arguments and temporaries;
+- `gb`: what the kernels read and write, each operand and result counted once, and the
+  time below which they can't come at the card's bandwidth.
 
-One line of JSON for each program, then a table. Some seconds a program on two cores.
+`--rematerialize` trains with blocks that are computed again for their gradients. One
+line of JSON for each program, then a table. Some seconds a program on two cores.
 """
 
 import argparse
@@ -129,29 +131,39 @@ def main(argv=None) -> list[dict]:
     parser.add_argument(
         "--precision", default="bfloat16", choices=["bfloat16", "float32"]
     )
+    parser.add_argument("--rematerialize", action="store_true")
     parser.add_argument("--text", type=Path, help="folder for the compiled programs")
     options = parser.parse_args(argv)
     device, rows = card(), []
     about = machine("jax-cuda13-plugin") | {"precision": options.precision}
+    about["rematerialize"] = options.rematerialize
     del about["device"], about["cores"]
     for arch in options.arch:
-        made = programs(arch, options.size, options.precision)
+        made = programs(
+            arch,
+            options.size,
+            options.precision,
+            rematerialize=options.rematerialize,
+        )
         for name in options.program:
             row = {"arch": arch, "program": name}
             row |= {"size": options.size, "batch": options.batch}
             began = time.perf_counter()
-            text = compiled(made[name], device, options.batch).as_text()
+            program = compiled(made[name], device, options.batch)
+            text, memory = program.as_text(), program.memory_analysis()
             row["compile_s"] = round(time.perf_counter() - began, 1)
             if options.text is not None:
                 options.text.mkdir(parents=True, exist_ok=True)
                 place = f"h100-{arch}-{name}-{options.precision}.txt"
                 (options.text / place).write_text(text)
+            used = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+            row["memory_gb"] = round(used / 1e9, 2)
             rows.append(row | figures(text))
             say(rows[-1] | about)
-    columns = ["network", "program", "fused", "other convolutions", "kernels", "GB"]
-    columns += ["by bandwidth, ms", "compiled, s"]
-    keys = ["arch", "program", "fused", "convolutions", "kernels", "gb"]
-    keys += ["bandwidth_ms", "compile_s"]
+    columns = ["network", "program", "fused", "other convolutions", "kernels"]
+    columns += ["memory, GB", "GB", "by bandwidth, ms", "compiled, s"]
+    keys = ["arch", "program", "fused", "convolutions", "kernels", "memory_gb"]
+    keys += ["gb", "bandwidth_ms", "compile_s"]
     print(table(columns, [[row[key] for key in keys] for row in rows]))
     return rows
 

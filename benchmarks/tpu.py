@@ -115,13 +115,14 @@ def collectives(text: str) -> Iterator[Collective]:
         )
 
 
-def programs(arch: str, size: int, precision: str) -> dict[str, tuple]:
+def programs(arch: str, size: int, precision: str, **options) -> dict[str, tuple]:
     """Returns a learner's functions, not compiled, with arguments as it gives them.
 
     Args:
         arch: Name of an architecture of jaxtune's.
         size: Of the network's images, in pixels.
         precision: "float32" or "bfloat16".
+        **options: Of the learner, such as `rematerialize`.
 
     Returns:
         By name: the function, whether it gives up its first argument, its arguments
@@ -143,6 +144,7 @@ def programs(arch: str, size: int, precision: str) -> dict[str, tuple]:
         pretrained=False,
         precision=precision,
         verbose=False,
+        **options,
     )
     trainer, found = model._trainer, {}
     batch = next(data.train_loader.batches(0))

@@ -35,8 +35,8 @@ from jaxtune.transfer import class_rows, extend_outputs, output_shape
 #: Options of `Learner` that `continue_from` accepts.
 _OPTIONS = (
     *("groups", "split_on", "norms", "optimizer", "lr", "wd", "moms", "clip_norm"),
-    *("gradient_accumulation_steps", "precision", "ema_decay", "mixing"),
-    *("validate_also", "seed", "verbose"),
+    *("gradient_accumulation_steps", "precision", "rematerialize", "ema_decay"),
+    *("mixing", "validate_also", "seed", "verbose"),
 )
 #: Arguments of `continue_from` itself, suggested for mistyped ones.
 _OWN = ("which", "extend", "reorder", "module", "at", "init", "metrics", "loss")
@@ -48,6 +48,7 @@ _KEPT = (
     "clip_norm",
     "gradient_accumulation_steps",
     "precision",
+    "rematerialize",
     "ema_decay",
 )
 
@@ -71,9 +72,9 @@ def continue_from(
 
     The network, its weights, classes, normalisation, layer groups and frozen groups are
     the run's. So are loss, metrics, norms, optimizer, clip_norm, mixing,
-    gradient_accumulation_steps, precision and ema_decay, unless you give others. The
-    history, the optimizer's state and the learning rates start from scratch. If the run
-    averaged its weights (`ema_decay`), the averaged ones are used.
+    gradient_accumulation_steps, precision, rematerialize and ema_decay, unless you give
+    others. The history, the optimizer's state and the learning rates start from
+    scratch. If the run averaged its weights (`ema_decay`), the averaged ones are used.
 
     With `extend=True` the data may have more classes. Each known class keeps its row of
     the last layer, bit for bit, by name; new classes get freshly initialised rows.
@@ -99,8 +100,8 @@ def continue_from(
         metrics: New metrics; the run's if None.
         loss: New loss; the run's if None.
         **options: Of `Learner`: groups, split_on, norms, optimizer, lr, wd, moms,
-            clip_norm, gradient_accumulation_steps, precision, ema_decay, mixing,
-            validate_also, seed, verbose.
+            clip_norm, gradient_accumulation_steps, precision, rematerialize,
+            ema_decay, mixing, validate_also, seed, verbose.
 
     Raises:
         FileNotFoundError: If there is no checkpoint at the path.

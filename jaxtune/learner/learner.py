@@ -156,7 +156,7 @@ class Learner:
     from it and puts them back, even when it is interrupted.
 
     These attributes can be assigned between two fits: data, lr, wd, moms, seed,
-    verbose, norms, precision, ema_decay, optimizer, clip_norm,
+    verbose, norms, precision, rematerialize, ema_decay, optimizer, clip_norm,
     gradient_accumulation_steps, mixing, loss, metrics, validate_also, thresholds. For
     example, `learner.data = larger` continues with photos of another size (progressive
     resizing), and `learner.lr = 1e-3` sets the learning rate of the next fits.
@@ -187,6 +187,7 @@ class Learner:
         clip_norm: Number | None = None,
         gradient_accumulation_steps: Integer = 1,
         precision: ComputePrecision | Literal["auto"] = "auto",
+        rematerialize: bool = False,
         ema_decay: Number | None = None,
         mixing: Mixing | None = None,
         validate_also: Mapping[str, Any] | None = None,
@@ -228,6 +229,11 @@ class Learner:
                 GPUs that multiply it, float32 elsewhere, see `choose_precision`. The
                 start line says if it is bfloat16. Parameters, statistics, optimizer,
                 loss and metrics stay float32. See `with_precision`.
+            rematerialize: Whether blocks that train keep only their inputs for the
+                backward pass, and compute the rest again: less memory, more time (on
+                an H100's compiler, a ResNet-50 takes 0.38 of the memory and 1.21 of the
+                bytes; on a CPU nothing is saved). Also called gradient checkpointing;
+                see `with_rematerialization`.
             ema_decay: Decay of a moving average of the trained weights, such as 0.999;
                 no average if None. Training continues with the raw weights; the
                 averaged ones are validated after each epoch, saved, and put into the
@@ -267,6 +273,7 @@ class Learner:
                 "clip_norm": clip_norm,
                 "gradient_accumulation_steps": gradient_accumulation_steps,
                 "precision": precision,
+                "rematerialize": rematerialize,
                 "ema_decay": ema_decay,
                 "mixing": mixing,
                 "validate_also": validate_also,
@@ -289,6 +296,7 @@ class Learner:
             clip_norm=options["clip_norm"],
             gradient_accumulation_steps=steps,
             precision=options["precision"],
+            rematerialize=options["rematerialize"],
             ema_decay=options["ema_decay"],
             programs=CompiledSteps(
                 size=data.size,
@@ -436,6 +444,15 @@ class Learner:
     @precision.setter
     def precision(self, precision: Any) -> None:
         self._between_fits("precision").precision = precision
+
+    @property
+    def rematerialize(self) -> bool:
+        """Whether blocks are computed again for their gradients, to save memory."""
+        return self._trainer.rematerialize
+
+    @rematerialize.setter
+    def rematerialize(self, rematerialize: Any) -> None:
+        self._between_fits("rematerialize").take_rematerialize(rematerialize)
 
     @property
     def ema_decay(self) -> float | None:

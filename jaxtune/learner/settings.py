@@ -272,6 +272,7 @@ _CHECKS = {
     "clip_norm": check_clip_norm,
     "gradient_accumulation_steps": check_accumulation,
     "precision": lambda value: choose_precision(value, local_devices()),
+    "rematerialize": lambda value: check_flag(value, "rematerialize"),
     "ema_decay": check_decay,
     "mixing": _mixing,
     "validate_also": _validate_also,

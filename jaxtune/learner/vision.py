@@ -49,6 +49,7 @@ _LEARNER_OPTIONS = (
     "clip_norm",
     "gradient_accumulation_steps",
     "precision",
+    "rematerialize",
     "ema_decay",
     "mixing",
     "validate_also",
@@ -105,11 +106,12 @@ def vision_learner(
             channels: "zero" (weights of further channels start at zero, as in fastai)
             or "repeat" (as in timm).
         **options: Of `Learner` (loss, norms, optimizer, lr, wd, moms, clip_norm,
-            gradient_accumulation_steps, precision, ema_decay, mixing, validate_also,
-            seed, verbose) and of `create_head` (hidden, dropout, concat_pool, first_bn,
-            bn_final, lin_first, y_range, target_stats, init). For regression without
-            `y_range`, `target_stats` is by default the targets' mean and standard
-            deviation, by which the outputs are scaled; None switches that off.
+            gradient_accumulation_steps, precision, rematerialize, ema_decay, mixing,
+            validate_also, seed, verbose) and of `create_head` (hidden, dropout,
+            concat_pool, first_bn, bn_final, lin_first, y_range, target_stats, init).
+            For regression without `y_range`, `target_stats` is by default the targets'
+            mean and standard deviation, by which the outputs are scaled; None switches
+            that off.
 
     Raises:
         ValueError: If the cut, the groups or the weights don't fit the network, the

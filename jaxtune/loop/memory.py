@@ -206,7 +206,8 @@ def _way_out(need: MemoryNeed, rows: int | None) -> str:
     if rows == 0:
         return (
             "By estimate, not even the smallest batch fits. Take a smaller size= of "
-            'photos or a smaller network, or on a GPU or TPU precision="bfloat16".'
+            'photos or a smaller network, or on a GPU or TPU precision="bfloat16" or '
+            "rematerialize=True."
         )
     # Where the need is not known, half the batch is a guess: the message says "try".
     parts = 2 if rows is None else math.ceil(need.rows / rows)
@@ -222,7 +223,7 @@ def _way_out(need: MemoryNeed, rows: int | None) -> str:
         fits += f"; with gradient_accumulation_steps={times} it trains as this one does"
     return (
         f"{fits}. A smaller size= of photos needs less, too, and on a GPU or TPU so "
-        'does precision="bfloat16".'
+        'do precision="bfloat16" and rematerialize=True.'
     )
 
 

@@ -60,6 +60,7 @@ from jaxtune.train import (
     training_view,
     with_precision,
     with_rates,
+    with_rematerialization,
 )
 from jaxtune.transfer import Groups, evaluating, group_labels
 
@@ -82,6 +83,7 @@ class Trainer:
         ema_decay: Decay of the weights' moving average; None for no average.
         gradient_accumulation_steps: Batches per update.
         precision: Dtype that the network computes in.
+        rematerialize: Whether blocks are computed again for their gradients.
         programs: The compiled steps.
         boundary: Number of groups that are frozen, counted from the first.
         phase: Number of phases so far.
@@ -106,6 +108,7 @@ class Trainer:
         ema_decay: float | None = None,
         gradient_accumulation_steps: int = 1,
         precision: ComputePrecision = "float32",
+        rematerialize: bool = False,
     ):
         """Takes the network and checks its groups; nothing is computed yet.
 
@@ -123,6 +126,8 @@ class Trainer:
                 saved; None for no average.
             gradient_accumulation_steps: Batches per update.
             precision: Dtype that the network computes in, see `with_precision`.
+            rematerialize: Whether blocks are computed again for their gradients, see
+                `with_rematerialization`.
 
         Raises:
             ValueError: If a parameter is in no group or several, `norms` or `precision`
@@ -146,6 +151,7 @@ class Trainer:
         self.ema_decay = ema_decay
         self.gradient_accumulation_steps = gradient_accumulation_steps
         self.precision: ComputePrecision = precision
+        self.take_rematerialize(rematerialize)
         self.running: RunState | None = None
         self._opt_state = None
         self.step = 0
@@ -228,6 +234,16 @@ class Trainer:
         self._opt_state = None
         steps = self.gradient_accumulation_steps
         self.programs = self.programs.changed("train", accumulation=steps)
+
+    def take_rematerialize(self, rematerialize: bool) -> None:
+        """Says whether blocks are computed again for their gradients.
+
+        Raises:
+            ValueError: If they shall be and the network has none.
+        """
+        if rematerialize:
+            with_rematerialization(self.network)
+        self.rematerialize = rematerialize
 
     @property
     def is_training(self) -> bool:
@@ -342,6 +358,7 @@ class Trainer:
             **({} if self.ema_decay is None else {"ema_decay": self.ema_decay}),
             **({} if steps == 1 else {"gradient_accumulation_steps": steps}),
             **({} if self.precision == "float32" else {"precision": self.precision}),
+            **({"rematerialize": True} if self.rematerialize else {}),
             **self.programs.describe(),
             **({"validate_also": also} if also else {}),
         }
@@ -651,6 +668,7 @@ class Trainer:
         groups = group_labels(split_module(self.network)[1], self.groups)
         view = training_view(self.network, groups, frozen, norms=self.norms)
         view = with_precision(view, self.precision)
+        view = with_rematerialization(view) if self.rematerialize else view
         graphdef, params, model_state = split_module(view)
         labels = self.labels(frozen)
         tx = self._optimizer_for(labels, phase)

@@ -97,6 +97,9 @@ from jaxtune.train.precision import ComputePrecision as ComputePrecision
 from jaxtune.train.precision import check_precision as check_precision
 from jaxtune.train.precision import choose_precision as choose_precision
 from jaxtune.train.precision import with_precision as with_precision
+from jaxtune.train.rematerialization import (
+    with_rematerialization as with_rematerialization,
+)
 from jaxtune.train.schedules import Curve as Curve
 from jaxtune.train.schedules import Rates as Rates
 from jaxtune.train.schedules import Schedule as Schedule

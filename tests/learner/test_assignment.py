@@ -42,6 +42,8 @@ VALUES = {
     "verbose": ([False, 1], [("no", TypeError), (2, TypeError)]),
     "norms": (["train", "stats", "frozen"], [("half", ValueError)]),
     "precision": (["bfloat16", "float32"], [("float16", ValueError)]),
+    # Its network has no blocks.
+    "rematerialize": ([False], [("yes", TypeError), (True, ValueError)]),
     "ema_decay": ([0.9, None], [(2, ValueError)]),
     "optimizer": (["sgd", sgd, adam], [("sdg", ValueError), (0.1, TypeError)]),
     "clip_norm": ([1.0, None], [(-1, ValueError), ("x", TypeError)]),

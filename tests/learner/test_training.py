@@ -4,9 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from photos import make_photos, tiny_resnet
 from small import two_convolutions
 
-from jaxtune import NonFiniteLossError, error_rate, vision_learner
+from jaxtune import (
+    ImageDataLoaders,
+    NonFiniteLossError,
+    error_rate,
+    vision_learner,
+)
 from jaxtune.loop.trainer import Trainer
 from jaxtune.train import FROZEN, cross_entropy, split_module
 
@@ -105,3 +111,19 @@ def test_a_run_that_explodes_stops_and_keeps_the_last_good_values(data):
     after = jax.tree.leaves(split_module(model.model)[1:])
     assert all((a == b).all() for a, b in zip(before, after, strict=True))
     assert len(model.history) == 0
+
+
+def test_rematerialized_blocks_train_the_same(tmp_path):
+    """And a run says that they were, since they round in another way."""
+    data = ImageDataLoaders.from_folder(
+        make_photos(tmp_path, train=8), size=32, batch_size=8, seed=0
+    )
+    losses = []
+    for rematerialize in (False, True):
+        model = vision_learner(
+            data, tiny_resnet, rematerialize=rematerialize, verbose=False
+        )
+        described = model._trainer.describe()
+        assert described.get("rematerialize", False) == rematerialize
+        losses.append(model.fine_tune(1)[-1].train_loss)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

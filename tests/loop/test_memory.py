@@ -93,8 +93,8 @@ def test_a_program_that_can_not_fit_is_refused_before_it_runs():
         "gpu:0 (NVIDIA H100 80GB HBM3) is out of memory: a train step with a batch of "
         "512 needs 91.0 GiB, and there is 60.0 GiB. By estimate, batch_size=256 "
         "fits; with gradient_accumulation_steps=2 it trains as this one does. A "
-        "smaller size= of photos needs less, too, and on a GPU or TPU so does "
-        'precision="bfloat16".'
+        "smaller size= of photos needs less, too, and on a GPU or TPU so "
+        'do precision="bfloat16" and rematerialize=True.'
     )
 
 
