@@ -14,8 +14,8 @@ tuned on a card, so there are no times. For each program:
 - `gb`: what the kernels read and write, each operand and result counted once, and the
   time below which they can't come at the card's bandwidth.
 
-`--rematerialize` trains with blocks that are computed again for their gradients. One
-line of JSON for each program, then a table. Some seconds a program on two cores.
+`--rematerialize` trains with blocks that are computed again for their gradients.
+One line of JSON for each program, then a table. Some seconds a program on two cores.
 """
 
 import argparse

@@ -19,12 +19,13 @@ import jaxtune
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 # Behind everything else: jaxtune itself is the installed one.
 sys.path.append(str(FOLDER.parent))
-IMPORTED = ("everywhere", "features", "gpu", "h100", "input", "measure", "step", "tpu")
-everywhere, features, gpu, h100, input, measure, step, tpu = (
+IMPORTED = ["everywhere", "features", "gpu", "h100", "input", "measure", "recipes"]
+IMPORTED += ["step", "tpu"]
+everywhere, features, gpu, h100, input, measure, recipes, step, tpu = (
     importlib.import_module(f"benchmarks.{name}") for name in IMPORTED
 )
 SCRIPTS = ["accuracy", "checkpoint", "compile", "everywhere", "features", "fine_tune"]
-SCRIPTS += ["gpu", "h100", "input", "step", "tpu"]
+SCRIPTS += ["gpu", "h100", "input", "recipes", "step", "tpu"]
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -106,6 +107,40 @@ def test_an_epoch_of_input_gives_the_last_batch(tmp_path):
     uncached, data = input.ours(photos, 32, 4, cached=False)
     assert uncached().shape[0] == 4
     assert data.train_loader.cached_bytes == 0
+
+
+def test_recipes_are_compared_on_the_same_photos_none_of_which_is_in_both():
+    classes = {"a": [f"a{i}" for i in range(9)], "b": ["b0", "b1"]}
+    train, valid = recipes.split(classes, 4, seed=1)
+    assert {k: len(v) for k, v in train.items()} == {"a": 4, "b": 1}
+    assert {k: len(v) for k, v in valid.items()} == {"a": 3, "b": 1}
+    assert not set(train["a"]) & set(valid["a"]) and set(train["a"]) < set(classes["a"])
+    assert recipes.split(classes, 4, seed=1) == (train, valid)
+    assert recipes.split(classes, 4, seed=2) != (train, valid)
+
+
+def test_ranks_are_shared_by_equal_errors():
+    errors = {"x": [0.1, 0.3], "y": [0.2, 0.3], "z": [0.3, 0.1]}
+    assert recipes.mean_ranks(errors) == {"x": 1.75, "y": 2.25, "z": 2.0}
+
+
+def test_an_interval_holds_the_mean_and_is_the_same_each_time():
+    low, high = recipes.interval([-0.1, 0.0, 0.1, 0.2])
+    assert low < 0.05 < high and recipes.interval([-0.1, 0.0, 0.1, 0.2]) == (low, high)
+    assert recipes.interval([0.25] * 5) == (0.25, 0.25)
+
+
+def test_recipes_are_compared_in_pairs_where_all_have_run():
+    def row(recipe, split, error, seconds):
+        return {"data": "d", "train": 8, "recipe": recipe, "split": split} | {
+            "error_rate": error, "seconds": seconds,
+        }  # fmt: skip
+
+    rows = [row("fastai", 0, 0.2, 10.0), row("default", 0, 0.1, 8.0)]
+    rows.append(row("fastai", 1, 0.9, 10.0))
+    *_, last, empty, count = recipes.compared(rows).splitlines()
+    assert last == "| default | 0.100 | 1.00 | -0.100 (-0.100 to -0.100) | 0.80 |"
+    assert count == "1 cases"
 
 
 def test_collectives_are_read_from_a_compiled_program():

@@ -29,6 +29,7 @@ from jaxtune.train import (
     Norms,
     Optimizer,
     Phase,
+    Recipe,
     accumulated_gradients,
     adam,
     boundary_index,
@@ -41,7 +42,9 @@ from jaxtune.train import (
     init_average,
     no_decay_paths,
     norm_paths,
+    norms_of_group,
     optimizer_labels,
+    running_groups,
     split_module,
     still_statistics,
     training_view,
@@ -63,7 +66,8 @@ class PlanRow:
         weight_decay: For parameters that are neither a norm layer's nor biases; None if
             none of these train.
         norms: What its norm layers do. "train": they use batch statistics, update the
-            running statistics, and train weight and bias. In a frozen group also
+            running statistics, and train weight and bias. "running": they use running
+            statistics, which stay, and train weight and bias. In a frozen group also
             "frozen" (nothing changes) or "stats" (as "train", but weight and bias stay
             fixed). "" if it has no norm layers.
         optimizer_bytes: Memory of the optimizer state, with accumulated gradients and
@@ -100,12 +104,14 @@ class Plan(Tabular):
         *,
         first_phase: int = 1,
         batches_each: int = 1,
+        recipe: Recipe | None = None,
     ):
-        """Takes the rows, their phases, and the number of batches for one update."""
+        """Takes the rows and their phases, the batches for one update, the recipe."""
         self.rows = list(rows)
         self.phases = tuple(phases)
         self._first = first_phase
         self._batches_each = batches_each
+        self._recipe = recipe
 
     def of_phase(self, phase: int) -> list[PlanRow]:
         """Returns the rows of one phase, numbered as in the history."""
@@ -134,11 +140,18 @@ class Plan(Tabular):
             ),
             rows=lines,
             notes=(
+                *self._of_recipe(),
                 *map(self._describe, range(len(self.phases))),
                 "MFLOP: forward, and backward where something needs it, of one image; "
                 "2 for each multiplication of convolutions and matrix products.",
             ),
         )
+
+    def _of_recipe(self) -> list[str]:
+        if self._recipe is None:
+            return []
+        rules = "; ".join(("", *self._recipe.rules()))
+        return [f'recipe "{self._recipe.name}": {self._recipe.about}{rules}']
 
     def _describe(self, index: int) -> str:
         phase, number = self.phases[index], self._first + index
@@ -201,6 +214,7 @@ def plan_phases(
     groups: Groups,
     phases: Sequence[Phase],
     *,
+    recipe: Recipe | None = None,
     boundary: int = 0,
     norms: Norms = "frozen",
     optimizer: Optimizer = adam,
@@ -221,6 +235,7 @@ def plan_phases(
         module: The network; an abstract one (`nnx.eval_shape`) suffices.
         groups: Layer groups, first to last, see `group_labels`.
         phases: The planned phases, see `fine_tune_phases`.
+        recipe: That they come from, to be named; or None.
         boundary: How many of the first groups are frozen now, for phases that don't
             set it themselves.
         norms: What the norm layers of frozen groups do.
@@ -253,7 +268,9 @@ def plan_phases(
         boundary = boundary if phase.boundary is None else phase.boundary
         frozen = tuple(groups)[:boundary]
         rows += network.rows(number, phase, frozen, make_optimizer, averages)
-    return Plan(rows, phases, first_phase=first_phase, batches_each=steps)
+    return Plan(
+        rows, phases, first_phase=first_phase, batches_each=steps, recipe=recipe
+    )
 
 
 class _Leaf(NamedTuple):
@@ -308,7 +325,7 @@ class _Network:
                 group,
                 rate,
                 trains,
-                group in frozen,
+                frozen,
                 costs,
                 optimizer_bytes,
             )
@@ -323,23 +340,33 @@ class _Network:
         trained = [leaf for leaf, train in inside if train]
         decayed = not all(leaf.is_plain for leaf in trained)
         has_norms = any(leaf.is_norm for leaf, _ in inside)
+        norms = norms_of_group(group, self._groups, frozen, self._norms)
         return PlanRow(
             phase=number,
             group=group,
-            frozen=frozen,
+            frozen=group in frozen,
             parameters=sum(leaf.size for leaf, _ in inside),
             trained=sum(leaf.size for leaf in trained),
             learning_rate=float(rate) if trained else None,
             weight_decay=float(phase.weight_decay) if decayed else None,
-            norms=(self._norms if frozen else "train") if has_norms else "",
+            norms=norms if has_norms else "",
             optimizer_bytes=optimizer_bytes.get(group, 0),
             operations=costs.get(group, 0),
             share=costs.get(group, 0) / max(sum(costs.values()), 1),
         )
 
+    def _training_view(self, frozen):
+        return training_view(
+            self._module,
+            self._labels,
+            frozen,
+            norms=self._norms,
+            running=running_groups(self._groups, self._norms),
+        )
+
     def _costs(self, labels, frozen) -> dict[str, int]:
         if frozen not in self._operations:
-            view = training_view(self._module, self._labels, frozen, norms=self._norms)
+            view = self._training_view(frozen)
             find = group_finder(self._labels)
             operations: Counter = Counter()
             for path, count in multiplications(view, labels, **self._images).items():
@@ -364,7 +391,7 @@ class _Network:
         return num_bytes
 
     def _average_bytes(self, labels, frozen) -> Counter:
-        view = training_view(self._module, self._labels, frozen, norms=self._norms)
+        view = self._training_view(frozen)
         still = still_statistics(view)
         average = jax.eval_shape(
             lambda params, model_state: init_average(

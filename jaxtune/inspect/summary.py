@@ -30,6 +30,7 @@ from jaxtune.train import (
     FROZEN,
     Norms,
     norm_paths,
+    norms_of_group,
     optimizer_labels,
     split_module,
 )
@@ -281,8 +282,8 @@ class SummaryRow:
         group: Its layer group; "" if it is in none.
         trained: Number of its own parameters that train.
         norms: What a norm layer does in training: "train" (uses batch statistics and
-            updates the running statistics) or, in a frozen group, the learner's
-            `norms`. "" for other layers.
+            updates the running statistics), "running" (uses these, and they stay) or,
+            in a frozen group, the learner's `norms`. "" for other layers.
     """
 
     path: str
@@ -422,7 +423,7 @@ def summarize(
 
     def row(layer: Layer) -> SummaryRow:
         group = find(layer.path)
-        mode = norms if group in frozen else "train"
+        mode = norms_of_group(group, groups or (), frozen, norms)
         return SummaryRow(
             path=layer.path,
             kind=layer.kind,

@@ -4,10 +4,18 @@
 without it.
 """
 
+import contextlib
 import copy
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -62,6 +70,7 @@ from jaxtune.learner.settings import (
     check_options,
     check_replacement,
     check_statistics,
+    fitting_data,
     replaced_loaders,
 )
 from jaxtune.loop.callbacks import CallbackList
@@ -116,6 +125,7 @@ from jaxtune.train import (
     boundary_index,
     check_epochs,
     check_momentums,
+    check_recipe,
     checked_phases,
     constant,
     default_activation,
@@ -209,10 +219,12 @@ class Learner:
                 `binary_cross_entropy` for multi-label data, `mse` for regression.
             groups: Layer groups, name to pattern; derived from the body if None.
             split_on: A fastai splitter that gives the layer groups instead.
-            norms: What the norm layers of frozen groups do: "frozen" (nothing changes;
-                the most accurate in our measurements), "stats" (they use batch
-                statistics and update the running ones) or "train" (as "stats", and
-                their parameters train, as in fastai).
+            norms: What the norm layers of frozen groups do: "frozen" (nothing changes),
+                "stats" (they use batch statistics and update the running ones), "train"
+                (as "stats", and their parameters train, as in fastai) or "running" (as
+                "frozen", and the body keeps its running statistics while it trains, the
+                most accurate in our measurements; what `vision_learner` takes for a
+                pretrained body).
             optimizer: Makes each group's optimizer: `adam`, `sgd` or your own, see
                 `Optimizer`.
             lr: Default peak learning rate of fits, in any form that `fit` takes.
@@ -260,6 +272,7 @@ class Learner:
         """
         check_data(data)
         check_module(model, "model")
+        data = fitting_data(data, model)
         options = check_options(
             {
                 "loss": loss,
@@ -341,6 +354,7 @@ class Learner:
     def data(self, data: Any) -> None:
         trainer = self._between_fits("data")
         check_replacement(data, self._data, trainer.network)
+        data = fitting_data(data, trainer.network)
         trainer.extra_loaders = replaced_loaders(
             self._validate_also, data, trainer.programs.metrics
         )
@@ -627,14 +641,15 @@ class Learner:
     def fine_tune(
         self,
         epochs: Integer,
-        base_lr: Number = 2e-3,
+        base_lr: Number | None = None,
         *,
-        freeze_epochs: Integer = 1,
-        lr_mult: Number = 100.0,
-        pct_start: Number = 0.3,
-        div: Number = 5.0,
-        div_final: Number = 1e5,
-        unfreeze_to: Integer | str = 0,
+        recipe: str = "default",
+        freeze_epochs: Integer | None = None,
+        lr_mult: Number | None = None,
+        pct_start: Number | None = None,
+        div: Number | None = None,
+        div_final: Number | None = None,
+        unfreeze_to: Integer | str | None = None,
         wd: Number | None = None,
         moms: Sequence[Number] | None = None,
         cache_features: Integer = 0,
@@ -648,7 +663,8 @@ class Learner:
         peak learning rate `base_lr` (a tenth of it for what still trains in earlier
         groups). Phase 2 trains `epochs` epochs unfrozen, at peak learning rates from
         base_lr / 2 / lr_mult in the first group to base_lr / 2 in the last. Both follow
-        the one-cycle schedule.
+        the one-cycle schedule. The recipe says what is not given, see `RECIPES` in
+        jaxtune.train; `plan` shows what comes out.
 
         With `run`, the run is saved in a folder, in the background. Repeating the call
         in a new process resumes the run where it was stopped or killed; on the same
@@ -657,12 +673,19 @@ class Learner:
 
         Args:
             epochs: Epochs after unfreezing.
-            base_lr: Peak learning rate of the head in phase 1.
-            freeze_epochs: Epochs before unfreezing; 0 leaves phase 1 out.
-            lr_mult: In phase 2, the last group's learning rate / the first group's.
-            pct_start: Fraction of phase 2 in which the rates rise; phase 1 has 0.99.
-            div: Phase 2 starts at its peak rates / div.
-            div_final: Both phases end at their peak rates / div_final.
+            base_lr: Peak learning rate of the head in phase 1; 2e-3 in all recipes.
+            recipe: "default"; "fast", which keeps the first of three layer groups
+                frozen; or "fastai": its steps, with norm layers as `norms="train"` in
+                this call.
+            freeze_epochs: Epochs before unfreezing, 1 in all recipes; 0 leaves phase 1
+                out.
+            lr_mult: In phase 2, the last group's learning rate / the first group's; 100
+                in all recipes.
+            pct_start: Fraction of phase 2 in which the rates rise, 0.3 in all recipes;
+                phase 1 has 0.99.
+            div: Phase 2 starts at its peak rates / div; 5 in all recipes.
+            div_final: Both phases end at their peak rates / div_final; 1e5 in all
+                recipes.
             unfreeze_to: Number or name of the first group that trains in phase 2, see
                 `freeze_to`; the groups before it stay frozen.
             wd: Weight decay; the learner's if None.
@@ -696,9 +719,11 @@ class Learner:
         References:
             fastai 2.8.12, callback/schedule.py `fine_tune`.
         """
+        chosen = check_recipe(recipe)
         phases = self._fine_tuning(
             epochs,
             base_lr,
+            recipe=recipe,
             freeze_epochs=freeze_epochs,
             lr_mult=lr_mult,
             pct_start=pct_start,
@@ -709,7 +734,8 @@ class Learner:
             moms=moms,
             cache_features=cache_features,
         )
-        return self._fit(phases, run, save_every, callbacks)
+        with self._norms_as(chosen.norms):
+            return self._fit(phases, run, save_every, callbacks)
 
     def fit_one_cycle(
         self,
@@ -1048,10 +1074,10 @@ class Learner:
 
         Args:
             epochs: As in `fine_tune`; 1 if None.
-            base_lr: As in `fine_tune`; 2e-3 if None.
+            base_lr: As in `fine_tune`.
             phases: Phases as for `fit_phases`, instead of those of `fine_tune`.
-            **options: freeze_epochs, lr_mult, pct_start, div, div_final, unfreeze_to,
-                wd, moms and cache_features, as in `fine_tune`.
+            **options: recipe, freeze_epochs, lr_mult, pct_start, div, div_final,
+                unfreeze_to, wd, moms and cache_features, as in `fine_tune`.
 
         Raises:
             TypeError: If an argument has the wrong type or is unknown.
@@ -1061,17 +1087,19 @@ class Learner:
         check_known(options, FINE_TUNING, "plan")
         if phases is None:
             epochs = 1 if epochs is None else epochs
-            base_lr = 2e-3 if base_lr is None else base_lr
+            recipe = check_recipe(options.get("recipe", "default"))
             phases = self._fine_tuning(epochs, base_lr, **options)
         else:
             check_alone(phases, epochs=epochs, base_lr=base_lr, **options)
-            phases = checked_phases(phases, len(trainer.groups))
+            phases, recipe = checked_phases(phases, len(trainer.groups)), None
+        norms = None if recipe is None else recipe.norms
         return plan_phases(
             trainer.module,
             trainer.groups,
             phases,
+            recipe=recipe,
             boundary=trainer.boundary,
-            norms=trainer.norms,
+            norms=norms or trainer.norms,
             optimizer=trainer.optimizer,
             averages=trainer.ema_decay is not None,
             gradient_accumulation_steps=trainer.gradient_accumulation_steps,
@@ -1595,23 +1623,36 @@ class Learner:
     def _fine_tuning(
         self,
         epochs: Integer,
-        base_lr: float,
+        base_lr: Number | None,
         *,
-        unfreeze_to: Integer | str = 0,
+        recipe: str = "default",
+        unfreeze_to: Integer | str | None = None,
         wd: Number | None = None,
         moms: Sequence[Number] | None = None,
         **options,
     ) -> tuple[Phase, ...]:
+        if unfreeze_to is not None:
+            unfreeze_to = boundary_index(unfreeze_to, self.groups, name="unfreeze_to")
+        options |= {"base_lr": base_lr, "unfreeze_to": unfreeze_to}
         return fine_tune_phases(
             len(self.groups),
             len(self.data.train_loader),
             epochs,
-            base_lr,
             weight_decay=self._decay_of(wd),
             momentums=self._momentums_of(moms),
-            unfreeze_to=boundary_index(unfreeze_to, self.groups, name="unfreeze_to"),
-            **options,
+            recipe=recipe,
+            **check_recipe(recipe).options(len(self.groups), options),
         )
+
+    @contextlib.contextmanager
+    def _norms_as(self, norms: Norms | None) -> Iterator[None]:
+        """The norm layers as a recipe wants them, until it has ended."""
+        before = self._trainer.norms
+        self._trainer.norms = norms or before
+        try:
+            yield
+        finally:
+            self._trainer.norms = before
 
     def _phase(
         self,

@@ -39,7 +39,7 @@ from jaxtune.transfer import check_groups, check_runs
 #: Arguments of `fine_tune` that decide its phases, beside epochs and learning rate.
 FINE_TUNING = (
     *("freeze_epochs", "lr_mult", "pct_start", "div", "div_final", "unfreeze_to"),
-    *("wd", "moms", "cache_features"),
+    *("wd", "moms", "cache_features", "recipe"),
 )
 
 # What `jax.random.key` takes without float64 and its kin.
@@ -94,6 +94,32 @@ def check_data(data: Any) -> Any:
             f'("photos") makes; received {described(data)}.'
         )
     return data
+
+
+def fitting_data(data: Any, network: nnx.Module) -> Any:
+    """Returns the data, whose validation photos are of a size that a network takes.
+
+    See `ImageDataLoaders.for_network`. Networks of jaxtune's own layers take any.
+
+    Args:
+        data: `ImageDataLoaders`.
+        network: Maps images to outputs.
+    """
+    layers = (node for _, node in nnx.iter_graph(network))
+    own = (type(node) for node in layers if isinstance(node, nnx.Module))
+    if not hasattr(data, "for_network") or all(
+        kind.__module__.startswith("jaxtune.") for kind in own
+    ):
+        return data
+
+    def runs(size: tuple[int, int]) -> bool:
+        try:
+            check_runs(network, size=size, in_channels=data.in_channels)
+        except ValueError:
+            return False
+        return True
+
+    return data.for_network(runs)
 
 
 def check_same_labels(data: Any, *, kind: str, outputs: int, in_channels: int) -> None:

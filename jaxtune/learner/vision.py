@@ -25,7 +25,12 @@ from jaxtune.pretrained import (
     RegisteredModel,
     adapt_statistics,
 )
-from jaxtune.train import Metric, enable_compilation_cache, local_devices
+from jaxtune.train import (
+    Metric,
+    enable_compilation_cache,
+    has_statistics,
+    local_devices,
+)
 from jaxtune.transfer import (
     Groups,
     check_arch,
@@ -105,7 +110,8 @@ def vision_learner(
         channel_init: How weights for three channels are adapted to the data's number of
             channels: "zero" (weights of further channels start at zero, as in fastai)
             or "repeat" (as in timm).
-        **options: Of `Learner` (loss, norms, optimizer, lr, wd, moms, clip_norm,
+        **options: Of `Learner` (loss, norms, by default "running" for a pretrained
+            body whose norms have statistics, optimizer, lr, wd, moms, clip_norm,
             gradient_accumulation_steps, precision, rematerialize, ema_decay, mixing,
             validate_also, seed, verbose) and of `create_head` (hidden, dropout,
             concat_pool, first_bn, bn_final, lin_first, y_range, target_stats, init).
@@ -165,6 +171,8 @@ def vision_learner(
         mean, std = _statistics(
             arch, pretrained, weights, data.in_channels, channel_init
         )
+    if pretrained and "norms" not in learner_options and has_statistics(model[0]):
+        learner_options["norms"] = "running"
     learner = Learner(
         data,
         model,

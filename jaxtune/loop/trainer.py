@@ -55,6 +55,7 @@ from jaxtune.train import (
     optimizer_labels,
     over_updates,
     restart_schedule,
+    running_groups,
     split_module,
     still_statistics,
     training_view,
@@ -658,15 +659,24 @@ class Trainer:
             yield (
                 phase,
                 frozen,
-                training_view(self.network, groups, frozen, norms=self.norms),
+                self._training_view(groups, frozen),
             )
+
+    def _training_view(self, labels: nnx.State, frozen: tuple[str, ...]) -> nnx.Module:
+        return training_view(
+            self.network,
+            labels,
+            frozen,
+            norms=self.norms,
+            running=running_groups(self.groups, self.norms),
+        )
 
     def _step_and_state(
         self, phase: Phase, frozen: tuple[str, ...]
     ) -> tuple[Callable, Callable[[], TrainState]]:
         """The compiled step with these groups frozen, and what makes its state."""
         groups = group_labels(split_module(self.network)[1], self.groups)
-        view = training_view(self.network, groups, frozen, norms=self.norms)
+        view = self._training_view(groups, frozen)
         view = with_precision(view, self.precision)
         view = with_rematerialization(view) if self.rematerialize else view
         graphdef, params, model_state = split_module(view)

@@ -37,9 +37,12 @@ from jaxtune.train.epoch_metrics import RocAucMulti as RocAucMulti
 from jaxtune.train.freezing import Norms as Norms
 from jaxtune.train.freezing import boundary_index as boundary_index
 from jaxtune.train.freezing import check_norms as check_norms
+from jaxtune.train.freezing import has_statistics as has_statistics
 from jaxtune.train.freezing import no_decay_paths as no_decay_paths
 from jaxtune.train.freezing import norm_paths as norm_paths
+from jaxtune.train.freezing import norms_of_group as norms_of_group
 from jaxtune.train.freezing import optimizer_labels as optimizer_labels
+from jaxtune.train.freezing import running_groups as running_groups
 from jaxtune.train.freezing import training_view as training_view
 from jaxtune.train.losses import binary_cross_entropy as binary_cross_entropy
 from jaxtune.train.losses import check_loss as check_loss
@@ -97,6 +100,9 @@ from jaxtune.train.precision import ComputePrecision as ComputePrecision
 from jaxtune.train.precision import check_precision as check_precision
 from jaxtune.train.precision import choose_precision as choose_precision
 from jaxtune.train.precision import with_precision as with_precision
+from jaxtune.train.recipes import RECIPES as RECIPES
+from jaxtune.train.recipes import Recipe as Recipe
+from jaxtune.train.recipes import check_recipe as check_recipe
 from jaxtune.train.rematerialization import (
     with_rematerialization as with_rematerialization,
 )

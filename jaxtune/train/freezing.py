@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 from typing import Any, Literal, get_args
 
 import jax
+import numpy as np
 from flax import nnx
 
 from jaxtune.arguments import (
@@ -24,7 +25,9 @@ from jaxtune.transfer import dotted
 #: What the norm layers of frozen groups do. "frozen": use running statistics, nothing
 #: changes. "stats": use batch statistics and update the running ones, but not the
 #: parameters. "train": as "stats", and train the parameters (fastai's behaviour).
-Norms = Literal["frozen", "stats", "train"]
+#: "running": as "frozen"; and all norms but the last group's use running statistics,
+#: which never change, also while their parameters train.
+Norms = Literal["frozen", "stats", "train", "running"]
 
 FLAX_NORMS = (
     nnx.BatchNorm,
@@ -37,7 +40,7 @@ _NORMS = (BatchNorm, *FLAX_NORMS)
 
 
 def check_norms(norms: Any) -> Norms:
-    """Returns "frozen", "stats" or "train" as it is.
+    """Returns "frozen", "stats", "train" or "running" as it is.
 
     Raises:
         TypeError: If it is not a string.
@@ -55,6 +58,17 @@ def norm_paths(module: nnx.Module) -> frozenset[str]:
         if isinstance(node, _NORMS)
         for leaf, _ in nnx.to_flat_state(nnx.state(node, nnx.Param))
     )
+
+
+def has_statistics(module: nnx.Module) -> bool:
+    """Returns whether the running statistics of a module's norms are of any data.
+
+    Where all are still what they began with (means 0, variances 1), normalising with
+    them would do nothing.
+    """
+    check_module(module, "module")
+    statistics = jax.tree.leaves(nnx.state(module, nnx.BatchStat))
+    return any(not np.isin(np.asarray(x), (0.0, 1.0)).all() for x in statistics)
 
 
 def no_decay_paths(module: nnx.Module) -> frozenset[str]:
@@ -127,7 +141,7 @@ def optimizer_labels(
         labels: Group name of each parameter.
         frozen: Names of the frozen groups.
         norms: Whether the norm parameters of frozen groups train ("train", fastai's
-            behaviour) or not ("frozen" or "stats").
+            behaviour) or not (all others).
         norm_params: Dotted paths of the parameters of norm layers.
     """
     check_norms(norms)
@@ -139,6 +153,43 @@ def optimizer_labels(
         ),
         labels,
     )
+
+
+def running_groups(groups: Iterable[str], norms: Norms) -> tuple[str, ...]:
+    """Returns the groups whose norms use running statistics even while they train.
+
+    Args:
+        groups: Names of all groups, first to last. The last one, the head, is none of
+            them: its statistics begin anew.
+        norms: See `Norms`.
+
+    Example:
+        >>> running_groups(["early", "late", "head"], "running")
+        ('early', 'late')
+        >>> running_groups(["early", "late", "head"], "frozen")
+        ()
+    """
+    return tuple(groups)[:-1] if check_norms(norms) == "running" else ()
+
+
+def norms_of_group(
+    group: str, groups: Iterable[str], frozen: Collection[str], norms: Norms
+) -> Norms:
+    """Returns what the norms of one group do, in a word.
+
+    Args:
+        group: Its name.
+        groups: Names of all groups, first to last.
+        frozen: Names of the frozen ones.
+        norms: See `Norms`.
+
+    Returns:
+        For a frozen group "frozen", "stats" or "train"; for one that trains "train", or
+        "running" if weight and bias train and the statistics stay.
+    """
+    if group in frozen:
+        return "frozen" if norms == "running" else norms
+    return "running" if group in running_groups(groups, norms) else "train"
 
 
 def _check_frozen(frozen: Any) -> None:
@@ -160,17 +211,27 @@ def training_view(
     frozen: Collection[str],
     *,
     norms: Norms = "frozen",
+    running: Collection[str] = (),
 ) -> nnx.Module:
-    """Returns a view of a module in train mode, except for the norms of frozen groups.
+    """Returns a view of a module in train mode, except for some norms.
 
-    Dropout is active and batch norms use batch statistics; with norms="frozen", those
-    of frozen groups use their running statistics, which are then not updated. A norm
-    without parameters counts as frozen if all parameters of the innermost surrounding
-    module that has any are. The view shares its variables with the module, whose own
-    mode does not change.
+    Dropout is active and batch norms use batch statistics; with norms="frozen" or
+    "running", those of frozen groups use their running statistics, which are then not
+    updated. A norm without parameters counts as frozen if all parameters of the
+    innermost surrounding module that has any are. The view shares its variables with
+    the module, whose own mode does not change.
+
+    Args:
+        module: The network.
+        labels: Group name of each parameter.
+        frozen: Names of the frozen groups.
+        norms: What the norms of frozen groups do.
+        running: Names of groups that train, and whose norms use running statistics all
+            the same; see `running_groups`.
 
     References:
-        flax 0.12, `nnx.view`.
+        flax 0.12, `nnx.view`. Keras, "Transfer learning and fine-tuning", on batch norm
+        in inference mode: new statistics undo what a pretrained layer has learned.
     """
     check_module(module, "module")
     check_norms(norms)
@@ -178,23 +239,24 @@ def training_view(
     view = nnx.view(
         module, deterministic=False, use_running_average=False, raise_if_not_found=False
     )
-    if norms != "frozen" or not frozen:
+    still = set(running) | (set(frozen) if norms in ("frozen", "running") else set())
+    if not still:
         return view
     groups = {
         tuple(dotted(path).split(".")): name
         for path, name in jax.tree_util.tree_leaves_with_path(labels)
     }
 
-    def is_frozen(path, node) -> bool:
+    def is_still(path, node) -> bool:
         if not isinstance(node, _NORMS):
             return False
         prefix = tuple(str(key) for key in path)
         while True:
             below = {name for p, name in groups.items() if p[: len(prefix)] == prefix}
             if below or not prefix:
-                return bool(below) and below <= set(frozen)
+                return bool(below) and below <= still
             prefix = prefix[:-1]
 
     return nnx.view(
-        view, only=is_frozen, use_running_average=True, raise_if_not_found=False
+        view, only=is_still, use_running_average=True, raise_if_not_found=False
     )

@@ -23,9 +23,8 @@ def colours(
         ]
         named = [labels[path.parent.name] for path in paths]
         items.append(label_items(paths, named, classes=classes, kind=kind))
-    return ImageDataLoaders(
-        *items, **({"size": 16, "batch_size": 8, "seed": 0, "workers": 0} | options)
-    )
+    options = {"size": 16, "batch_size": 8, "seed": 0, "workers": 0} | options
+    return ImageDataLoaders(*items, **{"valid_size": options["size"]} | options)
 
 
 def named(*names: str) -> dict[str, str]:

@@ -25,9 +25,8 @@ def make_data(root: Path, kind: str, **options) -> ImageDataLoaders:
         paths = find_images(root / split)
         labels = [LABELS[kind][path.parent.name] for path in paths]
         items.append(label_items(paths, labels, kind=kind))
-    return ImageDataLoaders(
-        *items, **({"size": 16, "batch_size": 8, "seed": 0, "workers": 0} | options)
-    )
+    options = {"size": 16, "batch_size": 8, "seed": 0, "workers": 0} | options
+    return ImageDataLoaders(*items, **{"valid_size": options["size"]} | options)
 
 
 def make_model(data: ImageDataLoaders):

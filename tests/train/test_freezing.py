@@ -109,6 +109,7 @@ def test_a_boundary_that_is_not_there_names_the_groups(boundary):
 
 def test_an_unknown_norm_policy_is_refused():
     with pytest.raises(
-        ValueError, match="norms must be 'frozen', 'stats' or 'train'; received 'eval'"
+        ValueError,
+        match="norms must be 'frozen', 'stats', 'train' or 'running'; received 'eval'",
     ):
         check_norms("eval")

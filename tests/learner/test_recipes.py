@@ -1,0 +1,159 @@
+"""Recipes of `fine_tune`, and a body that keeps its running statistics."""
+
+import numpy as np
+import pytest
+import runs
+from flax import nnx
+from photos import make_photos
+from runs import smallest_network
+from small import small_network, two_convolutions
+
+from jaxtune import ImageDataLoaders, vision_learner
+from jaxtune.models import GlobalAvgPool, Linear, Sequential
+from jaxtune.train import RECIPES, fine_tune_phases, has_statistics, training_view
+from jaxtune.train.freezing import norms_of_group, running_groups
+
+
+def with_statistics():
+    """A network whose batch norm has seen data."""
+    net = small_network()
+    net.bn1.running_mean.set_value(net.bn1.running_mean[...] + 0.1)
+    return net
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = make_photos(tmp_path_factory.mktemp("photos"), train=8, valid=3)
+    return runs.loaders(root)
+
+
+def learner(data, network=with_statistics, **options):
+    return vision_learner(data, network, cut=4, hidden=(8,), verbose=False, **options)
+
+
+def statistics(module) -> list[bytes]:
+    leaves = nnx.to_flat_state(nnx.state(module, nnx.BatchStat))
+    return [np.asarray(value[...]).tobytes() for _, value in leaves]
+
+
+def test_a_pretrained_body_keeps_its_statistics_while_it_trains(data):
+    model = learner(data)
+    assert model.norms == "running"
+    norm = model.model[0].bn1
+    before, weight = statistics(model.model[0]), np.asarray(norm.weight[...])
+    head = statistics(model.model[1])
+    model.fine_tune(1, 1e-2)
+    norm = model.model[0].bn1
+    assert statistics(model.model[0]) == before
+    assert (np.asarray(norm.weight[...]) != weight).all()
+    assert all(a != b for a, b in zip(statistics(model.model[1]), head, strict=True))
+    frozen = learner(data, norms="frozen")
+    frozen.fine_tune(1, 1e-2)
+    assert statistics(frozen.model[0]) != before
+
+
+def test_where_there_are_none_batch_statistics_it_is():
+    assert has_statistics(with_statistics())
+    assert not has_statistics(smallest_network())
+
+
+def test_what_was_asked_for_is_what_is_done(data):
+    assert learner(data, norms="train").norms == "train"
+    assert learner(data, two_convolutions).norms == "frozen"
+    assert learner(data, pretrained=False).norms == "frozen"
+
+
+def test_the_view_of_norms_that_keep_running_statistics():
+    net = Sequential({"body": with_statistics()[:2], "head": small_network()[:2]})
+    labels = nnx.State({"body": {"bn1": "body"}, "head": {"bn1": "head"}})
+    view = training_view(net, labels, (), norms="running", running=("body",))
+    assert view.body.bn1.use_running_average
+    assert not view.head.bn1.use_running_average
+    plain = training_view(net, labels, (), norms="running")
+    assert not plain.body.bn1.use_running_average
+    assert not net.body.bn1.use_running_average
+
+
+def test_the_norms_of_a_group_in_a_word():
+    groups = ("early", "late", "head")
+    assert running_groups(groups, "running") == ("early", "late")
+    assert running_groups(groups, "train") == ()
+    words = [norms_of_group(g, groups, ("early",), "running") for g in groups]
+    assert words == ["frozen", "running", "train"]
+    words = [norms_of_group(g, groups, ("early",), "stats") for g in groups]
+    assert words == ["stats", "train", "train"]
+
+
+def test_fastais_recipe_is_its_schedule_with_its_norms(data):
+    model = learner(data)
+    table = runs.figures(model.fine_tune(1, 1e-2, recipe="fastai"))
+    other = learner(data, norms="train")
+    assert table == runs.figures(other.fine_tune(1, 1e-2))
+    assert runs.bits(model) == runs.bits(other)
+    # For this call only, and also where it fails.
+    assert model.norms == "running"
+    with pytest.raises(ValueError, match="epochs"):
+        model.fine_tune(0, recipe="fastai")
+    assert model.norms == "running"
+
+
+def test_a_recipe_is_in_the_plan_in_the_start_line_and_in_the_phases(data, capsys):
+    model = learner(data)
+    assert 'recipe "default": fastai\'s schedule\n' in str(model.plan(3))
+    text = str(model.plan(3, recipe="fast"))
+    assert 'recipe "fast"' in text and "three or more layer groups stays" in text
+    assert "train " in str(model.plan(3, recipe="fastai"))
+    norms = [row.norms for row in model.plan(3).of_phase(2)]
+    assert norms == ["running", "", "train"]
+    assert {r.norms for r in model.plan(3, recipe="fastai").rows} == {"train", ""}
+    model.verbose = True
+    model.fine_tune(1, recipe="fast")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("phase 1/2 of recipe fast · head only · ")
+    assert any(line.startswith("phase 2/2 of recipe fast · ") for line in lines)
+    assert model.frozen_groups == ("early",)
+
+
+def test_what_is_given_goes_before_the_recipe():
+    given = {"lr_mult": 7.0, "unfreeze_to": 0, "base_lr": None, "cache_features": 0}
+    options = RECIPES["fast"].options(3, given)
+    assert (options["lr_mult"], options["unfreeze_to"]) == (7.0, 0)
+    assert options["base_lr"] == RECIPES["fast"].base_lr
+    assert RECIPES["fast"].options(3, {})["unfreeze_to"] == 1
+    assert RECIPES["fast"].options(2, {})["unfreeze_to"] == 0
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_has_the_steps_of_fastai(name):
+    """Golden values of fine_tune(2) hold for `fine_tune_phases`: these are its own."""
+    options = RECIPES[name].options(2, {})
+    phases = fine_tune_phases(2, 5, 2, recipe=name, **options)
+    plain = fine_tune_phases(2, 5, 2)
+    assert [p.as_dict() for p in phases] == [p.as_dict() for p in plain]
+
+
+def test_a_recipe_that_there_is_not_is_refused(data):
+    with pytest.raises(ValueError, match="'default', 'fast' or 'fastai'; received 'f'"):
+        learner(data).fine_tune(1, recipe="f")
+
+
+class Flat(nnx.Module):
+    """Takes maps of one size only."""
+
+    def __call__(self, x):
+        return x.reshape(x.shape[0], 15 * 15 * 8)
+
+
+def test_a_network_of_one_size_validates_at_that_size(tmp_path):
+    root = make_photos(tmp_path, train=8, valid=3)
+    data = ImageDataLoaders.from_folder(root, size=32, batch_size=8, seed=0)
+    assert data.valid_size == (48, 48)
+    head = Sequential({"flat": Flat(), "fc": Linear(1800, 3, rngs=nnx.Rngs(0))})
+    model = vision_learner(data, smallest_network, cut=2, head=head, verbose=False)
+    assert model.data.valid_size == (32, 32) and data.valid_size == (48, 48)
+    assert np.isfinite(model.validate()["loss"])
+    model.data = data
+    assert model.data.valid_size == (32, 32)
+    pool = Sequential({"pool": GlobalAvgPool(), "fc": Linear(8, 3, rngs=nnx.Rngs(0))})
+    model = vision_learner(data, smallest_network, cut=2, head=pool, verbose=False)
+    assert model.data is data
