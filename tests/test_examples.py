@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 from photos import make_photos, tiny_resnet
 from PIL import Image
-from small import small_network
+from small import small_network, small_pretrained
 
 from jaxtune import (
     ARCHITECTURES,
@@ -76,9 +76,9 @@ def test_every_example_says_how_to_run_it_and_what_comes_out():
 def both(photos):
     """The example's network and figures, and a learner and its history."""
     options = [str(photos), "--size", "32", "--batch-size", "8", "--seed", "3"]
-    net, rows = example("pure_functions").main(options, small_network)
+    net, rows = example("pure_functions").main(options, small_pretrained)
     data = ImageDataLoaders.from_folder(photos, size=32, batch_size=8, seed=3)
-    model = vision_learner(data, small_network, metrics=error_rate, verbose=False)
+    model = vision_learner(data, small_pretrained, metrics=error_rate, verbose=False)
     return net, rows, model, model.fine_tune(1)
 
 

@@ -37,6 +37,26 @@ def small_network(
     return network
 
 
+def small_pretrained(
+    *,
+    pretrained: bool = False,
+    in_channels: int = 3,
+    channel_init: str = "zero",
+    rngs: nnx.Rngs | None = None,
+) -> Sequential:
+    """Returns that network with a batch norm that has seen data, if "pretrained"."""
+    network = small_network(
+        pretrained=pretrained,
+        in_channels=in_channels,
+        channel_init=channel_init,
+        rngs=rngs,
+    )
+    if pretrained:
+        mean = network.bn1.running_mean
+        mean.set_value(mean[...] + 0.1)
+    return network
+
+
 def two_convolutions(rngs: nnx.Rngs | None = None) -> Sequential:
     """Returns that network for a learner, whole and always the same; cut it at 4."""
     return small_network(pretrained=True)
