@@ -59,7 +59,7 @@ def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="+", help="folders of JAXTUNE_DATA_DIR")
-    parser.add_argument("--norms", nargs="+", default=["train", "stats", "frozen"])
+    parser.add_argument("--norms", nargs="+", default=["train", "running"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="file for the figures, as JSON")
     options = parser.parse_args()

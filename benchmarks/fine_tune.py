@@ -4,12 +4,13 @@
 
 Each job is a process of its own: `fine_tune(3, freeze_epochs=1)` of a pretrained
 ResNet-18 on a folder of JAXTUNE_DATA_DIR, 128 px, batches of 32, random resized crop
-(min_scale 0.35) and flip, error rate. jaxtune and fastai take turns. `cold` finds no
-compiled programs, which only the first job of a machine does; all others find their
-own, of a job with one epoch that no clock saw. Ratios are jaxtune's seconds / fastai's,
-less is better.
+(min_scale 0.35) and flip, error rate. `--arch`, `--size` and `--batch-size` choose
+others, as for a GPU, on which fastai trains with `to_fp16()`. jaxtune and fastai take
+turns. `cold` finds no compiled programs, which only the first job of a machine does;
+all others find their own, of a job with one epoch that no clock saw. Ratios are
+jaxtune's seconds / fastai's, less is better.
 
-`--recipe` names the recipes of jaxtune's to run; "fastai" is fastai's own, steps, norms
+`--recipe` names the recipes to run with jaxtune; "fastai's recipe" has its steps, norms
 and size of validation photos. One line of JSON for each job, then a table. Needs
 benchmarks/requirements.txt; about 12 minutes a round for 1250 photos on two cores.
 """
@@ -29,17 +30,19 @@ from benchmarks.measure import machine, ratio, say, table
 RECIPES = {
     "default": ("", "", 3, ""),
     "fast": ("", "", 3, "recipe='fast'"),
-    "fastai": ("valid_size=128", "", 3, "recipe='fastai'"),
+    "fastai's recipe": ("valid_size=size", "", 3, "recipe='fastai'"),
 }
 
 _OURS = """
 import sys
-from jaxtune import ImageDataLoaders, error_rate, resnet18, vision_learner
-root, valid, seed = sys.argv[1], sys.argv[2], int(sys.argv[3])
+from jaxtune import ImageDataLoaders, error_rate, vision_learner
+root, valid, arch = sys.argv[1:4]
+seed, size, batch_size = map(int, sys.argv[4:7])
 data = ImageDataLoaders.from_folder(
-    root, train="train", valid=valid, size=128, batch_size=32, seed=seed, {data}
+    root, train="train", valid=valid, size=size, batch_size=batch_size, seed=seed,
+    {data}
 )
-model = vision_learner(data, resnet18, metrics=error_rate, {learner})
+model = vision_learner(data, arch, metrics=error_rate, {learner})
 model.fine_tune({epochs}, freeze_epochs=1, {call})
 print("error_rate", model.history[-1].metrics["error_rate"], flush=True)
 """
@@ -50,19 +53,23 @@ from benchmarks import peers
 import torch, torchvision
 from safetensors.torch import load_file
 from fastai.vision.all import *
-root, valid, seed = sys.argv[1], sys.argv[2], int(sys.argv[3])
+root, valid, arch = sys.argv[1:4]
+seed, size, batch_size = map(int, sys.argv[4:7])
 set_seed(seed, True)
 dls = ImageDataLoaders.from_folder(
-    root, train="train", valid=valid, bs=32, seed=seed,
-    item_tfms=[RandomResizedCrop(128, min_scale=0.35), FlipItem()],
+    root, train="train", valid=valid, bs=batch_size, seed=seed,
+    item_tfms=[RandomResizedCrop(size, min_scale=0.35), FlipItem()],
 )
-learn = vision_learner(dls, resnet18, metrics=error_rate, pretrained=False)
-whole = torchvision.models.resnet18()
-whole.load_state_dict(load_file(sys.argv[4]))
+make = getattr(torchvision.models, arch)
+learn = vision_learner(dls, make, metrics=error_rate, pretrained=False)
+whole = make()
+whole.load_state_dict(load_file(sys.argv[7]))
 body = torch.nn.Sequential(*list(whole.children())[:-2])
 learn.model[0].load_state_dict(body.state_dict())
 learn.dls.add_tfms([Normalize.from_stats(*imagenet_stats)], "after_batch")
 learn.freeze()
+if torch.cuda.is_available():
+    learn.to_fp16()
 with learn.no_bar():
     learn.fine_tune(3, freeze_epochs=1)
 print("error_rate", float(learn.recorder.values[-1][-1]), flush=True)
@@ -93,24 +100,26 @@ def job(code: str, *arguments: str, cache: str) -> tuple[float, float]:
     return elapsed, float(done.stdout.split()[-1])
 
 
-def measure(root: Path, rounds: int, recipes: list[str]) -> list[dict]:
-    """Returns the figures of one folder."""
-    valid = "val" if (root / "val").is_dir() else "valid"
-    weights = next(Path(os.environ["JAXTUNE_WEIGHTS_DIR"]).glob("resnet18*"))
+def measure(root: Path, options: argparse.Namespace) -> list[dict]:
+    """Returns the figures of one folder, for the options of the command line."""
+    valid, recipes = "val" if (root / "val").is_dir() else "valid", options.recipe
+    weights = Path(os.environ["JAXTUNE_WEIGHTS_DIR"]).glob(f"{options.arch}*")
+    before = os.fspath(root), valid, options.arch
+    after = str(options.size), str(options.batch_size), os.fspath(next(weights))
     times: dict[str, list] = {}
     errors: dict[str, list] = {}
     with tempfile.TemporaryDirectory() as folder:
         cache = f"{folder}/kept"
         for name in recipes:
-            job(ours(name, epochs=1), os.fspath(root), valid, "0", cache=cache)
-        for seed in range(rounds):
+            job(ours(name, epochs=1), *before, "0", *after, cache=cache)
+        for seed in range(options.rounds):
             jobs = {
                 "fastai": (_FASTAI, cache),
                 "cold": (ours("default"), f"{folder}/{seed}"),
             }
             jobs |= {name: (ours(name), cache) for name in recipes}
             for name, (code, place) in jobs.items():
-                arguments = (os.fspath(root), valid, str(seed), os.fspath(weights))
+                arguments = (*before, str(seed), *after)
                 elapsed, error = job(code, *arguments, cache=place)
                 times.setdefault(name, []).append(elapsed)
                 errors.setdefault(name, []).append(error)
@@ -137,11 +146,14 @@ def main(argv=None) -> list[dict]:
     parser.add_argument("folders", nargs="+", help="folders of JAXTUNE_DATA_DIR")
     parser.add_argument("--rounds", type=int, default=3, help="seeds")
     parser.add_argument("--recipe", nargs="+", default=list(RECIPES), choices=RECIPES)
+    parser.add_argument("--arch", default="resnet18")
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=32)
     options = parser.parse_args(argv)
     about, rows = machine("torch", "fastai"), []
     for name in options.folders:
         root = Path(os.environ["JAXTUNE_DATA_DIR"]) / name
-        found = measure(root, options.rounds, options.recipe)
+        found = measure(root, options)
         for row in found:
             say(row | about)
         rows += found

@@ -121,9 +121,9 @@ class ImageDataLoaders:
                 square.
             valid_size: Height and width in validation and prediction; None for
                 `larger_size(size)` if training takes random crops, in which objects
-                appear larger than in whole photos, else `size`. A network trained at
-                128 px makes 0.4 to 1.0 of the errors at 192 px that it makes at 128,
-                in twice the time a photo; `valid_size=size` saves that.
+                appear larger than in whole photos, else `size`. At 192 px a network
+                trained at 128 made 0.85 of its errors at 128 (mean of eight splits of
+                five data sets), in twice the time a photo; `valid_size=size` saves it.
             batch_size: Photos per batch.
             seed: Of the order of the photos.
             augmentation: Applied to training photos: an `Augmentation`; a function of
