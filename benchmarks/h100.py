@@ -20,14 +20,13 @@ One line of JSON for each program, then a table. Some seconds a program on two c
 
 import argparse
 import collections
-import math
 import os
 import re
 import time
 from pathlib import Path
 
 from benchmarks.measure import machine, say, table
-from benchmarks.tpu import PROGRAMS, compiled, programs
+from benchmarks.tpu import ARRAY, PROGRAMS, array_bytes, compiled, programs
 
 #: An H100 SXM, in the words of XLA's `GpuTargetConfigProto`; NVIDIA's data sheet and
 #: `cudaGetDeviceProperties` have the numbers.
@@ -60,7 +59,6 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 BANDWIDTH = 3.35e12
 
 _INSTRUCTION = re.compile(r"\s*(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z-]+)\((.*)")
-_ARRAY = re.compile(r"\b(pred|bf16|[a-z]+(\d+)[a-z\d]*)\[([\d,]*)\]")
 _FUSED = "__cudnn$convBiasActivationForward"
 #: Instructions that launch nothing.
 _FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast")
@@ -96,7 +94,7 @@ def figures(text: str) -> dict:
         if not found:
             continue
         name, shapes, operation, rest = found.groups()
-        sizes[name] = sum(_num_bytes(array) for array in _ARRAY.finditer(shapes))
+        sizes[name] = sum(map(array_bytes, ARRAY.finditer(shapes)))
         if operation in _FREE:
             continue
         operands = re.findall(r"%([\w.-]+)", rest.partition("), ")[0])
@@ -112,11 +110,6 @@ def figures(text: str) -> dict:
         "gb": round(total / 1e9, 2),
         "bandwidth_ms": round(1e3 * total / BANDWIDTH, 2),
     }
-
-
-def _num_bytes(array: re.Match) -> int:
-    bits = {"pred": 8, "bf16": 16}.get(array[1]) or int(array[2])
-    return bits * math.prod(int(n) for n in array[3].split(",") if n) // 8
 
 
 def main(argv=None) -> list[dict]:

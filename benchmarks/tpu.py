@@ -74,7 +74,8 @@ PROGRAMS = ("frozen", "unfrozen", "eval", "predict")
 
 _KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 _COLLECTIVE = re.compile(rf"\s*(?:ROOT )?%?[\w.-]+ = (.*?) ({_KINDS})(-start)?\(")
-_ARRAY = re.compile(r"\b(pred|bf16|[a-z]+(\d+)[a-z\d]*)\[([\d,]*)\]")
+#: An array's dtype and shape, as XLA writes them.
+ARRAY = re.compile(r"\b(pred|bf16|[a-z]+(\d+)[a-z\d]*)\[([\d,]*)\]")
 _PLACE = re.compile(r'op_name="([^"]*)"')
 
 
@@ -85,6 +86,12 @@ class Collective(NamedTuple):
     arrays: tuple[str, ...]
     num_bytes: int
     place: str
+
+
+def array_bytes(array: re.Match) -> int:
+    """Returns the bytes of an array of a program's text, a match of `ARRAY`."""
+    bits = {"pred": 8, "bf16": 16}.get(array[1]) or int(array[2])
+    return bits * math.prod(int(n) for n in array[3].split(",") if n) // 8
 
 
 def collectives(text: str) -> Iterator[Collective]:
@@ -98,14 +105,11 @@ def collectives(text: str) -> Iterator[Collective]:
         if not found:
             continue
         shapes, kind, starts = found.groups()
-        arrays = list(_ARRAY.finditer(shapes))
+        arrays = list(ARRAY.finditer(shapes))
         if starts and kind != "all-reduce":
             # It begins here: operands come first, then the results, then its own state.
             arrays = arrays[1:2]
-        num_bytes = 0
-        for array in arrays:
-            bits = {"pred": 8, "bf16": 16}.get(array[1]) or int(array[2])
-            num_bytes += bits * math.prod(int(n) for n in array[3].split(",") if n) // 8
+        num_bytes = sum(map(array_bytes, arrays))
         place = _PLACE.search(line)
         yield Collective(
             kind,

@@ -51,6 +51,7 @@ from jaxtune.data.options import (
 from jaxtune.data.photos import photo_loader
 from jaxtune.data.resize import (
     PadMode,
+    Preparation,
     Resize,
     Size,
     larger_size,
@@ -191,12 +192,7 @@ class ImageDataLoaders:
         )
         self.resize, self.pad_mode = resize, pad_mode
         self.in_channels = _channels(train_items, valid_items, options["in_channels"])
-        preparation, validation = (
-            validation_preparation(
-                each, resize=resize, pad_mode=pad_mode, channels=self.in_channels
-            )
-            for each in (self.size, self.valid_size)
-        )
+        preparation, validation = map(self._validation, (self.size, self.valid_size))
         if augmentation is not None:
             check_functions(augmentation.functions, (*self.size, self.in_channels))
             preparation = train_preparation(
@@ -226,7 +222,7 @@ class ImageDataLoaders:
             **common,
         )
         self.batch_size = self.train_loader.batch_size
-        self._chose_valid_size = options["valid_size"] is None
+        self._valid_size_is_default = options["valid_size"] is None
 
     def for_network(self, runs: Callable[[tuple[int, int]], bool]) -> ImageDataLoaders:
         """Returns the data with validation photos of a size that a network takes.
@@ -237,25 +233,27 @@ class ImageDataLoaders:
         Args:
             runs: (height, width) -> whether the network runs on such images.
         """
-        if not self._chose_valid_size or self.valid_size == self.size:
+        if not self._valid_size_is_default or self.valid_size == self.size:
             return self
         if runs(self.valid_size):
             return self
         other = copy.copy(self)
         other.valid_size = self.size
-        preparation = validation_preparation(
-            self.size,
+        settings = ("batch_size", "seed", "workers", "cache_bytes", "on_error")
+        other.valid_loader = Loader(
+            self.valid_items,
+            self._validation(self.size),
+            **{name: getattr(self.valid_loader, name) for name in settings},
+        )
+        return other
+
+    def _validation(self, size: tuple[int, int]) -> Preparation:
+        return validation_preparation(
+            size,
             resize=self.resize,
             pad_mode=self.pad_mode,
             channels=self.in_channels,
         )
-        settings = ("batch_size", "seed", "workers", "cache_bytes", "on_error")
-        other.valid_loader = Loader(
-            self.valid_items,
-            preparation,
-            **{name: getattr(self.valid_loader, name) for name in settings},
-        )
-        return other
 
     @classmethod
     def from_folder(

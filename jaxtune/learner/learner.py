@@ -1634,15 +1634,16 @@ class Learner:
         if unfreeze_to is not None:
             unfreeze_to = boundary_index(unfreeze_to, self.groups, name="unfreeze_to")
         options |= {"base_lr": base_lr, "unfreeze_to": unfreeze_to}
-        return fine_tune_phases(
+        chosen = check_recipe(recipe)
+        phases = fine_tune_phases(
             len(self.groups),
             len(self.data.train_loader),
             epochs,
             weight_decay=self._decay_of(wd),
             momentums=self._momentums_of(moms),
-            recipe=recipe,
-            **check_recipe(recipe).options(len(self.groups), options),
+            **chosen.options(len(self.groups), options),
         )
+        return chosen.named(phases)
 
     @contextlib.contextmanager
     def _norms_as(self, norms: Norms | None) -> Iterator[None]:

@@ -89,7 +89,6 @@ def fine_tune_phases(
     momentums: Sequence[Number] = MOMENTUMS,
     unfreeze_to: Integer = 0,
     cache_features: Integer = 0,
-    recipe: str = "default",
 ) -> tuple[Phase, ...]:
     """Returns fastai's `fine_tune`: the head alone, then the whole network.
 
@@ -113,7 +112,6 @@ def fine_tune_phases(
         momentums: Momentum at the start, the peak and the end of a cycle.
         unfreeze_to: Number of groups that stay frozen in phase 2, from the first.
         cache_features: Of phase 1, see `Phase`.
-        recipe: Name of the recipe that the options are from, for the phases' names.
 
     Raises:
         TypeError: If an argument is not a number, or a count not an integer.
@@ -147,11 +145,11 @@ def fine_tune_phases(
             "a frozen phase needs at least two layer groups; there is one. Give "
             "groups= or split_on=, or freeze_epochs=0."
         )
-    phases, of = [], "" if recipe == "default" else f" of recipe {recipe}"
+    phases = []
     if freeze_epochs:
         phases.append(
             Phase(
-                name=f"phase 1/2{of}",
+                name="phase 1/2",
                 boundary=num_groups - 1,
                 epochs=freeze_epochs,
                 rates=resolve_rates(slice(base_lr), num_groups),
@@ -168,7 +166,7 @@ def fine_tune_phases(
     half = base_lr / 2
     phases.append(
         Phase(
-            name=f"phase 2/2{of}" if freeze_epochs else None,
+            name="phase 2/2" if freeze_epochs else None,
             boundary=unfreeze_to,
             epochs=epochs,
             rates=resolve_rates(slice(half / lr_mult, half), num_groups),

@@ -1,11 +1,12 @@
 """Recipes: what `fine_tune` does where nothing else is said, as plain data."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxtune.arguments import Integer, check_choice
 from jaxtune.train.freezing import Norms
+from jaxtune.train.phases import Phase
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +60,21 @@ class Recipe:
             if value is not None or name not in found
         }
         return found | said
+
+    def named(self, phases: Sequence[Phase]) -> tuple[Phase, ...]:
+        """Returns the phases with the recipe in their names, but for the default.
+
+        Args:
+            phases: As `fine_tune_phases` returns them.
+        """
+        if self.name == "default":
+            return tuple(phases)
+        return tuple(
+            dataclasses.replace(
+                phase, name=phase.name and f"{phase.name} of recipe {self.name}"
+            )
+            for phase in phases
+        )
 
     def rules(self) -> tuple[str, ...]:
         """Returns what it does otherwise than others, in words."""

@@ -6,7 +6,7 @@ import runs
 from flax import nnx
 from photos import make_photos
 from runs import smallest_network
-from small import small_network, two_convolutions
+from small import small_network, small_pretrained, two_convolutions
 
 from jaxtune import ImageDataLoaders, vision_learner
 from jaxtune.models import GlobalAvgPool, Linear, Sequential
@@ -16,9 +16,7 @@ from jaxtune.train.freezing import norms_of_group, running_groups
 
 def with_statistics():
     """A network whose batch norm has seen data."""
-    net = small_network()
-    net.bn1.running_mean.set_value(net.bn1.running_mean[...] + 0.1)
-    return net
+    return small_pretrained(pretrained=True)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +125,7 @@ def test_what_is_given_goes_before_the_recipe():
 def test_every_recipe_has_the_steps_of_fastai(name):
     """Golden values of fine_tune(2) hold for `fine_tune_phases`: these are its own."""
     options = RECIPES[name].options(2, {})
-    phases = fine_tune_phases(2, 5, 2, recipe=name, **options)
+    phases = RECIPES[name].named(fine_tune_phases(2, 5, 2, **options))
     plain = fine_tune_phases(2, 5, 2)
     assert [p.as_dict() for p in phases] == [p.as_dict() for p in plain]
 

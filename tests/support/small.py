@@ -1,5 +1,7 @@
 """A small architecture with all that one can have: weights, channels, stages."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -37,21 +39,11 @@ def small_network(
     return network
 
 
-def small_pretrained(
-    *,
-    pretrained: bool = False,
-    in_channels: int = 3,
-    channel_init: str = "zero",
-    rngs: nnx.Rngs | None = None,
-) -> Sequential:
+@functools.wraps(small_network)
+def small_pretrained(**options) -> Sequential:
     """Returns that network with a batch norm that has seen data, if "pretrained"."""
-    network = small_network(
-        pretrained=pretrained,
-        in_channels=in_channels,
-        channel_init=channel_init,
-        rngs=rngs,
-    )
-    if pretrained:
+    network = small_network(**options)
+    if options.get("pretrained"):
         mean = network.bn1.running_mean
         mean.set_value(mean[...] + 0.1)
     return network
