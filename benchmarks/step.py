@@ -45,13 +45,18 @@ def arrays(batch: int, size: int) -> dict[str, np.ndarray]:
     }
 
 
-def build(arch: str, case: str, precision: str = "float32", data=None):
-    """Returns jaxtune's uncompiled step and its first state."""
+def build(arch: str, case: str, precision: str = "float32", *, running: bool = False):
+    """Returns jaxtune's uncompiled step and its first state.
+
+    Args:
+        arch: Name of an architecture.
+        case: "frozen" or "unfrozen".
+        precision: What it computes in.
+        running: Whether the body's norms keep their statistics while they train.
+    """
     import jaxtune
 
-    net = jaxtune.create_cnn_model(
-        getattr(jaxtune, arch), data.num_classes if data else CLASSES, pretrained=False
-    )
+    net = jaxtune.create_cnn_model(getattr(jaxtune, arch), CLASSES, pretrained=False)
     groups = jaxtune.default_groups(net)
     labels = jaxtune.group_labels(jaxtune.split_module(net)[1], groups)
     frozen = tuple(groups)[:-1] if case == "frozen" else ()
@@ -62,27 +67,17 @@ def build(arch: str, case: str, precision: str = "float32", data=None):
         jaxtune.one_cycle(1000),
         no_decay=jaxtune.no_decay_paths(net),
     )
-    view = jaxtune.training_view(net, labels, frozen)
+    still = tuple(groups)[:-1] if running else ()
+    view = jaxtune.training_view(net, labels, frozen, running=still)
     graphdef, params, model_state = jaxtune.split_module(
         jaxtune.with_precision(view, precision)
     )
-
-    def prepare(batch, key):
-        return jaxtune.training_images(
-            batch,
-            key,
-            size=data.size,
-            augmentation=data.augmentation,
-            mean=jaxtune.IMAGENET_MEAN,
-            std=jaxtune.IMAGENET_STD,
-        )
 
     step = jaxtune.make_train_step(
         graphdef,
         tx,
         loss=jaxtune.cross_entropy,
         labels=trained,
-        prepare=None if data is None else prepare,
     )
     return step, jaxtune.TrainState.create(params, model_state, tx)
 

@@ -58,24 +58,31 @@ def tiny(monkeypatch):
 
 
 @pytest.mark.end_to_end
-def test_the_gpu_script_runs_small_without_one(tiny, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("JAXTUNE_ONEDNN", "0")
+def test_the_gpu_script_runs_small_without_one(tmp_path, capsys):
     photos = make_photos(tmp_path, train=8)
+    # Each case is a process of its own, which knows jaxtune's architectures only.
     rows = gpu.main(
-        f"--arch {tiny} --batch 4 --size 32 --precision float32 --rounds 1 --steps 1 "
+        "--arch resnet18 --batch 4 --size 32 --precision float32 --rounds 2 --steps 1 "
         f"--side 64 --copy 1 --no-torch --data {photos}".split()
     )
-    assert [(row["case"], row["who"]) for row in rows] == [
-        (case, who)
-        for case in ("frozen", "unfrozen")
-        for who in ("jaxtune", "jaxtune, with input")
-    ]
+    steps = [("predict", "jaxtune")]
+    for case in ("frozen", "unfrozen", "unfrozen, running"):
+        steps.append((case, "jaxtune"))
+        if case != "unfrozen":
+            steps.append((case, "jaxtune, with input"))
+    assert [(row["case"], row["who"]) for row in rows] == steps
     assert all(row["images_per_second"] > 0 for row in rows)
-    assert all(0 < row["share_of_roofline"] for row in rows)
+    assert all(row["share_of_roofline"] > 0 for row in rows if row["who"] == "jaxtune")
     lines = capsys.readouterr().out.splitlines()
     first = json.loads(lines[0])
-    assert first["case"] == "frozen" and first["versions"]["jax"]
-    assert lines[-6].startswith("| case | who |")
+    assert first["case"] == "predict" and first["versions"]["jax"]
+    assert lines[-8].startswith("| case | who |")
+
+
+def test_a_case_whose_process_ends_is_named(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "none")
+    with pytest.raises(RuntimeError, match="torch, frozen: ended with 1"):
+        gpu.Worker(["--arch", "resnet18"], "torch", "frozen").wait()
 
 
 @pytest.mark.end_to_end

@@ -29,6 +29,7 @@ from jaxtune.data.labels import target_stats as target_stats
 from jaxtune.data.labels import with_classes as with_classes
 from jaxtune.data.loader import Batch as Batch
 from jaxtune.data.loader import Loader as Loader
+from jaxtune.data.loader import default_workers as default_workers
 from jaxtune.data.loaders import ImageDataLoaders as ImageDataLoaders
 from jaxtune.data.mixing import BatchTransform as BatchTransform
 from jaxtune.data.mixing import CutMix as CutMix

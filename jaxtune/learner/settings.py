@@ -108,7 +108,7 @@ def fitting_data(data: Any, network: nnx.Module) -> Any:
     layers = (node for _, node in nnx.iter_graph(network))
     own = (type(node) for node in layers if isinstance(node, nnx.Module))
     if not hasattr(data, "for_network") or all(
-        kind.__module__.startswith("jaxtune.") for kind in own
+        kind is nnx.Dropout or kind.__module__.startswith("jaxtune.") for kind in own
     ):
         return data
 

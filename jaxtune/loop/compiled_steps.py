@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import functools
 import math
+import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ from jaxtune.loop.memory import MemoryNeed, check_fits, device_errors, memory_li
 from jaxtune.loop.run_description import name_of
 from jaxtune.train import (
     Metric,
+    TrainState,
     apply_body,
     apply_head,
     apply_module,
@@ -40,6 +42,9 @@ from jaxtune.train import (
     make_train_step,
     row_values,
 )
+
+#: Python traces one step at a time: the one that is needed first is ready first.
+_TRACING = threading.Lock()
 
 
 class CompiledStep:
@@ -67,6 +72,7 @@ class CompiledStep:
         self._note, self._accumulation = note, accumulation
         self._needs: dict[tuple, MemoryNeed] = {}
         self._compiled = 0
+        self._compiling = threading.Lock()
 
     @property
     def __wrapped__(self) -> Callable:
@@ -98,8 +104,14 @@ class CompiledStep:
 
     @in_float32
     def compile(self, *forms: Any) -> None:
-        """Compiles the step for arguments of these shapes and dtypes; runs nothing."""
-        self._jitted.lower(*forms).compile()
+        """Compiles the step for arguments of these shapes and dtypes; runs nothing.
+
+        A call from another thread meanwhile waits for the program.
+        """
+        with self._compiling:
+            with _TRACING:
+                lowered = self._jitted.lower(*forms)
+            lowered.compile()
 
     def _look_ahead(self, arguments: tuple, batch: list) -> MemoryNeed:
         """The memory it needs. JAX caches the program: the call compiles nothing."""
@@ -115,7 +127,8 @@ class CompiledStep:
         )
         # If the compiler itself runs out of memory, the message can say this much.
         self._note(need)
-        analysis = self._jitted.lower(*arguments).compile().memory_analysis()
+        with self._compiling:
+            analysis = self._jitted.lower(*arguments).compile().memory_analysis()
         need = need.measured(analysis, sum(map(_bytes_of_one, batch)))
         check_fits(need, memory_limit(need.device))
         return need
@@ -160,14 +173,14 @@ class _Recipe:
 
     settings: tuple
     key: tuple
-    donate: bool
     make: Callable = dataclasses.field(compare=False)
+    compile: Callable = dataclasses.field(compare=False)
 
 
 @functools.lru_cache(maxsize=64)
 def _shared(recipe: _Recipe) -> Callable:
     """The jitted step of a recipe: learners with equal ones compile it once."""
-    return compile_step(recipe.make(), donate=recipe.donate)
+    return recipe.compile(recipe.make())
 
 
 class CompiledSteps:
@@ -344,6 +357,32 @@ class CompiledSteps:
             donate=True,
         )
 
+    def first_state(
+        self,
+        graphdef: nnx.GraphDef,
+        labels: nnx.State,
+        make: Callable[..., TrainState],
+        *,
+        optimizer: Hashable,
+    ) -> Callable[..., TrainState]:
+        """Returns what makes a network's first train state, as one program.
+
+        Array by array it would be a small program for each shape.
+
+        Args:
+            graphdef: Of the network in training mode.
+            labels: Layer group of each parameter, `FROZEN` for those that don't train.
+            make: (params, model_state, numbers) -> the state. As in `train_step`, the
+                first one serves all later calls.
+            optimizer: Everything else on which it depends, in a form that can be
+                compared.
+        """
+        key = _as_key(("state", graphdef, tuple(jax.tree.leaves(labels)), optimizer))
+        if key not in self._halves:
+            shared = _shared if _is_unchanging(key) else _shared.__wrapped__
+            self._halves[key] = shared(_Recipe((), key, lambda: make, jax.jit))
+        return self._halves[key]
+
     def eval_step(
         self, graphdef: nnx.GraphDef, *, features: bool = False
     ) -> CompiledStep:
@@ -472,7 +511,8 @@ class CompiledSteps:
     ) -> CompiledStep:
         key = _as_key(key)
         if key not in self._steps:
-            recipe = _Recipe(self._settings(), key, donate, make)
+            compiled = functools.partial(compile_step, donate=donate)
+            recipe = _Recipe(self._settings(), key, make, compiled)
             shared = _is_unchanging((recipe.settings, key))
             self._steps[key] = CompiledStep(
                 (_shared if shared else _shared.__wrapped__)(recipe),

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxtune.data import default_workers
 from jaxtune.inspect.diff import Snapshot
 from jaxtune.loop.callbacks import CallbackList, StopPhase, StopTraining
 from jaxtune.loop.epoch_table import Reporter, describe_phase
@@ -28,6 +29,9 @@ from jaxtune.train import Phase, averaged, split_module
 
 #: Seconds between two looks at the running loss; each look waits for the device.
 _LOOK_EVERY = 0.5
+
+#: With so many, the next phase is compiled beside the first one; with fewer, after it.
+_MANY_CORES = 4
 
 
 class FitEvents:
@@ -63,10 +67,11 @@ class FitEvents:
         self._looked = 0.0
 
     def begin_training(
-        self, trainer: Trainer, data: Any, phases: Sequence[Phase]
+        self, trainer: Trainer, data: Any, phases: Sequence[Phase], key: jax.Array
     ) -> None:
         """Shows from where the run is resumed, and tells the callbacks."""
         self._trainer, self._data, self._phases = trainer, data, phases
+        self._key = key
         if self._resume is not None and self._verbose:
             for line in self._resume.opening_lines():
                 print(line, flush=True)
@@ -95,19 +100,21 @@ class FitEvents:
             run.begin_phase(number)
         train_step = self._begin_phase(phase, restore=number == self._resumed_in)
         to_come = self._phases[number:]
+        # Batches of features have no form before their phase begins.
+        ahead = [next_one for next_one in to_come[:1] if not next_one.cache_features]
         compiling: list[Thread] = []
         if not phase.cache_features:
-            thread = trainer.compile_validation_ahead(self._data.valid_loader)
-            compiling += [thread] if thread is not None else []
-        stepped = False
+            form = trainer.batch_form(self._data.train_loader)
+            if form is not None:
+                compiling += trainer.compile_now(train_step, run.state, form, self._key)
+            compiling += trainer.compile_validation_ahead(self._data.valid_loader)
+            if form is not None and ahead and default_workers() >= _MANY_CORES:
+                compiling.append(trainer.compile_ahead(ahead.pop(), form, self._key))
 
         def step_and_compile_ahead(state, batch, key):
-            nonlocal stepped
             result = train_step(state, batch, key)
-            # Batches of features have no form before their phase begins.
-            if to_come and not to_come[0].cache_features and not stepped:
-                compiling.append(trainer.compile_ahead(to_come[0], batch, key))
-            stepped = True
+            if ahead:
+                compiling.append(trainer.compile_ahead(ahead.pop(), batch, key))
             return result
 
         spoiled = False

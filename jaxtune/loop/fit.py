@@ -8,6 +8,7 @@ which changes none of its numbers.
 from collections.abc import Iterator, Sequence
 
 import jax
+import numpy as np
 
 from jaxtune.loop.events import FitEvents
 from jaxtune.loop.extra_validation import extra_figures
@@ -53,7 +54,7 @@ def fit(
     trainer.check_phases(data, phases)
     events = FitEvents(verbose=False) if events is None else events
     run = events.run
-    events.begin_training(trainer, data, phases)
+    events.begin_training(trainer, data, phases, key)
     for number in range(1, len(phases) + 1):
         if events.ended_before(number):
             break
@@ -65,7 +66,7 @@ def fit(
             while run.epoch < phase.epochs and not run.finished:
                 events.begin_epoch(phase, steps)
                 epoch = first_epoch + len(run.rows)
-                epoch_key = jax.random.fold_in(key, epoch)
+                epoch_key = jax.random.fold_in(key, jax.device_put(np.uint32(epoch)))
                 timer = StepTimer(run)
                 for batch in timer.batches(train_loader.batches(epoch, run.step)):
                     batch = trainer.place(batch)

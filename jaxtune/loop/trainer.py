@@ -4,6 +4,8 @@ Between two fits the network holds the weights; during a fit the train state doe
 """
 
 import contextlib
+import dataclasses
+import functools
 import math
 import os
 import warnings
@@ -12,7 +14,6 @@ from threading import Thread
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -23,7 +24,7 @@ from jaxtune.data import FeatureLoader, Loader
 from jaxtune.inspect.diff import Snapshot
 from jaxtune.loop.batch_norm_rows import check_enough_rows
 from jaxtune.loop.columns import table_columns
-from jaxtune.loop.compiled_steps import CompiledSteps
+from jaxtune.loop.compiled_steps import CompiledStep, CompiledSteps
 from jaxtune.loop.extra_validation import describe_extra
 from jaxtune.loop.float32 import in_float32, to_float32
 from jaxtune.loop.history import Row
@@ -71,6 +72,37 @@ class NonFiniteLossError(FloatingPointError):
 
     The learner holds its last good weights; the message says from when they are.
     """
+
+
+@dataclasses.dataclass(frozen=True)
+class _OptimizerSettings:
+    """What an optimizer is made of, besides the numbers of a phase."""
+
+    groups: tuple[str, ...]
+    optimizer: Optimizer
+    no_decay: frozenset[str]
+    clip_norm: float | None
+    gradient_accumulation_steps: int
+
+    def optimizer_of(
+        self, labels: nnx.State, rates: Sequence[Any], schedule: Any, weight_decay: Any
+    ) -> optax.GradientTransformation:
+        """Returns the optimizer of a phase with these numbers, see `_numbers`."""
+        return group_optimizer(
+            labels,
+            dict(zip(self.groups, rates, strict=True)),
+            over_updates(schedule, self.gradient_accumulation_steps),
+            optimizer=self.optimizer,
+            weight_decay=weight_decay,
+            no_decay=self.no_decay,
+            clip_norm=self.clip_norm,
+            gradient_accumulation_steps=self.gradient_accumulation_steps,
+        )
+
+
+def _numbers(phase: Phase) -> tuple:
+    """What of a phase lies in the optimizer's state, not in a program."""
+    return phase.rates, phase.schedule, phase.weight_decay
 
 
 class Trainer:
@@ -228,7 +260,8 @@ class Trainer:
         before = {name: getattr(self, name) for name in options}
         vars(self).update(options)
         try:
-            self._optimizer_for(self.labels(()), self._any_phase())
+            any_phase = _numbers(self._any_phase())
+            self._optimizer_settings().optimizer_of(self.labels(()), *any_phase)
         except Exception:
             vars(self).update(before)
             raise
@@ -510,16 +543,13 @@ class Trainer:
         """A phase, for the form of an optimizer's state: it hasn't any numbers yet."""
         return Phase(None, None, 1, (0.0,) * len(self.groups), constant(), 0.0)
 
-    def _optimizer_for(self, labels, phase: Phase) -> optax.GradientTransformation:
-        return group_optimizer(
-            labels,
-            dict(zip(self.groups, phase.rates, strict=True)),
-            over_updates(phase.schedule, self.gradient_accumulation_steps),
-            optimizer=self.optimizer,
-            weight_decay=phase.weight_decay,
-            no_decay=no_decay_paths(self.network),
-            clip_norm=self.clip_norm,
-            gradient_accumulation_steps=self.gradient_accumulation_steps,
+    def _optimizer_settings(self) -> "_OptimizerSettings":
+        return _OptimizerSettings(
+            tuple(self.groups),
+            self.optimizer,
+            no_decay_paths(self.network),
+            self.clip_norm,
+            self.gradient_accumulation_steps,
         )
 
     @in_float32
@@ -542,7 +572,7 @@ class Trainer:
         if same:
             kept = restart_schedule(self._opt_state, state.opt_state)
             state = state.replace(opt_state=kept)
-        state = state.replace(step=jnp.asarray(self.step, jnp.int32))
+        state = state.replace(step=np.int32(self.step))
         return step, jax.device_put(state, self.sharding, may_alias=False)
 
     @in_float32
@@ -551,8 +581,9 @@ class Trainer:
 
         Args:
             phase: Its boundary says what will be frozen; None for what is frozen now.
-            batch: A batch on the devices, with the phase's shapes and dtypes.
-            key: A random key, likewise.
+            batch: A batch on the devices with the phase's shapes and dtypes, or its
+                form, see `batch_form`.
+            key: A random key.
 
         Returns:
             The thread that compiles. Errors in it are ignored: the phase itself raises
@@ -572,28 +603,59 @@ class Trainer:
         return _compile_in_background(step, state, placed, _form(key))
 
     @in_float32
-    def compile_validation_ahead(self, loader: Any) -> Thread | None:
+    def compile_now(
+        self, step: Any, state: TrainState, batch: Mapping, key: jax.Array
+    ) -> list[Thread]:
+        """Compiles a phase's own step in the background, while photos are decoded.
+
+        Args:
+            step: The phase's compiled step, see `begin`.
+            state: Its first state.
+            batch: The form of its batches, see `batch_form`.
+            key: A random key.
+
+        Returns:
+            The thread that compiles, as `compile_ahead` does; none if the step has run
+            before.
+        """
+        if not isinstance(step, CompiledStep) or step.count:
+            return []
+        placed = jax.tree.map(lambda x: _form(x, x.sharding), state)
+        return [_compile_in_background(step, placed, batch, _form(key))]
+
+    @in_float32
+    def compile_validation_ahead(self, loader: Any) -> list[Thread]:
         """Compiles the eval step in the background, as the first step is compiled.
 
         Args:
             loader: Of the photos that are validated on.
 
         Returns:
-            The thread that compiles, as `compile_ahead` does. None if the step has run
+            The thread that compiles, as `compile_ahead` does; none if the step has run
             before, or the loader doesn't tell the form of its batches.
         """
-        step = self.programs.eval_step(self.eval_graphdef())
-        if step.count or not isinstance(loader, Loader) or jax.config.jax_disable_jit:
+        step, batch = self.programs.eval_step(self.eval_graphdef()), None
+        if not step.count:
+            batch = self.batch_form(loader)
+        if batch is None:
+            return []
+        values = jax.tree.map(
+            lambda x: _form(x, self.sharding), split_module(self.network)[1:]
+        )
+        return [_compile_in_background(step, *values, batch)]
+
+    def batch_form(self, loader: Any) -> dict[str, jax.ShapeDtypeStruct] | None:
+        """Returns shapes, dtypes and shardings of a loader's batches on the devices.
+
+        None if the loader doesn't tell, or nothing is compiled.
+        """
+        if not isinstance(loader, Loader) or jax.config.jax_disable_jit:
             return None
         batch = loader.rows(np.zeros(0, np.int32))
         photos = (loader.batch_size, *loader.image_shape)
         batch["image"] = jax.ShapeDtypeStruct(photos, np.uint8)
         rows = rows_sharding(loader.batch_size, self._rows, self.sharding)
-        values = jax.tree.map(
-            lambda x: _form(x, self.sharding), split_module(self.network)[1:]
-        )
-        placed = {name: _form(x, rows) for name, x in batch.items()}
-        return _compile_in_background(step, *values, placed)
+        return {name: _form(x, rows) for name, x in batch.items()}
 
     def check_phases(self, data: Any, phases: Sequence[Phase]) -> None:
         """Raises if a phase would make no update, or a batch has too few rows.
@@ -681,33 +743,30 @@ class Trainer:
         view = with_rematerialization(view) if self.rematerialize else view
         graphdef, params, model_state = split_module(view)
         labels = self.labels(frozen)
-        tx = self._optimizer_for(labels, phase)
+        settings, numbers = self._optimizer_settings(), _numbers(phase)
+        # The program outlives the trainer, so it must not hold it.
+        ema_decay, still = self.ema_decay, still_statistics(view)
 
-        def first_state() -> TrainState:
+        def first_state(params, model_state, numbers) -> TrainState:
             ema = None
-            if self.ema_decay is not None:
+            if ema_decay is not None:
                 ema = init_average(
-                    params,
-                    model_state,
-                    labels,
-                    decay=self.ema_decay,
-                    still=still_statistics(view),
+                    params, model_state, labels, decay=ema_decay, still=still
                 )
+            tx = settings.optimizer_of(labels, *numbers)
             return TrainState.create(params, model_state, tx, ema=ema)
 
+        make = self.programs.first_state(
+            graphdef, labels, first_state, optimizer=(settings, ema_decay)
+        )
         step = self.programs.train_step(
             graphdef,
-            tx,
+            settings.optimizer_of(labels, *numbers),
             labels,
-            optimizer=(
-                self.optimizer,
-                no_decay_paths(self.network),
-                self.clip_norm,
-                self.gradient_accumulation_steps,
-            ),
+            optimizer=settings,
             features=phase.cache_features > 0,
         )
-        return step, first_state
+        return step, functools.partial(make, params, model_state, numbers)
 
     def eval_graphdef(self) -> nnx.GraphDef:
         """Returns the network's graph in eval mode, as validation runs it."""

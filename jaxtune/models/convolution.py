@@ -25,6 +25,7 @@ from jaxtune.models.plain import (
     plain_convolution,
     plain_convolve,
 )
+from jaxtune.models.space_to_depth import space_to_depth_convolve
 
 
 def convolve(
@@ -37,8 +38,9 @@ def convolve(
 ) -> Float[Array, "b h2 w2 d"]:
     """Returns the convolved images, as `torch.nn.functional.conv2d`.
 
-    On a GPU or a TPU this is `jax.lax.conv_general_dilated`; on a CPU it is oneDNN
-    where that is faster (see `onednn_computes`), else XLA's fastest form.
+    On a TPU this is `jax.lax.conv_general_dilated`, and on a GPU, except for a photo's
+    few channels (see `space_to_depth_convolve`); on a CPU it is oneDNN where that is
+    faster (see `onednn_computes`), else XLA's fastest form.
 
     Args:
         x: Images or feature maps.
@@ -219,7 +221,11 @@ def _by_right(cotangent, left, right, *, result, shape, **settings):
 
 
 _convolution_p = _primitive(
-    "convolution", ("result",), plain_convolution, cpu_convolution
+    "convolution",
+    ("result",),
+    plain_convolution,
+    cpu_convolution,
+    on_cuda=functools.partial(plain_convolution, forward=space_to_depth_convolve),
 )
 ad.defbilinear(_convolution_p, _by_left, _by_right)
 _affine_p = _primitive(

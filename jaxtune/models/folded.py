@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxtune.models.plain import plain_convolve
+from jaxtune.models.space_to_depth import space_to_depth_convolve
 
 
 def folded_affine(
@@ -40,6 +40,6 @@ def folded_affine(
         that become `__cudnn$convBiasActivationForward`.
     """
     folded = (weight.astype(jnp.float32) * scale).astype(weight.dtype)
-    y = plain_convolve(x, folded, **window) + shift.astype(x.dtype)
+    y = space_to_depth_convolve(x, folded, **window) + shift.astype(x.dtype)
     y = y if residual is None else y + residual
     return jax.nn.relu(y) if relu else y

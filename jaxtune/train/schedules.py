@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxtune.arguments import (
@@ -139,7 +140,7 @@ def curve(
     padding = MAX_PIECES - len(ends)
 
     def array(values, last, dtype=jnp.float32):
-        return jnp.asarray([*values, *([last] * padding)], dtype)
+        return _array([*values, *([last] * padding)], dtype)
 
     return Curve(
         ends=array(ends, 1.0),
@@ -191,7 +192,7 @@ def one_cycle(
     return Schedule(
         learning_rate=curve(ends, (1 / div, 1.0), (1.0, 1 / div_final)),
         momentum=curve(ends, (start, top), (top, end)),
-        total_steps=jnp.float32(total_steps),
+        total_steps=_array(total_steps),
     )
 
 
@@ -404,8 +405,15 @@ def _at_one_momentum(total_steps: int, rates: Curve, momentum: Any) -> Schedule:
     return Schedule(
         learning_rate=rates,
         momentum=curve((1.0,), (momentum,), (momentum,)),
-        total_steps=jnp.float32(total_steps),
+        total_steps=_array(total_steps),
     )
+
+
+def _array(values: Any, dtype: Any = jnp.float32) -> jax.Array:
+    """An array of numbers; what NumPy can make compiles nothing."""
+    if not any(isinstance(value, jax.Array) for value in jax.tree.leaves(values)):
+        values = np.asarray(values, dtype)
+    return jnp.asarray(values, dtype)
 
 
 def _check(total_steps: Any, fraction: Any, name: str = "pct_start") -> tuple[int, Any]:
