@@ -71,7 +71,9 @@ def fine_tune(
         int | None,
         typer.Option(help="Side of the images, in pixels; default 224, demo 128."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Photos in a batch.")] = 32,
+    batch_size: Annotated[
+        str, typer.Option(help='Photos in a batch; "auto" for as many as fit.')
+    ] = "32",
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     on_error: Annotated[
         str, typer.Option(help="What a broken photo does: raise or skip.")
@@ -107,7 +109,7 @@ def fine_tune(
         demo_photos() if folder is None else folder,
         **_splits(folder),
         size=(_DEMO_SIZE if demo else 224) if size is None else size,
-        batch_size=batch_size,
+        batch_size=_batch_size(batch_size),
         seed=seed,
         on_error=on_error,
     )
@@ -190,6 +192,17 @@ def _cells(kind: str, prediction: Prediction | None) -> list[str]:
         return [label, f"{values.max():.3f}"]
     shown = ", ".join(f"{x:.3f}" for x in values[prediction.index])
     return [", ".join(label) or "none", shown]
+
+
+def _batch_size(given: str) -> int | str:
+    if given == "auto":
+        return given
+    try:
+        return int(given)
+    except ValueError:
+        raise _Failure(
+            f"--batch-size must be a whole number or auto; received {given!r}."
+        ) from None
 
 
 def _show_predictions(model, data, count: int = 10) -> None:

@@ -258,6 +258,19 @@ class Loader:
         batch["mask"][:real] = True
         return batch
 
+    def with_batch_size(self, batch_size: Integer) -> Loader:
+        """Returns a loader of the same photos with another number of rows per batch.
+
+        Decoded photos are shared with this one.
+
+        Args:
+            batch_size: Rows per batch; for training, at most the number of photos.
+        """
+        most = self.num_items if self.shuffle else None
+        other = copy.copy(self)
+        other.batch_size = check_integer(batch_size, "batch_size", least=1, most=most)
+        return other
+
     def in_order(self) -> Loader:
         """Returns a loader of the same photos in order, with a padded last batch.
 

@@ -39,6 +39,7 @@ from jaxtune.data.items import Items, Kind, listing, name_label, regex_label, ro
 from jaxtune.data.labels import label_items
 from jaxtune.data.loader import DEFAULT_CACHE_BYTES, Loader, OnError
 from jaxtune.data.options import (
+    DEFAULT_BATCH_SIZE,
     Augmented,
     LoaderOptions,
     SplitOptions,
@@ -86,6 +87,7 @@ class ImageDataLoaders:
         size: Height and width of the network's input in training, in pixels.
         valid_size: Height and width in validation and prediction.
         batch_size: Rows of a training batch.
+        auto_batch_size: Whether a learner is to find it; until then it is 64.
         seed: Of the split and of the order of the photos.
         augmentation: Applied on the device; if None, training photos are prepared like
             validation photos.
@@ -101,7 +103,7 @@ class ImageDataLoaders:
         *,
         size: Size = 224,
         valid_size: Size | None = None,
-        batch_size: Integer = 64,
+        batch_size: Integer | Literal["auto"] = DEFAULT_BATCH_SIZE,
         seed: Integer = 0,
         augmentation: Augmented = DEFAULT_AUGMENTATION,
         resize: Resize | None = None,
@@ -125,7 +127,8 @@ class ImageDataLoaders:
                 appear larger than in whole photos, else `size`. At 192 px a network
                 trained at 128 made 0.85 of its errors at 128 (mean of eight splits of
                 five data sets), in twice the time a photo; `valid_size=size` saves it.
-            batch_size: Photos per batch.
+            batch_size: Photos per batch; "auto" for what the first learner finds, see
+                `Learner.find_batch_size`.
             seed: Of the order of the photos.
             augmentation: Applied to training photos: an `Augmentation`; a function of
                 your own, or a list of these that may begin with an `Augmentation` (else
@@ -206,6 +209,9 @@ class ImageDataLoaders:
             preparation(train_items.photo(0))
             validation(valid_items.photo(0))
         common = {name: options[name] for name in ("seed", "workers", "on_error")}
+        self.auto_batch_size = options["batch_size"] == "auto"
+        if self.auto_batch_size:
+            options["batch_size"] = min(DEFAULT_BATCH_SIZE, len(self.train_items))
         self.train_loader = Loader(
             self.train_items,
             preparation,
@@ -245,6 +251,19 @@ class ImageDataLoaders:
             self._validation(self.size),
             **{name: getattr(self.valid_loader, name) for name in settings},
         )
+        return other
+
+    def with_batch_size(self, batch_size: Integer) -> ImageDataLoaders:
+        """Returns the same photos in batches of another size.
+
+        Args:
+            batch_size: Photos per batch, at most as many as there are for training.
+        """
+        other = copy.copy(self)
+        other.train_loader = self.train_loader.with_batch_size(batch_size)
+        other.valid_loader = self.valid_loader.with_batch_size(batch_size)
+        other.batch_size = other.train_loader.batch_size
+        other.auto_batch_size = False
         return other
 
     def _validation(self, size: tuple[int, int]) -> Preparation:
@@ -736,7 +755,8 @@ class ImageDataLoaders:
             larger = f" (validation {self.valid_size})"
         lines = [
             f"ImageDataLoaders: {labels}, size {self.size}{larger}, batches"
-            f" of {self.batch_size}, seed {self.seed}"
+            f" of {'auto' if self.auto_batch_size else self.batch_size}, seed"
+            f" {self.seed}"
         ]
         for name, items in (("train", self.train_items), ("valid", self.valid_items)):
             drawn = "" if items.weights is None else ", drawn by weight"

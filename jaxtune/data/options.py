@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from jaxtune.data.splits import check_valid_pct, split_items
 from jaxtune.data.transforms import Augmentation, Transform, as_augmentation
 
 DEFAULT_VALID_PCT = 0.2
+DEFAULT_BATCH_SIZE = 64
 
 #: What `augmentation=` takes, see `as_augmentation`.
 Augmented = Augmentation | Transform | Sequence[Augmentation | Transform] | None
@@ -39,7 +40,7 @@ class LoaderOptions(TypedDict, total=False):
 
     size: Size
     valid_size: Size | None
-    batch_size: Integer
+    batch_size: Integer | Literal["auto"]
     seed: Integer
     augmentation: Augmented
     resize: Resize | None
@@ -77,13 +78,20 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
         )
     checked = dict(options)
     checked["valid_pct"] = check_valid_pct(options.get("valid_pct", DEFAULT_VALID_PCT))
+    auto = isinstance(options.get("batch_size"), str)
+    if auto and options["batch_size"] != "auto":
+        raise TypeError(
+            "batch_size must be a whole number or 'auto'; received "
+            f"{options['batch_size']!r}."
+        )
     checked |= check_loader_arguments(
-        batch_size=options.get("batch_size", 64),
+        batch_size=1 if auto else options.get("batch_size", DEFAULT_BATCH_SIZE),
         seed=options.get("seed", 0),
         workers=options.get("workers"),
         cache_bytes=options.get("cache_bytes", 0),
         on_error=options.get("on_error", "raise"),
     )
+    checked["batch_size"] = "auto" if auto else checked["batch_size"]
     check_resize(options.get("resize"), options.get("pad_mode", "reflection"))
     check_kind(options.get("kind"))
     check_flag(options.get("stratify", True), "stratify")

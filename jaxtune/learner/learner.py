@@ -73,6 +73,7 @@ from jaxtune.learner.settings import (
     fitting_data,
     replaced_loaders,
 )
+from jaxtune.loop.batch_size import find_batch_size
 from jaxtune.loop.callbacks import CallbackList
 from jaxtune.loop.compiled_steps import CompiledSteps
 from jaxtune.loop.events import FitEvents
@@ -332,6 +333,8 @@ class Learner:
         self.lr, self.wd, self.moms = lr, wd, moms
         self.seed = options["seed"]
         self.verbose = options["verbose"]
+        if getattr(data, "auto_batch_size", False):
+            self.data = data.with_batch_size(self.find_batch_size())
 
     # State. Properties with a setter can be assigned between two fits, see `Learner`.
 
@@ -984,6 +987,34 @@ class Learner:
         )
         self._say(result)
         return result
+
+    def find_batch_size(self, most: Integer | None = None) -> int:
+        """Returns the largest batch with which every layer group can train.
+
+        A power of two for each device, of which the compiled step takes at most 0.9 of
+        a device's memory (on a CPU half of the machine's). Nothing is run, and nothing
+        is changed: `learner.data = learner.data.with_batch_size(n)` takes it, and
+        `batch_size="auto"` in the data does both for its first learner. A larger batch
+        is not a better one: with the same photos there are fewer updates.
+
+        Args:
+            most: The largest batch wanted; by default the largest that leaves an epoch
+                20 steps, and at most 512, beyond which steps gain no speed.
+
+        Returns:
+            Photos per batch; those of the present data if the device doesn't tell how
+            much memory it has.
+
+        Raises:
+            TypeError: If `most` is no whole number.
+            ValueError: If it is less than 1.
+            OutOfMemoryError: If not even one photo for each device fits.
+        """
+        if most is not None:
+            most = check_integer(most, "most", least=1)
+        found = find_batch_size(self._trainer, self.data, most)
+        self._say(found)
+        return found.size
 
     @in_float32
     def extend(

@@ -113,10 +113,19 @@ class CompiledStep:
                 lowered = self._jitted.lower(*forms)
             lowered.compile()
 
+    @in_float32
+    def memory_need(self, *forms: Any) -> MemoryNeed:
+        """Compiles the step, likewise; returns the memory that it needs.
+
+        Raises:
+            OutOfMemoryError: If the device has less.
+        """
+        return self._look_ahead(forms, jax.tree.leaves(forms[self._batch]))
+
     def _look_ahead(self, arguments: tuple, batch: list) -> MemoryNeed:
         """The memory it needs. JAX caches the program: the call compiles nothing."""
-        placed = (x for x in jax.tree.leaves(arguments) if isinstance(x, jax.Array))
-        sets = (x.sharding.device_set for x in placed)
+        placed = (getattr(x, "sharding", None) for x in jax.tree.leaves(arguments))
+        sets = (sharding.device_set for sharding in placed if sharding is not None)
         devices = sorted(next(sets, local_devices()[:1]), key=lambda one: one.id)
         need = MemoryNeed(
             self._task,
@@ -136,9 +145,8 @@ class CompiledStep:
 
 def _bytes_of_one(leaf: Any) -> int:
     """Bytes of an array on one of its devices."""
-    if not isinstance(leaf, jax.Array):
-        return leaf.nbytes
-    shape = leaf.sharding.shard_shape(leaf.shape)
+    sharding = getattr(leaf, "sharding", None)
+    shape = leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
     return math.prod(shape) * leaf.dtype.itemsize
 
 

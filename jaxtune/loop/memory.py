@@ -192,10 +192,10 @@ def out_of_memory(need: MemoryNeed, limit: int | None, *, backend: str = "") -> 
     if total is None:
         message += " does not fit"
     elif limit is None:
-        message += f" needs {_size(total)}"
+        message += f" needs {size_text(total)}"
     else:
         each = " of each" if need.devices > 1 else ""
-        message += f" needs {_size(total)}{each}, and there is {_size(limit)}"
+        message += f" needs {size_text(total)}{each}, and there is {size_text(limit)}"
     if total is not None and limit is not None and total <= limit:
         return f"{message}, of which too much is in use. {_taken(need.device)}"
     rows = None if limit is None else need.rows_that_fit(limit)
@@ -267,7 +267,8 @@ def _name(device: Any) -> str:
     return f"{device.platform}:{device.id} ({device.device_kind})"
 
 
-def _size(count: int) -> str:
+def size_text(count: int) -> str:
+    """Returns a number of bytes with its unit."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if count < 1024 or unit == "GiB":
             break

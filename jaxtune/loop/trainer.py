@@ -28,6 +28,7 @@ from jaxtune.loop.compiled_steps import CompiledStep, CompiledSteps
 from jaxtune.loop.extra_validation import describe_extra
 from jaxtune.loop.float32 import in_float32, to_float32
 from jaxtune.loop.history import Row
+from jaxtune.loop.memory import MemoryNeed
 from jaxtune.loop.photos_on_device import PhotosOnDevice
 from jaxtune.loop.recovery import SPOILED, GoodValues, has_diverged, is_readable
 from jaxtune.loop.run_description import describe_groups, name_of
@@ -592,15 +593,37 @@ class Trainer:
         frozen = self.frozen_groups
         if phase.boundary is not None:
             frozen = tuple(self.groups)[: phase.boundary]
-        step, first_state = self._step_and_state(phase, frozen)
-        state = jax.tree.map(
-            lambda x: _form(x, self.sharding), jax.eval_shape(first_state)
-        )
+        step, state = self._step_and_form(phase, frozen)
         if self._photo_batch is not None:
             # This phase has batches of features, the later one of photos.
             batch = self._photo_batch
         placed = {name: _form(x, x.sharding) for name, x in batch.items()}
         return _compile_in_background(step, state, placed, _form(key))
+
+    def _step_and_form(
+        self, phase: Phase, frozen: tuple[str, ...]
+    ) -> tuple[CompiledStep, TrainState]:
+        """The compiled step with these groups frozen, and the form of its state."""
+        step, first_state = self._step_and_state(phase, frozen)
+        state = jax.eval_shape(first_state)
+        return step, jax.tree.map(lambda x: _form(x, self.sharding), state)
+
+    @in_float32
+    def memory_need(self, loader: Loader, rows: int) -> MemoryNeed:
+        """Compiles the step that trains every group; returns the memory it needs.
+
+        Args:
+            loader: Of training photos.
+            rows: Of a batch.
+
+        Raises:
+            OutOfMemoryError: If the device has less.
+        """
+        step, state = self._step_and_form(self._any_phase(), ())
+        batch = self.batch_form(loader.with_batch_size(rows))
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        with self.programs.device_errors():
+            return step.memory_need(state, batch, _form(key))
 
     @in_float32
     def compile_now(

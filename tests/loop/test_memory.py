@@ -181,5 +181,5 @@ def test_a_processors_memory_is_the_machines_or_the_containers(tmp_path, monkeyp
 
 
 def test_small_sizes_read_well():
-    assert memory._size(512) == "512 bytes"
-    assert memory._size(3 * 2**20) == "3.0 MiB"
+    assert memory.size_text(512) == "512 bytes"
+    assert memory.size_text(3 * 2**20) == "3.0 MiB"
