@@ -6,10 +6,10 @@ Batches of 256 at 224 px in bfloat16 on arrays that lie on the device: predictio
 training with the body frozen, unfrozen, and unfrozen with running statistics of the
 body's norms, which is `vision_learner`'s default. Where `--data` names a folder of
 `train/` and `valid/`, also frozen training by `fit` itself: photos decoded, kept on the
-device, augmented there. The peer is torchvision's ResNet-50 with
-fastai's head, channels last, autocast to bfloat16, `torch.compile`. Each is a process
-of its own; all are ready before the first is timed, and then they take turns. Shown are
-medians and ranges over the rounds, and the ratio of each round's speeds to PyTorch's.
+device, augmented there. The peer is torchvision's ResNet-50 with fastai's head,
+channels last, autocast to bfloat16, `torch.compile`. Each is a process of its own; all
+are ready before the first is timed, and then they take turns. Shown are medians and
+ranges over the rounds, and the ratio of each round's speeds to PyTorch's.
 
 - `peak`: the matrix product of 8192 x 8192 that this device does fastest, in the run;
 - `share_of_peak`: the step's floating-point operations, as XLA counts them, per second
@@ -19,8 +19,8 @@ medians and ranges over the rounds, and the ratio of each round's speeds to PyTo
   also measured in the run; `share_of_roofline` is that time / the step's.
 
 Without an accelerator it runs all the same, small, with XLA's own convolutions:
-`python -m benchmarks.gpu --batch 4 --size 64 --arch resnet18 --no-torch`. One line of
-JSON for each case, then a table. PyTorch's part needs
+`python -m benchmarks.gpu --batch 4 --size 64 --arch resnet18 --no-torch`.
+One line of JSON for each case, then a table. PyTorch's part needs
 benchmarks/requirements.txt.
 """
 
@@ -255,7 +255,9 @@ class Worker:
         """Ends it; returns its exit status."""
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
-        return self.process.wait()
+        status = self.process.wait()
+        self.process.stdout.close()
+        return status
 
 
 def serve(options) -> None:

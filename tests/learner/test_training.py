@@ -37,16 +37,16 @@ def test_fine_tune_without_a_frozen_phase(data):
 
 def test_phase_rates_are_fastais(data, monkeypatch):
     seen = []
-    original = Trainer._optimizer_for
+    original = Trainer._step_and_state
 
-    def spy(self, labels, phase):
-        names = set(jax.tree.leaves(labels)) - {FROZEN}
+    def spy(self, phase, frozen):
+        names = set(jax.tree.leaves(self.labels(frozen))) - {FROZEN}
         ends = phase.schedule.learning_rate
         shape = float(ends.ends[0]), float(1 / ends.starts[0])
         seen.append((phase.rates, names, *shape))
-        return original(self, labels, phase)
+        return original(self, phase, frozen)
 
-    monkeypatch.setattr(Trainer, "_optimizer_for", spy)
+    monkeypatch.setattr(Trainer, "_step_and_state", spy)
     learner(data, norms="train").fine_tune(1)
     frozen, foreseen, unfrozen = seen
     assert foreseen == unfrozen
