@@ -63,7 +63,6 @@ from jaxtune.learner.more_classes import extended
 from jaxtune.learner.restore import load_into
 from jaxtune.learner.settings import (
     FINE_TUNING,
-    batch_sizes,
     check_alone,
     check_data,
     check_known,
@@ -324,7 +323,6 @@ class Learner:
                 mean=mean,
                 std=std,
             ),
-            batch_sizes=batch_sizes(data),
         )
         self._data, self._history, self._network = data, History(), network
         self._thresholds = None
@@ -364,7 +362,6 @@ class Learner:
         programs = trainer.programs
         trainer.take_data(
             programs=programs if programs.fit_data(data) else programs.for_data(data),
-            batch_sizes=batch_sizes(data),
         )
         self._data, self._last_run = data, None
 

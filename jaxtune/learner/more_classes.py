@@ -12,7 +12,6 @@ from flax import nnx
 from jaxtune.arguments import check_flag, check_function
 from jaxtune.learner.loss_and_metrics import fit_measures, scaled_objective
 from jaxtune.learner.settings import (
-    batch_sizes,
     check_data,
     check_options,
     check_same_labels,
@@ -112,7 +111,6 @@ def extended(
     trainer.take_network(
         network,
         programs=programs,
-        batch_sizes=batch_sizes(data),
     )
     trainer.extra_loaders = extra_loaders
     line = f"{classes_in_words(before.classes, data.classes)} · " + (

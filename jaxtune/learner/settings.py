@@ -198,11 +198,6 @@ def replaced_loaders(sources: Any, data: Any, metrics: Any) -> dict[str, Any]:
         ) from None
 
 
-def batch_sizes(data: Any) -> tuple[int, int]:
-    """Returns the numbers of rows of training and of validation batches."""
-    return data.train_loader.batch_size, data.valid_loader.batch_size
-
-
 def check_alone(phases: Any, **options: Any) -> None:
     """Raises a ValueError if options of `fine_tune` are given together with phases."""
     given = [name for name, value in options.items() if value is not None]

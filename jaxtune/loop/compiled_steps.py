@@ -29,6 +29,7 @@ from jaxtune.inspect.gradcam import grad_cam
 from jaxtune.loop.float32 import in_float32
 from jaxtune.loop.memory import MemoryNeed, check_fits, device_errors, memory_limit
 from jaxtune.loop.run_description import name_of
+from jaxtune.loop.sharding import real_rows
 from jaxtune.train import (
     Metric,
     TrainState,
@@ -356,7 +357,7 @@ class CompiledSteps:
                 loss=self.loss,
                 objective=self.objective,
                 labels=labels,
-                prepare=None if features else self._augmented,
+                prepare=_features if features else self._augmented,
                 apply=apply_head if features else apply_module,
                 mixing=self.mixing,
             ),
@@ -402,7 +403,7 @@ class CompiledSteps:
         """
 
         def plain(batch):
-            return batch["image"] if features else self._plain(batch["image"])
+            return real_rows(batch) if features else self._plain(real_rows(batch))
 
         return self._made(
             ("eval", graphdef, features),
@@ -432,7 +433,7 @@ class CompiledSteps:
             if augmented:
                 images = self._augmented(batch, jax.random.split(key)[0])
             else:
-                images = self._plain(batch["image"])
+                images = self._plain(real_rows(batch))
             return apply_body(graphdef, params, model_state, images)[0]
 
         key = ("features", graphdef, augmented)
@@ -482,7 +483,7 @@ class CompiledSteps:
         """Returns the compiled loss: (outputs, label) -> a value for each row."""
 
         def losses(outputs, label):
-            return row_values(self.loss, outputs, label, role="loss")
+            return row_values(self.loss, outputs[: len(label)], label, role="loss")
 
         return self._made(("loss",), lambda: losses, "the loss", batch=0)
 
@@ -553,7 +554,7 @@ class CompiledSteps:
 
     def _augmented(self, batch: Mapping, key: jax.Array) -> jax.Array:
         return training_images(
-            batch,
+            {**batch, "image": real_rows(batch)},
             key,
             size=self._size,
             augmentation=self._augmentation,
@@ -566,6 +567,10 @@ class CompiledSteps:
 
     def _plain(self, images: jax.Array) -> jax.Array:
         return validation_images(images, mean=self.mean, std=self.std)
+
+
+def _features(batch: Mapping, key: jax.Array) -> jax.Array:
+    return real_rows(batch)
 
 
 class _Compared:

@@ -113,4 +113,5 @@ class _OnDevice:
 @jax.jit
 def _taken(photos: jax.Array, positions: jax.Array, mask: jax.Array) -> jax.Array:
     """The photos (b, h, w, c) at some positions, zeros in padded rows."""
+    mask = jnp.pad(mask, (0, len(positions) - len(mask)))
     return jnp.where(mask[:, None, None, None], photos[positions], 0)

@@ -33,7 +33,7 @@ from jaxtune.loop.photos_on_device import PhotosOnDevice
 from jaxtune.loop.recovery import SPOILED, GoodValues, has_diverged, is_readable
 from jaxtune.loop.run_description import describe_groups, name_of
 from jaxtune.loop.run_state import RunState
-from jaxtune.loop.sharding import data_sharding, place_batch, rows_sharding
+from jaxtune.loop.sharding import data_sharding, filled_up, place_batch
 from jaxtune.train import (
     ComputePrecision,
     Norms,
@@ -138,7 +138,6 @@ class Trainer:
         optimizer: Optimizer,
         clip_norm: float | None,
         programs: CompiledSteps,
-        batch_sizes: tuple[int, ...],
         ema_decay: float | None = None,
         gradient_accumulation_steps: int = 1,
         precision: ComputePrecision = "float32",
@@ -154,8 +153,6 @@ class Trainer:
             clip_norm: Largest global norm of the trained parameters' gradients, or
                 None.
             programs: Makes and caches the compiled steps.
-            batch_sizes: Rows of training and of validation batches, which are split
-                over devices.
             ema_decay: Decay of the weights' moving average, which is validated and
                 saved; None for no average.
             gradient_accumulation_steps: Batches per update.
@@ -191,7 +188,7 @@ class Trainer:
         self.step = 0
         self.snapshots: list[Snapshot] = []
         self.extra_loaders: Mapping[str, Any] = {}
-        self._rows, self.sharding = data_sharding(*batch_sizes)
+        self._rows, self.sharding = data_sharding()
         self._photo_batch: dict[str, jax.Array] | None = None
         enable_compilation_cache()
 
@@ -217,14 +214,12 @@ class Trainer:
         module: nnx.Module,
         *,
         programs: CompiledSteps,
-        batch_sizes: tuple[int, ...],
     ) -> None:
         """Replaces the network by one with the same groups; resets the optimizer.
 
         Args:
             module: The network.
             programs: Makes and caches its compiled steps.
-            batch_sizes: Rows of training and of validation batches.
 
         Raises:
             ValueError: If one of its parameters is in no group or several.
@@ -233,19 +228,16 @@ class Trainer:
         group_labels(split_module(module)[1], self.groups)
         self.network, self.programs = module, programs
         self._opt_state, self.snapshots = None, []
-        self._rows, self.sharding = data_sharding(*batch_sizes)
+        self._rows, self.sharding = data_sharding()
 
-    def take_data(
-        self, *, programs: CompiledSteps, batch_sizes: tuple[int, ...]
-    ) -> None:
-        """Replaces the compiled steps and batch sizes; keeps the optimizer's state.
+    def take_data(self, *, programs: CompiledSteps) -> None:
+        """Replaces the compiled steps; keeps the optimizer's state.
 
         Args:
             programs: Makes and caches the compiled steps for the new data.
-            batch_sizes: Rows of training and of validation batches.
         """
         self.programs = programs
-        self._rows, self.sharding = data_sharding(*batch_sizes)
+        self._rows, self.sharding = data_sharding()
 
     def take_optimizer(self, **options: Any) -> None:
         """Replaces the optimizer; its state starts from scratch.
@@ -529,8 +521,9 @@ class Trainer:
         step = self.programs.answer_step(self.eval_graphdef())
         for batch in loader.batches():
             outputs, _ = step(*values, self.place(batch)["image"])
-            real = np.asarray(batch.get("mask", np.ones(len(outputs), bool)))
-            if not np.isfinite(np.asarray(outputs)[real]).all():
+            rows = len(batch["label"])
+            real = np.asarray(batch.get("mask", np.ones(rows, bool)))
+            if not np.isfinite(np.asarray(outputs)[:rows][real]).all():
                 return False
         return True
 
@@ -675,10 +668,11 @@ class Trainer:
         if not isinstance(loader, Loader) or jax.config.jax_disable_jit:
             return None
         batch = loader.rows(np.zeros(0, np.int32))
-        photos = (loader.batch_size, *loader.image_shape)
-        batch["image"] = jax.ShapeDtypeStruct(photos, np.uint8)
-        rows = rows_sharding(loader.batch_size, self._rows, self.sharding)
-        return {name: _form(x, rows) for name, x in batch.items()}
+        rows = filled_up(loader.batch_size, self._rows.num_devices)
+        others = self._rows if rows == loader.batch_size else self.sharding
+        form = {name: _form(x, others) for name, x in batch.items()}
+        photos = jax.ShapeDtypeStruct((rows, *loader.image_shape), np.uint8)
+        return form | {"image": _form(photos, self._rows)}
 
     def check_phases(self, data: Any, phases: Sequence[Phase]) -> None:
         """Raises if a phase would make no update, or a batch has too few rows.

@@ -140,7 +140,8 @@ def gather(
     parts = jax.device_get(parts)
     return {
         name: np.concatenate(
-            [part[name][mask] for part, mask in zip(parts, masks, strict=True)]
+            # Rows that were filled up for the devices come last.
+            [part[name][: len(m)][m] for part, m in zip(parts, masks, strict=True)]
         )
         for name in parts[0]
     }

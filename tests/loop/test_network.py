@@ -42,7 +42,6 @@ def make(net, **options):
         optimizer=adam,
         clip_norm=None,
         programs=programs,
-        batch_sizes=(8,),
         **settings,
     )
 

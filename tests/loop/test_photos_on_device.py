@@ -34,7 +34,7 @@ def decode(loader):
 
 
 def on_device(used=0):
-    rows, everywhere = data_sharding(8)
+    rows, everywhere = data_sharding()
     return PhotosOnDevice(rows=rows, everywhere=everywhere, used=lambda: used)
 
 

@@ -1,3 +1,4 @@
+import json
 import os
 import socket
 import subprocess
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from processes import PLACES, run_script
 
-from jaxtune.loop.sharding import data_sharding, place_batch
+from jaxtune.loop.sharding import data_sharding, place_batch, real_rows
 
 SCRIPT = """
 import sys
@@ -27,12 +28,12 @@ print(len(jax.local_devices()), len(leaf.sharding.device_set), model.num_program
 
 
 def test_rows_are_split_and_values_kept():
-    rows, everywhere = data_sharding(8, 6)
-    batch = {"image": np.arange(8.0).reshape(8, 1)}
+    rows, everywhere = data_sharding()
+    batch = {"image": np.arange(8.0).reshape(8, 1), "label": np.arange(8)}
     placed = place_batch(batch, rows, everywhere)
-    np.testing.assert_array_equal(placed["image"], batch["image"])
+    np.testing.assert_array_equal(real_rows(placed), batch["image"])
     assert everywhere.is_fully_replicated
-    assert len(rows.device_set) <= len(jax.local_devices())
+    assert rows.device_set == set(jax.local_devices())
 
 
 def run(devices: int, root: Path) -> list[float]:
@@ -48,52 +49,81 @@ def test_two_devices_train_as_one_does(root):
     np.testing.assert_allclose(two[4], one[4], rtol=0.05)
 
 
-IDLE = """
-import sys, warnings
+PLACED = """
+import sys
 import numpy as np
-from jaxtune.loop.sharding import data_sharding, place_batch
-sizes = [int(size) for size in sys.argv[1:]]
-with warnings.catch_warnings(record=True) as said:
-    warnings.simplefilter("always")
-    for _ in range(2):
-        rows, everywhere = data_sharding(*sizes)
-    for _ in range(2):
-        for count in (8, 9, 1):
-            placed = place_batch({"x": np.zeros((count, 2))}, rows, everywhere)
-print(rows.num_devices)
-for warning in said:
-    print(warning.message)
+from jaxtune.loop.sharding import data_sharding, place_batch, real_rows
+rows, everywhere = data_sharding()
+for count in map(int, sys.argv[1:]):
+    batch = {"image": np.ones((count, 2)), "label": np.arange(count)}
+    placed = place_batch(batch, rows, everywhere)
+    np.testing.assert_array_equal(placed["label"], batch["label"])
+    np.testing.assert_array_equal(real_rows(placed), batch["image"])
+    # What was placed once stays as it is.
+    again = place_batch(placed, rows, everywhere)["image"]
+    assert again.shape == placed["image"].shape and again.is_fully_addressable
+    shard = placed["image"].addressable_shards[0].data
+    print(len(placed["image"].sharding.device_set), len(placed["image"]), len(shard))
 """
 
 
-def idle(*sizes: int) -> list[str]:
-    return run_script(IDLE, *sizes, devices=4).splitlines()
+def test_photos_are_filled_up_for_all_devices():
+    lines = run_script(PLACED, 8, 9, 6, 1, devices=4).splitlines()
+    assert lines == ["4 8 2", "4 12 3", "4 8 2", "4 4 1"]
 
 
-def test_devices_that_idle_are_said_once():
-    assert idle(6)[:2] == [
-        "3",
-        "3 of 4 cpu devices are used: a batch of 6 rows can't be split evenly among "
-        "more. batch_size=4 or 8 would use all 4.",
-    ]
-    assert idle(3)[:2] == [
-        "3",
-        "3 of 4 cpu devices are used: a batch of 3 rows can't be split evenly among "
-        "more. batch_size=4 would use all 4.",
-    ]
-    used, said = idle(5, 8)
-    assert used == "1" and said.startswith("1 of 4 cpu devices is used: batches of 5 ")
+UNEVEN = """
+import json, sys
+import jax, numpy as np
+from small import two_convolutions
+from jaxtune import ImageDataLoaders, error_rate, vision_learner
+
+count, rows, norms = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+rng = np.random.default_rng(0)
+count += 13
+photos = rng.integers(0, 254, (count, 40, 40, 3)).astype(np.uint8)
+labels = np.arange(count) % 3
+photos[labels == 1, ..., 0] //= 2
+data = ImageDataLoaders.from_arrays(
+    (photos[13:], labels[13:]),
+    (photos[:13] + 1, labels[:13]),
+    size=32,
+    batch_size=rows,
+    seed=0,
+)
+model = vision_learner(
+    data, two_convolutions, cut=4, hidden=(16,), verbose=False, metrics=error_rate,
+    norms=norms,
+)
+history = model.fine_tune(2, 1e-3, freeze_epochs=1)
+losses = [float(loss) for each in history.step_losses.values() for loss in each]
+print(json.dumps({
+    "devices": len(jax.devices()),
+    "programs": model.num_programs,
+    "losses": losses,
+    "valid": [[row.valid_loss, row.metrics["error_rate"]] for row in history],
+    "predictions": np.asarray(model.get_preds().probabilities).tolist(),
+    "augmented": np.asarray(model.tta(n=2).probabilities).tolist(),
+}))
+"""
 
 
-def test_a_batch_that_lies_on_every_device_is_said_once():
-    used, *said = idle(8)
-    assert used == "4"
-    assert said == [
-        "a batch of 9 rows can't be split evenly among 4 devices, so each of them "
-        "computes all of it. batch_size=8 or 12 would be split.",
-        "a batch of 1 rows can't be split evenly among 4 devices, so each of them "
-        "computes all of it. batch_size=4 would be split.",
-    ]
+@pytest.mark.end_to_end
+@pytest.mark.parametrize(
+    ("photos", "rows", "norms"),
+    [(60, 6, "train"), (60, 7, "running"), (4, 3, "frozen")],
+    ids=["batch norms that train", "an odd number", "fewer photos than devices"],
+)
+def test_eight_devices_train_as_one_whatever_divides_the_batch(photos, rows, norms):
+    one, eight = (
+        json.loads(run_script(UNEVEN, photos, rows, norms, devices=devices))
+        for devices in (1, 8)
+    )
+    assert (one.pop("devices"), eight.pop("devices")) == (1, 8)
+    assert one["programs"] == eight["programs"]
+    assert len(one["losses"]) == 3 * (photos // rows)
+    for name in ("losses", "valid", "predictions", "augmented"):
+        np.testing.assert_allclose(eight[name], one[name], rtol=1e-3, atol=1e-4)
 
 
 TWO = """
