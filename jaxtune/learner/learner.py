@@ -129,7 +129,6 @@ from jaxtune.train import (
     checked_phases,
     constant,
     default_activation,
-    fine_tune_phases,
     flat_cosine,
     gradual_phases,
     one_cycle,
@@ -652,7 +651,7 @@ class Learner:
         unfreeze_to: Integer | str | None = None,
         wd: Number | None = None,
         moms: Sequence[Number] | None = None,
-        cache_features: Integer = 0,
+        cache_features: Integer | None = None,
         callbacks: Callbacks = None,
         run: str | os.PathLike | None = None,
         save_every: Number | None = None,
@@ -664,7 +663,9 @@ class Learner:
         groups). Phase 2 trains `epochs` epochs unfrozen, at peak learning rates from
         base_lr / 2 / lr_mult in the first group to base_lr / 2 in the last. Both follow
         the one-cycle schedule. The recipe says what is not given, see `RECIPES` in
-        jaxtune.train; `plan` shows what comes out.
+        jaxtune.train: with fewer than eight batches an epoch, the head makes 40 updates
+        in phase 1, on stored features, and phase 2 has half its rates, unless
+        `freeze_epochs` or `cache_features` is given. `plan` shows what comes out.
 
         With `run`, the run is saved in a folder, in the background. Repeating the call
         in a new process resumes the run where it was stopped or killed; on the same
@@ -677,8 +678,8 @@ class Learner:
             recipe: "default"; "fast", which keeps the first of three layer groups
                 frozen; or "fastai": its steps, with norm layers as `norms="train"` in
                 this call.
-            freeze_epochs: Epochs before unfreezing, 1 in all recipes; 0 leaves phase 1
-                out.
+            freeze_epochs: Epochs before unfreezing; if None, 1, and more with few
+                batches (see above). 0 leaves phase 1 out.
             lr_mult: In phase 2, the last group's learning rate / the first group's; 100
                 in all recipes.
             pct_start: Fraction of phase 2 in which the rates rise, 0.3 in all recipes;
@@ -694,7 +695,8 @@ class Learner:
                 frozen body's features of every photo are computed once and kept in
                 memory; its epochs take the draws in turn, and the body runs no more.
                 With as many draws as `freeze_epochs` the values are those without;
-                fewer see fewer variants of each photo. 0 keeps none.
+                fewer see fewer variants of each photo. 0 keeps none, as does None but
+                with few batches.
             callbacks: One or several, see `Callback`.
             run: Folder to save the run in; created if missing. Not saved if None.
             save_every: Seconds between two checkpoints, 60 if None; 0 starts the next
@@ -1661,17 +1663,17 @@ class Learner:
     ) -> tuple[Phase, ...]:
         if unfreeze_to is not None:
             unfreeze_to = boundary_index(unfreeze_to, self.groups, name="unfreeze_to")
-        options |= {"base_lr": base_lr, "unfreeze_to": unfreeze_to}
-        chosen = check_recipe(recipe)
-        phases = fine_tune_phases(
+        return check_recipe(recipe).phases(
             len(self.groups),
             len(self.data.train_loader),
             epochs,
+            stores_features=self._trainer.stores_features(self.data.train_loader),
+            base_lr=base_lr,
+            unfreeze_to=unfreeze_to,
             weight_decay=self._decay_of(wd),
             momentums=self._momentums_of(moms),
-            **chosen.options(len(self.groups), options),
+            **options,
         )
-        return chosen.named(phases)
 
     @contextlib.contextmanager
     def _norms_as(self, norms: Norms | None) -> Iterator[None]:

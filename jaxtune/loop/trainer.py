@@ -710,6 +710,23 @@ class Trainer:
                     "out."
                 )
 
+    def stores_features(self, loader: Any) -> bool:
+        """Returns whether the features of a body that is frozen can be stored.
+
+        Args:
+            loader: Of training photos.
+        """
+        if len(self.groups) < 2 or not isinstance(loader, Loader):
+            return False
+        head_only = dataclasses.replace(
+            self._any_phase(), boundary=len(self.groups) - 1, cache_features=1
+        )
+        try:
+            self._check_features([head_only])
+        except ValueError:
+            return False
+        return True
+
     def check_rows(self, data: Any, phases: Sequence[Phase]) -> None:
         """Raises if batches have one row and a batch norm that trains needs more.
 

@@ -1,12 +1,12 @@
 """Recipes: what `fine_tune` does where nothing else is said, as plain data."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from jaxtune.arguments import Integer, check_choice
+from jaxtune.arguments import Integer, check_choice, check_integer
 from jaxtune.train.freezing import Norms
-from jaxtune.train.phases import Phase
+from jaxtune.train.phases import Phase, fine_tune_phases
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +24,17 @@ class Recipe:
         pct_start: Fraction of phase 2 before the peak.
         div: Phase 2 starts at the peak learning rates / div.
         div_final: Both phases end at the peak learning rates / div_final.
+        few_batches: With fewer batches an epoch, the head trains first: in phase 1 for
+            `head_updates` updates at least, on stored features of `draws` draws of the
+            augmentation, and the rates of phase 2 are `rate_after` of what they were.
+        head_updates: See `few_batches`.
+        draws: See `few_batches`.
+        rate_after: See `few_batches`.
+
+    References:
+        Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform
+        Out-of-Distribution", https://arxiv.org/abs/2202.10054 (the head first, to
+        convergence). benchmarks/README.md has what each choice was measured to bring.
     """
 
     name: str
@@ -36,16 +47,38 @@ class Recipe:
     pct_start: float = 0.3
     div: float = 5.0
     div_final: float = 1e5
+    few_batches: int = 8
+    head_updates: int = 40
+    draws: int = 2
+    rate_after: float = 0.5
 
-    def options(self, num_groups: Integer, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the options of `fine_tune_phases` for a network.
+    def phases(
+        self,
+        num_groups: Integer,
+        steps_per_epoch: Integer,
+        epochs: Integer,
+        *,
+        stores_features: bool = True,
+        **given: Any,
+    ) -> tuple[Phase, ...]:
+        """Returns the phases of a network.
 
         Args:
             num_groups: Number of layer groups.
-            given: Options that were asked for. None stands for the recipe's, of those
-                that it has.
+            steps_per_epoch: Batches in an epoch.
+            epochs: Epochs after unfreezing.
+            stores_features: Whether the frozen body's features can be stored, see
+                `Phase.cache_features`.
+            **given: Options of `fine_tune_phases` that were asked for. None stands for
+                the recipe's.
+
+        Raises:
+            TypeError: As `fine_tune_phases`.
+            ValueError: Likewise.
         """
-        found = {
+        steps_per_epoch = check_integer(steps_per_epoch, "steps_per_epoch", least=1)
+        given = {name: value for name, value in given.items() if value is not None}
+        options: dict[str, Any] = {
             "base_lr": self.base_lr,
             "freeze_epochs": self.freeze_epochs,
             "unfreeze_to": int(self.keeps_early_groups and num_groups > 2),
@@ -54,19 +87,25 @@ class Recipe:
             "div": self.div,
             "div_final": self.div_final,
         }
-        said = {
-            name: value
-            for name, value in given.items()
-            if value is not None or name not in found
-        }
-        return found | said
+        few = (
+            steps_per_epoch < self.few_batches
+            and stores_features
+            and not {"freeze_epochs", "cache_features"} & set(given)
+        )
+        if few:
+            options["freeze_epochs"] = -(-self.head_updates // steps_per_epoch)
+            options["cache_features"] = self.draws
+        phases = fine_tune_phases(
+            num_groups, steps_per_epoch, epochs, **options | given
+        )
+        if few:
+            *before, last = phases
+            rates = tuple(rate * self.rate_after for rate in last.rates)
+            phases = (*before, dataclasses.replace(last, rates=rates))
+        return self._named(phases)
 
-    def named(self, phases: Sequence[Phase]) -> tuple[Phase, ...]:
-        """Returns the phases with the recipe in their names, but for the default.
-
-        Args:
-            phases: As `fine_tune_phases` returns them.
-        """
+    def _named(self, phases: Sequence[Phase]) -> tuple[Phase, ...]:
+        """The phases with the recipe in their names, but for the default."""
         if self.name == "default":
             return tuple(phases)
         return tuple(
@@ -83,6 +122,12 @@ class Recipe:
             rules.append("the first of three or more layer groups stays frozen")
         if self.norms == "train":
             rules.append("all norm layers use batch statistics and train")
+        if self.few_batches:
+            rules.append(
+                f"with fewer than {self.few_batches} batches an epoch the head first "
+                f"makes {self.head_updates} updates on stored features of {self.draws} "
+                f"draws, and phase 2 has {self.rate_after:g} of its rates"
+            )
         return tuple(rules)
 
 
@@ -92,7 +137,7 @@ RECIPES = {
     for recipe in (
         Recipe("default", "fastai's schedule"),
         Recipe("fast", "fastai's schedule, cheaper", keeps_early_groups=True),
-        Recipe("fastai", "fastai's schedule and norms", norms="train"),
+        Recipe("fastai", "fastai's schedule and norms", norms="train", few_batches=0),
     )
 }
 

@@ -1,5 +1,7 @@
 """Recipes of `fine_tune`, and a body that keeps its running statistics."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import runs
@@ -8,7 +10,7 @@ from photos import make_photos
 from runs import smallest_network
 from small import small_network, small_pretrained, two_convolutions
 
-from jaxtune import ImageDataLoaders, vision_learner
+from jaxtune import ImageDataLoaders, MixUp, vision_learner
 from jaxtune.models import GlobalAvgPool, Linear, Sequential
 from jaxtune.train import RECIPES, fine_tune_phases, has_statistics, training_view
 from jaxtune.train.freezing import norms_of_group, running_groups
@@ -97,7 +99,7 @@ def test_fastais_recipe_is_its_schedule_with_its_norms(data):
 
 def test_a_recipe_is_in_the_plan_in_the_start_line_and_in_the_phases(data, capsys):
     model = learner(data)
-    assert 'recipe "default": fastai\'s schedule\n' in str(model.plan(3))
+    assert 'recipe "default": fastai\'s schedule; with fewer' in str(model.plan(3))
     text = " ".join(str(model.plan(3, recipe="fast")).split())
     assert 'recipe "fast"' in text and "three or more layer groups stays" in text
     assert "train " in str(model.plan(3, recipe="fastai"))
@@ -113,21 +115,69 @@ def test_a_recipe_is_in_the_plan_in_the_start_line_and_in_the_phases(data, capsy
 
 
 def test_what_is_given_goes_before_the_recipe():
-    given = {"lr_mult": 7.0, "unfreeze_to": 0, "base_lr": None, "cache_features": 0}
-    options = RECIPES["fast"].options(3, given)
-    assert (options["lr_mult"], options["unfreeze_to"]) == (7.0, 0)
-    assert options["base_lr"] == RECIPES["fast"].base_lr
-    assert RECIPES["fast"].options(3, {})["unfreeze_to"] == 1
-    assert RECIPES["fast"].options(2, {})["unfreeze_to"] == 0
+    phases = RECIPES["fast"].phases(3, 10, 2, lr_mult=4.0, unfreeze_to=0, base_lr=None)
+    assert phases[1].boundary == 0 and phases[1].rates[-1] == 1e-3
+    assert phases[1].rates[0] == pytest.approx(1e-3 / 4)
+    assert RECIPES["fast"].phases(3, 10, 2)[1].boundary == 1
+    assert RECIPES["fast"].phases(2, 10, 2)[1].boundary == 0
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_has_the_steps_of_fastai(name):
+@pytest.mark.parametrize("steps", [8, 50])
+def test_every_recipe_has_the_steps_of_fastai(name, steps):
     """Golden values of fine_tune(2) hold for `fine_tune_phases`: these are its own."""
-    options = RECIPES[name].options(2, {})
-    phases = RECIPES[name].named(fine_tune_phases(2, 5, 2, **options))
-    plain = fine_tune_phases(2, 5, 2)
+    phases = RECIPES[name].phases(2, steps, 2)
+    plain = fine_tune_phases(2, steps, 2)
     assert [p.as_dict() for p in phases] == [p.as_dict() for p in plain]
+
+
+@pytest.mark.parametrize(("steps", "frozen_epochs"), [(1, 40), (3, 14), (7, 6)])
+def test_with_few_batches_the_head_trains_first(steps, frozen_epochs):
+    head, whole = RECIPES["default"].phases(3, steps, 2)
+    assert (head.epochs, head.cache_features) == (frozen_epochs, 2)
+    assert head.epochs * steps >= 40
+    assert whole.epochs == 2 and whole.rates[-1] == 2e-3 / 4
+    plain = fine_tune_phases(3, steps, 2)[1]
+    rates = tuple(rate / 2 for rate in plain.rates)
+    assert dataclasses.replace(plain, rates=rates).as_dict() == whole.as_dict()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"freeze_epochs": 1},
+        {"cache_features": 0},
+        {"stores_features": False},
+        {"freeze_epochs": 1, "cache_features": 1},
+    ],
+    ids=str,
+)
+def test_but_not_where_the_frozen_phase_was_asked_for(given):
+    asked = {k: v for k, v in given.items() if k != "stores_features"}
+    phases = RECIPES["default"].phases(3, 3, 2, **given)
+    plain = fine_tune_phases(3, 3, 2, **asked)
+    assert [p.as_dict() for p in phases] == [p.as_dict() for p in plain]
+    fastai = RECIPES["fastai"].phases(3, 3, 2)
+    assert [p.as_dict() for p in fastai] == [
+        p.as_dict() for p in fine_tune_phases(3, 3, 2)
+    ]
+
+
+def test_a_learner_with_few_batches_has_the_rule_in_its_plan(data, capsys):
+    few = data.with_batch_size(16)
+    assert len(few.train_loader) < 8
+    model = learner(few)
+    assert "fewer than 8 batches" in " ".join(str(model.plan(1)).split())
+    assert model.plan(1).phases[0].cache_features == 2
+    # Where norms see batches, or photos are mixed, features can't be stored.
+    assert model.plan(1, recipe="fastai").phases[0].cache_features == 0
+    assert learner(few, norms="train").plan(1).phases[0].epochs == 1
+    assert learner(few, mixing=MixUp()).plan(1).phases[0].epochs == 1
+    model.verbose = True
+    history = model.fine_tune(1)
+    assert "features cached, 2 of each photo" in capsys.readouterr().out
+    frozen = [row for row in history if row.phase == 1]
+    assert len(frozen) * len(few.train_loader) >= 40 and history[-1].phase == 2
 
 
 def test_a_recipe_that_there_is_not_is_refused(data):
