@@ -64,8 +64,11 @@ def fine_tune(
     ] = None,
     epochs: Annotated[int, typer.Option(help="Epochs after unfreezing.")] = 3,
     freeze_epochs: Annotated[
-        int, typer.Option(help="Epochs with the body frozen.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            help="Epochs with the body frozen; default: 1, or as the recipe says."
+        ),
+    ] = None,
     base_lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
     size: Annotated[
         int | None,
@@ -101,7 +104,8 @@ def fine_tune(
         )
     check_number(base_lr, "--base-lr", above=0)
     check_epochs(epochs, "--epochs")
-    check_epochs(freeze_epochs, "--freeze-epochs", least=0)
+    if freeze_epochs is not None:
+        check_epochs(freeze_epochs, "--freeze-epochs", least=0)
     if out is not None:
         check_run_folder(out)
     local_devices()
