@@ -2,7 +2,7 @@
 
     python -m benchmarks.accuracy hymenoptera flowers5 --seeds 3 --out results.json
 
-Fine-tunes a pretrained ResNet-18 (`fine_tune(3, freeze_epochs=1)`, 128 px, batches of
+Fine-tunes a pretrained ResNet-18 (`fine_tune(3)`, 128 px, batches of
 32, random resized crop with min_scale 0.35, flip) on each folder of JAXTUNE_DATA_DIR
 with each `norms` and seed, and prints the final error rates, one line of JSON a run,
 and a table of means. About 40 minutes for two folders and three seeds on two cores.
@@ -28,7 +28,7 @@ def run(root: Path, norms: str, seed: int) -> dict:
     model = vision_learner(
         data, resnet18, metrics=error_rate, norms=norms, verbose=False
     )
-    history = model.fine_tune(3, freeze_epochs=1)
+    history = model.fine_tune(3)
     return {
         "data": root.name,
         "norms": norms,

@@ -2,7 +2,7 @@
 
     python -m benchmarks.fine_tune flowers5 hymenoptera --rounds 3
 
-Each job is a process of its own: `fine_tune(3, freeze_epochs=1)` of a pretrained
+Each job is a process of its own: `fine_tune(3)` of a pretrained
 ResNet-18 on a folder of JAXTUNE_DATA_DIR, 128 px, batches of 32, random resized crop
 (min_scale 0.35) and flip, error rate. `--arch`, `--size` and `--batch-size` choose
 others, as for a GPU, on which fastai trains with `to_fp16()`. jaxtune and fastai take
@@ -43,7 +43,7 @@ data = ImageDataLoaders.from_folder(
     {data}
 )
 model = vision_learner(data, arch, metrics=error_rate, {learner})
-model.fine_tune({epochs}, freeze_epochs=1, {call})
+model.fine_tune({epochs}, {call})
 print("error_rate", model.history[-1].metrics["error_rate"], flush=True)
 """
 

@@ -29,6 +29,7 @@ RECIPES = {
     "fastai": ({"valid_size": 128}, {}, {"recipe": "fastai"}),
     "default": ({}, {}, {}),
     "fast": ({}, {}, {"recipe": "fast"}),
+    "one frozen epoch": ({}, {}, {"freeze_epochs": 1}),
     "larger validation only": ({}, {"norms": "frozen"}, {}),
     "running statistics only": ({"valid_size": 128}, {}, {}),
     "late groups, lr_mult=20": ({}, {}, {"recipe": "fast", "lr_mult": 20}),

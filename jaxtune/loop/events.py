@@ -258,9 +258,8 @@ class FitEvents:
             start_line += f" · features cached, {draws} of each photo"
         data, extra = self._data, trainer.extra_loaders.values()
         loaders = [data.train_loader, data.valid_loader, *extra]
-        if not phase.cache_features and trainer.photos_on_device().have_room(loaders):
-            size = sum(loader.cached_bytes for loader in loaders) / 1e9
-            start_line += f" · photos kept on the device ({size:.2f} GB)"
+        if not phase.cache_features:
+            start_line += trainer.photos_on_device().says_where(loaders)
         table = Reporter(start_line, trainer.columns, verbose=self._verbose)
         with table as self._reporter:
             for row in self.run.rows_of(trainer.phase):

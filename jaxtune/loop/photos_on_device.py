@@ -51,6 +51,18 @@ class PhotosOnDevice:
             return False
         return sum(sizes) <= min(SHARE * self._limit, self._limit - self._used())
 
+    def says_where(self, loaders: Iterable[Any]) -> str:
+        """Returns where the decoded photos are, for the start line; "" on a CPU."""
+        if self._limit is None:
+            return ""
+        sizes = [getattr(loader, "cached_bytes", 0) for loader in loaders]
+        size = f"({sum(sizes) / 1e9:.2f} GB)"
+        if self.have_room(loaders):
+            return f" · photos kept on the device {size}"
+        if all(sizes):
+            return f" · photos kept in the host's memory {size}"
+        return " · photos decoded in each epoch"
+
     def make_room(self, need: MemoryNeed) -> None:
         """Drops the photos, for good, if a program could not run beside them."""
         if need.total and self._limit and need.total + self.kept > self._limit:

@@ -112,6 +112,17 @@ def test_a_run_is_the_same_bit_for_bit(root, monkeypatch, capsys):
     assert sum("photos kept on the device (0.00 GB)" in line for line in lines) == 2
 
 
+def test_the_start_line_says_where_the_photos_are(root, monkeypatch):
+    kept = loaders(root).train_loader
+    streamed = loaders(root, cache_bytes=0).train_loader
+    assert on_device().says_where([kept]) == ""
+    device_with(monkeypatch, 10**9)
+    assert "kept on the device (0.00 GB)" in on_device().says_where([kept])
+    assert "decoded in each epoch" in on_device().says_where([kept, streamed])
+    device_with(monkeypatch, kept.cached_bytes)
+    assert "kept in the host's memory (0.00 GB)" in on_device().says_where([kept])
+
+
 def test_photos_go_where_a_program_needs_their_room(root, monkeypatch):
     loader = decode(loaders(root).train_loader)
     size = loader.cached_bytes

@@ -115,7 +115,7 @@ def test_a_second_learner_of_the_same_recipe_compiles_no_step(tmp_path, fresh_pr
 
     def train(**options):
         model = runs.make_learner(root, verbose=False, **options)
-        model.fine_tune(1)
+        model.fine_tune(1, freeze_epochs=1)
         return model.history.history["valid_loss"], model
 
     first = []

@@ -205,7 +205,7 @@ def cases(learner: Learner, data) -> list[tuple[str, Callable, str, set[str]]]:
         unfreeze_to=ONE | {"zero"},
         wd=RATES,
         moms=ONE,
-        cache_features=WHOLE_0,
+        cache_features=ONE | WHOLE_0,
         run=ONE | PATH,
         save_every=RATES,
     )
