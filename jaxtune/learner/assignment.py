@@ -12,6 +12,7 @@ _INSTEAD = {
     "frozen_groups": "Call freeze(), unfreeze() or freeze_to(group).",
     "history": "Training writes it. A new learner starts with an empty one.",
     "network": "It says how the network was built. Make a new learner.",
+    "mesh": "Make a new learner with mesh=.",
     "num_programs": "It counts what was compiled.",
     "columns": "They follow from metrics and validate_also.",
 }

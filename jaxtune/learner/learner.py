@@ -197,6 +197,7 @@ class Learner:
         gradient_accumulation_steps: Integer = 1,
         precision: ComputePrecision | Literal["auto"] = "auto",
         rematerialize: bool = False,
+        mesh: jax.sharding.Mesh | None = None,
         ema_decay: Number | None = None,
         mixing: Mixing | None = None,
         validate_also: Mapping[str, Any] | None = None,
@@ -245,6 +246,8 @@ class Learner:
                 an H100's compiler, a ResNet-50 takes 0.38 of the memory and 1.21 of the
                 bytes; on a CPU nothing is saved). Also called gradient checkpointing;
                 see `with_rematerialization`.
+            mesh: Devices, over all of which each batch is split; the weights are on
+                each. All local devices if None.
             ema_decay: Decay of a moving average of the trained weights, such as 0.999;
                 no average if None. Training continues with the raw weights; the
                 averaged ones are validated after each epoch, saved, and put into the
@@ -286,6 +289,7 @@ class Learner:
                 "gradient_accumulation_steps": gradient_accumulation_steps,
                 "precision": precision,
                 "rematerialize": rematerialize,
+                "mesh": mesh,
                 "ema_decay": ema_decay,
                 "mixing": mixing,
                 "validate_also": validate_also,
@@ -309,6 +313,7 @@ class Learner:
             gradient_accumulation_steps=steps,
             precision=options["precision"],
             rematerialize=options["rematerialize"],
+            mesh=options["mesh"],
             ema_decay=options["ema_decay"],
             programs=CompiledSteps(
                 size=data.size,

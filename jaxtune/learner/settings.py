@@ -21,6 +21,7 @@ from jaxtune.arguments import (
 )
 from jaxtune.data import check_mixing
 from jaxtune.loop.extra_validation import matching_loaders
+from jaxtune.loop.sharding import check_mesh
 from jaxtune.train import (
     check_accumulation,
     check_clip_norm,
@@ -294,6 +295,7 @@ _CHECKS = {
     "gradient_accumulation_steps": check_accumulation,
     "precision": lambda value: choose_precision(value, local_devices()),
     "rematerialize": lambda value: check_flag(value, "rematerialize"),
+    "mesh": check_mesh,
     "ema_decay": check_decay,
     "mixing": _mixing,
     "validate_also": _validate_also,

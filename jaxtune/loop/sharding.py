@@ -6,23 +6,51 @@ splits what is left as evenly as it goes.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxtune.arguments import check_instance
 from jaxtune.train import local_devices
 
 
-def data_sharding() -> tuple[NamedSharding, NamedSharding]:
+def data_sharding(mesh: Mesh | None = None) -> tuple[NamedSharding, NamedSharding]:
     """Returns the shardings of photos (rows split) and of the state (replicated).
+
+    Args:
+        mesh: Devices, over all of which the rows are split, whatever its axes are; all
+            local devices if None.
 
     Raises:
         DeviceError: If there is no device, see `local_devices`.
     """
-    mesh = Mesh(np.asarray(local_devices()), ("data",))
+    devices = local_devices() if mesh is None else mesh.devices.flat
+    # An axis of our own: the given ones may be explicit, so that no row could be cut.
+    mesh = Mesh(np.asarray(list(devices)), ("data",))
     split = NamedSharding(mesh, PartitionSpec("data"))
     return split, NamedSharding(mesh, PartitionSpec())
+
+
+def check_mesh(mesh: Any) -> Mesh | None:
+    """Returns a mesh of this process's devices as it is; None for all of them.
+
+    Raises:
+        TypeError: If it is no `jax.sharding.Mesh`.
+        ValueError: If it has a device of another process.
+    """
+    if mesh is None:
+        return None
+    wanted = "a jax.sharding.Mesh, such as jax.make_mesh((4,), ('data',)), or None"
+    check_instance(mesh, "mesh", Mesh, wanted)
+    foreign = [d for d in mesh.devices.flat if d.process_index != jax.process_index()]
+    if foreign:
+        raise ValueError(
+            f"mesh has {foreign[0]}, a device of another process, and jaxtune does not "
+            "train across processes yet. Give a mesh of jax.local_devices()."
+        )
+    return mesh
 
 
 def filled_up(count: int, devices: int) -> int:

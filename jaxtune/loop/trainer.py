@@ -118,6 +118,7 @@ class Trainer:
         gradient_accumulation_steps: Batches per update.
         precision: Dtype that the network computes in.
         rematerialize: Whether blocks are computed again for their gradients.
+        mesh: Devices that were asked for; None for all local ones.
         programs: The compiled steps.
         boundary: Number of groups that are frozen, counted from the first.
         phase: Number of phases so far.
@@ -142,6 +143,7 @@ class Trainer:
         gradient_accumulation_steps: int = 1,
         precision: ComputePrecision = "float32",
         rematerialize: bool = False,
+        mesh: jax.sharding.Mesh | None = None,
     ):
         """Takes the network and checks its groups; nothing is computed yet.
 
@@ -159,6 +161,7 @@ class Trainer:
             precision: Dtype that the network computes in, see `with_precision`.
             rematerialize: Whether blocks are computed again for their gradients, see
                 `with_rematerialization`.
+            mesh: Devices, over which batches are split; all local ones if None.
 
         Raises:
             ValueError: If a parameter is in no group or several, `norms` or `precision`
@@ -183,12 +186,13 @@ class Trainer:
         self.gradient_accumulation_steps = gradient_accumulation_steps
         self.precision: ComputePrecision = precision
         self.take_rematerialize(rematerialize)
+        self.mesh = mesh
         self.running: RunState | None = None
         self._opt_state = None
         self.step = 0
         self.snapshots: list[Snapshot] = []
         self.extra_loaders: Mapping[str, Any] = {}
-        self._rows, self.sharding = data_sharding()
+        self._rows, self.sharding = data_sharding(self.mesh)
         self._photo_batch: dict[str, jax.Array] | None = None
         enable_compilation_cache()
 
@@ -228,7 +232,7 @@ class Trainer:
         group_labels(split_module(module)[1], self.groups)
         self.network, self.programs = module, programs
         self._opt_state, self.snapshots = None, []
-        self._rows, self.sharding = data_sharding()
+        self._rows, self.sharding = data_sharding(self.mesh)
 
     def take_data(self, *, programs: CompiledSteps) -> None:
         """Replaces the compiled steps; keeps the optimizer's state.
@@ -237,7 +241,7 @@ class Trainer:
             programs: Makes and caches the compiled steps for the new data.
         """
         self.programs = programs
-        self._rows, self.sharding = data_sharding()
+        self._rows, self.sharding = data_sharding(self.mesh)
 
     def take_optimizer(self, **options: Any) -> None:
         """Replaces the optimizer; its state starts from scratch.

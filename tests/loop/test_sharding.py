@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 from processes import PLACES, run_script
 
-from jaxtune.loop.sharding import data_sharding, place_batch, real_rows
+from jaxtune.loop.sharding import (
+    check_mesh,
+    data_sharding,
+    place_batch,
+    real_rows,
+)
 
 SCRIPT = """
 import sys
@@ -124,6 +129,32 @@ def test_eight_devices_train_as_one_whatever_divides_the_batch(photos, rows, nor
     assert len(one["losses"]) == 3 * (photos // rows)
     for name in ("losses", "valid", "predictions", "augmented"):
         np.testing.assert_allclose(eight[name], one[name], rtol=1e-3, atol=1e-4)
+
+
+MESH = """
+import sys
+import jax
+from small import two_convolutions
+from jaxtune import ImageDataLoaders, vision_learner
+
+data = ImageDataLoaders.from_folder(sys.argv[1], size=32, batch_size=6)
+mesh = jax.make_mesh((2, 2), ("one", "other"), devices=jax.devices()[:4])
+model = vision_learner(data, two_convolutions, cut=4, verbose=False, mesh=mesh)
+model.fine_tune(1)
+leaf = jax.tree.leaves(model._trainer.values()[0])[0]
+print(len(jax.devices()), len(leaf.sharding.device_set), model.num_programs)
+"""
+
+
+@pytest.mark.end_to_end
+def test_a_mesh_of_the_users_own_says_which_devices_train(root):
+    assert run_script(MESH, root, devices=8).split() == ["8", "4", "3"]
+
+
+def test_a_mesh_of_something_else_is_an_error():
+    with pytest.raises(TypeError, match="mesh must be a jax.sharding.Mesh"):
+        check_mesh(jax.devices())
+    assert check_mesh(None) is None
 
 
 TWO = """

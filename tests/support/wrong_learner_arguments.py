@@ -139,6 +139,7 @@ def cases(learner: Learner, data) -> list[tuple[str, Callable, str, set[str]]]:
         gradient_accumulation_steps=WHOLE_1,
         precision=NOTHING,
         rematerialize=FLAG,
+        mesh=ONE,
         ema_decay=ONE,
         mixing=ONE,
         validate_also=ONE | {"dict"},
