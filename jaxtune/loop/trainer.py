@@ -599,7 +599,7 @@ class Trainer:
 
     def _step_and_form(
         self, phase: Phase, frozen: tuple[str, ...]
-    ) -> tuple[CompiledStep, TrainState]:
+    ) -> tuple[Callable, TrainState]:
         """The compiled step with these groups frozen, and the form of its state."""
         step, first_state = self._step_and_state(phase, frozen)
         state = jax.eval_shape(first_state)

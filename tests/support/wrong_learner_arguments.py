@@ -228,6 +228,7 @@ def cases(learner: Learner, data) -> list[tuple[str, Callable, str, set[str]]]:
         "cache_features": WHOLE_0,
     }.items():
         of("fit_phases", functools.partial(_given, with_field), **{name: allowed})
+    of("find_batch_size", learner.find_batch_size, most=ONE | WHOLE_1)
     of(
         "lr_find",
         lambda **given: learner.lr_find(**given),
