@@ -70,7 +70,7 @@ def main(argv=None, arch=resnet18, groups=GROUPS):
     )
     steps = len(data.train_loader)
     ways = {
-        "fine_tune": lambda model: model.fine_tune(len(groups) - 1),
+        "fine_tune": lambda model: model.fine_tune(len(groups) - 1, freeze_epochs=1),
         "gradual_unfreeze": lambda model: model.gradual_unfreeze(1),
         "phases of one's own": lambda model: model.fit_phases(
             own_phases(len(groups), steps)

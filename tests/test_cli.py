@@ -38,7 +38,8 @@ def test_fine_tune_and_predict(root, tmp_path, weights_dir):
     assert "phase 1/2 · head" in trained.output and "true label" in trained.output
     assert f"jaxtune predict {out}" in trained.output
     history = json.loads((out / "history.json").read_text())
-    assert history["phase"] == [1, 2]
+    # An epoch has few batches, so the head trains for several.
+    assert set(history["phase"]) == {1, 2} and history["phase"].count(2) == 1
     photo = root / "valid" / "red" / "000.png"
     answer = run("predict", out, photo)
     assert answer.exit_code == 0, answer.output

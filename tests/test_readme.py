@@ -255,7 +255,8 @@ def test_looking_inside_shows_what_trains_and_what_moved(names, capsys):
     printed = capsys.readouterr().out
     assert "phase 2, early frozen, as saved" in printed
     assert Path("history.png").stat().st_size > 0
-    assert [row.phase for row in names["model"].history] == [1, 2, 2, 2]
+    phases = [row.phase for row in names["model"].history]
+    assert set(phases) == {1, 2} and phases.count(2) == 3
 
 
 @pytest.mark.end_to_end
@@ -321,7 +322,7 @@ def test_every_question_is_answered_by_its_listing(names, capsys):
     assert len(printed) == len(listings("jaxtune/QUESTIONS.md")) == 27
     said = {
         "Which layers": "('early', 'late')\n",
-        "Does a fit": "phase 1: 1 epoch, 6 steps; early, late frozen",
+        "Does a fit": "phase 1: 7 epochs, 42 steps; early, late frozen",
         "How many epochs": "1 1 ",
         "Do `save()`": "phase 3, early frozen, as saved",
         "What does `slice": "(1e-05, 0.0001, 0.001)\n(0.0001, 0.0001, 0.001)\n",

@@ -28,7 +28,9 @@ model = vision_learner(
 )
 print(*compiled)
 """
-JOB = COUNTED.replace("print", "compiled.clear(); model.fine_tune(1); print")
+JOB = COUNTED.replace(
+    "print", "compiled.clear(); model.fine_tune(1, freeze_epochs=1); print"
+)
 
 
 @pytest.fixture(scope="module")
