@@ -8,6 +8,7 @@ from photos import make_photos
 
 from jaxtune import LambdaCallback, OutOfMemoryError, SaveBest
 from jaxtune.loop import compiled_steps as compiled
+from jaxtune.loop import events
 from jaxtune.loop.compiled_steps import CompiledStep, CompiledSteps
 from jaxtune.loop.fit import fit
 from jaxtune.loop.trainer import Trainer
@@ -37,7 +38,11 @@ def test_phases_are_run_one_after_the_other(learner):
     assert trainer.frozen_groups == () and trainer.phase == 2
 
 
-def test_the_next_phase_is_compiled_while_this_one_trains(root, fresh_programs):
+@pytest.mark.parametrize("many_cores", [1, 10**6], ids=["many cores", "few cores"])
+def test_the_next_phase_is_compiled_while_this_one_trains(
+    root, fresh_programs, monkeypatch, many_cores
+):
+    monkeypatch.setattr(events, "_MANY_CORES", many_cores)
     compiled = []
 
     def listen(event, seconds, **about):
