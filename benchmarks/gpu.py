@@ -39,7 +39,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.measure import machine, ratio, say, seconds, table
-from benchmarks.step import CLASSES, arrays, build
+from benchmarks.step import CLASSES, arrays, build, prediction
 
 DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
 
@@ -79,15 +79,14 @@ def ours(options, case: str) -> tuple[dict, Callable[[], float]]:
 
     batch = jax.device_put(arrays(options.batch, options.size))
     if case == "predict":
-        step, arguments = prediction(options, batch)
+        step, *values = prediction(options.arch, options.precision)
+        arguments = (*values, batch["image"])
         after = lambda _, given: given  # noqa: E731
     else:
         frozen, _, running = case.partition(", ")
         step, state = build(options.arch, frozen, options.precision, running=running)
-        step, arguments = (
-            compile_step(step, donate=True),
-            (state, batch, jax.random.key(0)),
-        )
+        step = compile_step(step, donate=True)
+        arguments = (state, batch, jax.random.key(0))
         after = lambda found, given: (found[0], *given[1:])  # noqa: E731
     compiled = step.lower(*arguments).compile()
     costs = {"batch": options.batch, **counted(step, arguments, compiled)}
@@ -122,19 +121,6 @@ def counted(step, arguments: tuple, compiled) -> dict:
     except (RuntimeError, TypeError):
         return {}
     return {"flops": flops, "bytes": compiled.cost_analysis()["bytes accessed"]}
-
-
-def prediction(options, batch: dict) -> tuple:
-    """Returns jaxtune's step of prediction and its arguments."""
-    import jaxtune
-
-    network = jaxtune.create_cnn_model(
-        getattr(jaxtune, options.arch), CLASSES, pretrained=False
-    )
-    view = jaxtune.with_precision(jaxtune.evaluating(network), options.precision)
-    graphdef, params, model_state = jaxtune.split_module(view)
-    step = jaxtune.make_predict_step(graphdef, activation=jax.nn.softmax)
-    return jaxtune.compile_step(step), (params, model_state, batch["image"])
 
 
 def ours_with_input(options, case: str) -> tuple[dict, Callable[[], float]]:

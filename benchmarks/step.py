@@ -82,19 +82,26 @@ def build(arch: str, case: str, precision: str = "float32", *, running: bool = F
     return step, jaxtune.TrainState.create(params, model_state, tx)
 
 
+def prediction(arch: str, precision: str = "float32") -> tuple:
+    """Returns jaxtune's compiled step of prediction, parameters and model state."""
+    import jaxtune
+
+    network = jaxtune.create_cnn_model(
+        getattr(jaxtune, arch), CLASSES, pretrained=False
+    )
+    view = jaxtune.with_precision(jaxtune.evaluating(network), precision)
+    graphdef, params, model_state = jaxtune.split_module(view)
+    step = jaxtune.make_predict_step(graphdef, activation=jax.nn.softmax)
+    return jaxtune.compile_step(step), params, model_state
+
+
 def ours(arch: str, case: str, batch: dict):
     """Returns a function of no argument that does one step of jaxtune's."""
     import jaxtune
 
     data = jax.device_put(batch)
     if case == "inference":
-        net = jaxtune.create_cnn_model(
-            getattr(jaxtune, arch), CLASSES, pretrained=False
-        )
-        graphdef, params, model_state = jaxtune.split_module(jaxtune.evaluating(net))
-        predict = jaxtune.compile_step(
-            jaxtune.make_predict_step(graphdef, activation=jax.nn.softmax)
-        )
+        predict, params, model_state = prediction(arch)
         return lambda: jax.block_until_ready(
             predict(params, model_state, data["image"])
         )

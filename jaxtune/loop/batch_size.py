@@ -74,6 +74,8 @@ def find_batch_size(trainer: Trainer, data: Any, most: int | None) -> BatchSize:
         room=int(share * limit),
         devices=devices,
     )
+    if need.total is None:
+        size = loader.batch_size
     return BatchSize(size, need, limit, most)
 
 
@@ -81,6 +83,8 @@ def largest_that_fits(
     need_of: Callable[[int], MemoryNeed], *, most: int, room: int, devices: int = 1
 ) -> tuple[int, MemoryNeed]:
     """Returns the largest power of two for each device that fits, and its need.
+
+    The first size that is tried if the compiler doesn't tell what a step needs.
 
     Args:
         need_of: rows -> what a step with so many takes; it may raise an
@@ -102,6 +106,8 @@ def largest_that_fits(
     while True:
         try:
             need = need_of(size)
+            if need.total is None:
+                return size, need
             fits = need.total <= room
         except OutOfMemoryError:
             if size == devices:

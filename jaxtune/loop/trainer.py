@@ -232,7 +232,6 @@ class Trainer:
         group_labels(split_module(module)[1], self.groups)
         self.network, self.programs = module, programs
         self._opt_state, self.snapshots = None, []
-        self._rows, self.sharding = data_sharding(self.mesh)
 
     def take_data(self, *, programs: CompiledSteps) -> None:
         """Replaces the compiled steps; keeps the optimizer's state.
@@ -241,7 +240,6 @@ class Trainer:
             programs: Makes and caches the compiled steps for the new data.
         """
         self.programs = programs
-        self._rows, self.sharding = data_sharding(self.mesh)
 
     def take_optimizer(self, **options: Any) -> None:
         """Replaces the optimizer; its state starts from scratch.

@@ -32,12 +32,12 @@ def space_to_depth_convolve(
     rows or columns, or in float32 are left as they are.
 
     Args:
-        images: Images or feature maps.
-        weight: Kernels; i = c / groups.
-        stride: In both directions, in pixels.
-        padding: Zeros on all four sides, in pixels.
-        groups: Number of channel groups, each convolved separately.
-        precision: Of the products, see `jax.lax.Precision`.
+        images: See `plain_convolve`, whose signature it has.
+        weight: See `plain_convolve`.
+        stride: See `plain_convolve`.
+        padding: See `plain_convolve`.
+        groups: See `plain_convolve`.
+        precision: See `plain_convolve`.
 
     References:
         Ying et al., "Image Classification at Supercomputer Scale",

@@ -87,6 +87,12 @@ def test_where_the_device_does_not_tell_the_batch_stays(model, monkeypatch):
         assert model.find_batch_size() == model.data.batch_size
 
 
+def test_where_the_compiler_does_not_tell_the_batch_stays(model, monkeypatch):
+    unknown = MemoryNeed("a step", rows=8, device=None)
+    monkeypatch.setattr(model._trainer, "memory_need", lambda loader, rows: unknown)
+    assert model.find_batch_size() == model.data.batch_size
+
+
 def test_a_limit_of_no_photo_is_an_error(model):
     with pytest.raises(ValueError, match="most must be"):
         model.find_batch_size(0)
