@@ -65,7 +65,8 @@ def whole_products():
     """float32 is multiplied as float32 on accelerators too, to compare it with others.
 
     By itself a GPU takes 10 bits of mantissa for it (TF32), and a TPU 7; and learners
-    would compute in bfloat16.
+    would compute in bfloat16, as they would on a CPU with matrix units. Processes that
+    tests start compute as a user's do.
     """
     import jax
 
@@ -75,6 +76,7 @@ def whole_products():
         if jax.default_backend() != "cpu":
             jax.config.update("jax_default_matmul_precision", "highest")
             patch.setattr(precision, "_multiplies_bfloat16", lambda device: False)
+        patch.setattr(precision, "onednn_multiplies_bfloat16", lambda: False)
         yield
 
 

@@ -25,7 +25,11 @@ from jaxtune.models.plain import (
     plain_convolution,
     plain_convolve,
 )
-from jaxtune.models.space_to_depth import space_to_depth_convolve
+from jaxtune.models.space_to_depth import (
+    as_squares,
+    becomes_squares,
+    space_to_depth_convolve,
+)
 
 
 def convolve(
@@ -44,7 +48,8 @@ def convolve(
 
     Args:
         x: Images or feature maps.
-        weight: Kernels of the same dtype; i = c / groups.
+        weight: Kernels of the same dtype, or float32 for images of half precision:
+            they are rounded to it, and their gradient is float32; i = c / groups.
         stride: In both directions, in pixels.
         padding: Zeros on all four sides, in pixels.
         groups: Number of channel groups, each convolved separately.
@@ -59,6 +64,7 @@ def convolve(
         weight,
         result="outputs",
         shape=_outputs_shape(x, weight, window),
+        dtype=x.dtype,
         precision=jax.config.jax_default_matmul_precision,
         **window,
     )
@@ -113,6 +119,7 @@ def _affine(x, weight, scale, shift, residual, relu, window):
         *operands,
         after=(*after, *["relu"] * relu),
         shape=shape,
+        dtype=x.dtype,
         precision=jax.config.jax_default_matmul_precision,
         **window,
     )
@@ -131,6 +138,8 @@ def _named(window):
 
 
 def _outputs_shape(x, weight, window):
+    if weight.dtype == jnp.float32 and jnp.finfo(x.dtype).bits < 32:
+        weight = jax.ShapeDtypeStruct(weight.shape, x.dtype)
     return jax.eval_shape(functools.partial(plain_convolve, **window), x, weight).shape
 
 
@@ -156,7 +165,8 @@ _compiled = []
 def _primitive(name, static, plain, on_cpu, *, on_cuda=None):
     """Makes a primitive from its plain form and its forms for one backend each."""
     primitive = Primitive(name)
-    static = (*static, "shape", *WINDOW, "precision")
+    static = (*static, "shape", "dtype", *WINDOW, "precision")
+    plain, on_cpu = _in_one_dtype(plain), _in_one_dtype(on_cpu)
     compiled = jax.jit(primitive.bind, static_argnames=static)
     _compiled.append(compiled)
 
@@ -169,25 +179,58 @@ def _primitive(name, static, plain, on_cpu, *, on_cuda=None):
 
     primitive.def_impl(computed)
     primitive.def_abstract_eval(
-        lambda images, *_, shape, **__: jax.core.ShapedArray(shape, images.dtype)
+        lambda *_, shape, dtype, **__: jax.core.ShapedArray(shape, dtype)
     )
     batching.primitive_batchers[primitive] = batched
-    lower_plain, lower_on_cpu, lower_onednn = (
+    lower_plain, lower_on_cpu, lower_onednn, lower_squares = (
         mlir.lower_fun(form, multiple_results=False)
-        for form in (plain, on_cpu, onednn_convolution)
+        for form in (plain, on_cpu, onednn_convolution, _onednn_of_squares)
     )
 
     def lower_for_cpu(context, *operands, precision, **settings):
-        if _can_call_onednn(context) and onednn_computes(context.avals_in, **settings):
-            return lower_onednn(context, *operands, **settings)
+        if _can_call_onednn(context):
+            if _onednn_takes_squares(*context.avals_in, **settings):
+                return lower_squares(context, *operands, **settings)
+            if onednn_computes(context.avals_in, **settings):
+                return lower_onednn(context, *operands, **settings)
         return lower_on_cpu(context, *operands, precision=precision, **settings)
 
     mlir.register_lowering(primitive, lower_plain)
     mlir.register_lowering(primitive, lower_for_cpu, platform="cpu")
     if on_cuda is not None:
+        on_cuda = _in_one_dtype(on_cuda)
         lower_for_cuda = mlir.lower_fun(on_cuda, multiple_results=False)
         mlir.register_lowering(primitive, lower_for_cuda, platform="cuda")
     return primitive
+
+
+def _in_one_dtype(form):
+    """A form that rounds the weights to the images' dtype, for one that needs it so."""
+
+    def computed(left, right, *following, dtype, **settings):
+        made = form(left, right.astype(left.dtype), *following, **settings)
+        return made.astype(dtype)
+
+    return computed
+
+
+def _padded_squares(images, weight, padding):
+    images, weight, around = as_squares(images, weight, padding=padding)
+    return jnp.pad(images, [(0, 0), *around, (0, 0)]), weight
+
+
+def _onednn_of_squares(images, weight, *following, padding, **settings):
+    operands = (*_padded_squares(images, weight, padding), *following)
+    return onednn_convolution(*operands, **settings | {"stride": 1, "padding": 0})
+
+
+def _onednn_takes_squares(images, weight, *following, result="outputs", **settings):
+    window = {name: settings[name] for name in WINDOW}
+    if result != "outputs" or not becomes_squares(images, weight, **window):
+        return False
+    squares = functools.partial(_padded_squares, padding=settings["padding"])
+    operands = (*jax.eval_shape(squares, images, weight), *following)
+    return onednn_computes(operands, **settings | {"stride": 1, "padding": 0})
 
 
 def _can_call_onednn(context) -> bool:
@@ -202,22 +245,20 @@ def _can_call_onednn(context) -> bool:
     return one_device and not module.lowering_parameters.for_export
 
 
-def _gradient(missing, shape, arrays, settings):
+def _gradient(missing, wanted, arrays, settings):
     """The third of a convolution's arrays, from the other two."""
-    left, right = (arrays[name] for name in GIVEN[missing])
-    return _convolution_p.bind(left, right, result=missing, shape=shape, **settings)
+    settings |= {"result": missing, "shape": wanted.shape, "dtype": wanted.dtype}
+    return _convolution_p.bind(*(arrays[name] for name in GIVEN[missing]), **settings)
 
 
-def _by_left(cotangent, left, right, *, result, shape, **settings):
+def _by_left(cotangent, left, right, *, result, **settings):
     missing, other = GIVEN[result]
-    arrays = {result: cotangent, other: right}
-    return _gradient(missing, left.aval.shape, arrays, settings)
+    return _gradient(missing, left.aval, {result: cotangent, other: right}, settings)
 
 
-def _by_right(cotangent, left, right, *, result, shape, **settings):
+def _by_right(cotangent, left, right, *, result, **settings):
     other, missing = GIVEN[result]
-    arrays = {result: cotangent, other: left}
-    return _gradient(missing, right.aval.shape, arrays, settings)
+    return _gradient(missing, right.aval, {result: cotangent, other: left}, settings)
 
 
 _convolution_p = _primitive(

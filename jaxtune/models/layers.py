@@ -96,12 +96,21 @@ class Conv(nnx.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
         """Returns the convolved images."""
         x = x if self.dtype is None else x.astype(self.dtype)
-        weight = self.weight[...].astype(x.dtype)
         y = convolve(
-            x, weight, stride=self.stride, padding=self.padding, groups=self.groups
+            x,
+            self._weight_for(x),
+            stride=self.stride,
+            padding=self.padding,
+            groups=self.groups,
         )
         y = y + self.bias[...].astype(x.dtype) if self.use_bias else y
         return as_dtype(y, self.dtype)
+
+    def _weight_for(self, x):
+        """The weight in the dtype of x, or as it is where the convolution rounds it."""
+        weight = self.weight[...]
+        rounds = weight.dtype == jnp.float32 and x.dtype == jnp.bfloat16
+        return weight if rounds else weight.astype(x.dtype)
 
 
 class Linear(nnx.Module):
@@ -286,7 +295,7 @@ def conv_norm(
         x = x if conv.dtype is None else x.astype(conv.dtype)
         y = convolve_affine(
             x,
-            conv.weight[...].astype(x.dtype),
+            conv._weight_for(x),
             *norm.affine(),
             residual() if residual else None,
             relu=relu,

@@ -15,6 +15,7 @@ from flax import nnx
 
 from jaxtune.arguments import check_choice, check_module
 from jaxtune.models import BatchNorm, Conv, Linear
+from jaxtune.models.cpu.calls import onednn_multiplies_bfloat16
 from jaxtune.models.layers import as_dtype
 from jaxtune.train.freezing import FLAX_NORMS
 
@@ -41,8 +42,10 @@ def choose_precision(precision: Any, devices: Sequence[Any]) -> ComputePrecision
     Args:
         precision: "float32", "bfloat16", or "auto": bfloat16 where all devices multiply
             it faster than float32, as TPUs, NVIDIA's GPUs from Ampere (compute
-            capability 8.0) on and AMD's from MI200 on; float32 on a CPU, on older
-            GPUs and on devices that don't say what they are.
+            capability 8.0) on, AMD's from MI200 on, and a CPU with matrix units (AMX)
+            where oneDNN convolves (see `onednn_multiplies_bfloat16`); float32 on other
+            CPUs, on several devices of a CPU, on older GPUs and on devices that don't
+            say what they are.
         devices: JAX's devices, see `local_devices`.
 
     Raises:
@@ -50,24 +53,29 @@ def choose_precision(precision: Any, devices: Sequence[Any]) -> ComputePrecision
         ValueError: If it is another string.
 
     Example:
-        >>> choose_precision("auto", jax.devices("cpu"))
+        >>> choose_precision("auto", jax.devices("cpu") * 2)
         'float32'
     """
     choices = ("auto", *get_args(ComputePrecision))
     chosen = check_choice(precision, "precision", choices)
     if chosen != "auto":
         return chosen
-    return "bfloat16" if all(map(_multiplies_bfloat16, devices)) else "float32"
+    multiplied = all(map(_multiplies_bfloat16, devices))
+    # XLA's own convolutions, which several devices of a CPU have, are slower in it.
+    one_or_not_a_cpu = len(devices) == 1 or devices[0].platform != "cpu"
+    return "bfloat16" if multiplied and one_or_not_a_cpu else "float32"
 
 
 def _multiplies_bfloat16(device: Any) -> bool:
     if device.platform == "tpu":
         return True
+    if device.platform == "cpu":
+        return onednn_multiplies_bfloat16()
     kind = str(getattr(device, "compute_capability", ""))
     if kind.startswith("gfx"):
         return kind.split(":")[0] in _AMD
     try:
-        return device.platform != "cpu" and float(kind) >= 8.0
+        return float(kind) >= 8.0
     except ValueError:
         return False
 
@@ -76,9 +84,9 @@ def with_precision(module: nnx.Module, precision: str) -> nnx.Module:
     """Returns a view of a module that computes in bfloat16, with float32 parameters.
 
     It sets Flax's `dtype` (of computation), not `param_dtype` (of storage), on an
-    existing network. It is for GPUs and TPUs, where it is faster and halves the memory
-    of activations; on most CPUs it is slower than float32. bfloat16 has the range of
-    float32, so no loss scaling is needed.
+    existing network. It is for GPUs, TPUs and CPUs with matrix units, where it is
+    faster and halves the memory of activations; on other CPUs it is slower than
+    float32. bfloat16 has the range of float32, so no loss scaling is needed.
 
     - Layers with a `dtype` (`nnx.Conv`, `nnx.Linear`, `nnx.Einsum`, attention, …), and
       jaxtune's `Conv` and `Linear`, compute in bfloat16, whatever their inputs' dtype.

@@ -186,7 +186,33 @@ def test_what_does_not_fit_is_refused_before_anything_is_compiled():
     with pytest.raises((TypeError, ValueError), match="feature"):
         convolve(x[..., :5], weight)
     with pytest.raises(TypeError, match="bfloat16"):
-        convolve(x.astype("bfloat16"), weight)
+        convolve(x, weight.astype("bfloat16"))
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_weights_in_float32_are_rounded_for_narrow_images_and_their_gradient_is_not(
+    by, kernel
+):
+    x, weight, *_ = arrays(8, 16, 8, kernel)
+    x = x.astype("bfloat16")
+
+    def outputs(x, weight, form=convolve):
+        return form(x, weight, stride=2)
+
+    def rounded(x, weight):
+        return outputs(x, weight.astype("bfloat16"), plain)
+
+    def loss(form):
+        return lambda *given: (form(*given).astype("float32") ** 2).sum()
+
+    assert outputs(x, weight).dtype == "bfloat16"
+    close(outputs(x, weight), rounded(x, weight), rtol=2**-7, atol=2**-7)
+    found = jax.jit(jax.grad(loss(outputs), (0, 1)))(x, weight)
+    expected = jax.grad(loss(rounded), (0, 1))(x, weight)
+    assert [slope.dtype for slope in found] == ["bfloat16", "float32"]
+    close(found, expected, rtol=2**-5, atol=2**-6)
+    twice = jax.grad(lambda w: jax.grad(loss(outputs), 1)(x, w).sum())(weight)
+    assert twice.dtype == "float32" and twice.shape == weight.shape
 
 
 def test_outside_of_a_program_it_is_compiled_once(by):

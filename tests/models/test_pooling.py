@@ -1,6 +1,7 @@
 """Pooling: values, derivatives, and what happens to equal places and to NaN."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +18,24 @@ def arrays(side, channels):
     return [jax.random.normal(key, (2, side, side, channels)) for key in keys]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     ("side", "window", "stride", "padding"),
-    [(8, 3, 2, 1), (9, 3, 2, 1), (7, 2, 2, 0), (9, 5, 3, 2)],
+    [
+        (8, 3, 2, 1),
+        (9, 3, 2, 1),
+        (7, 2, 2, 0),
+        (9, 5, 3, 2),
+        (6, 3, 1, 1),
+        (7, 2, 3, 0),
+        (8, 2, 2, 1),
+    ],
 )
-def test_max_pools_values_and_gradient_are_jaxs(side, window, stride, padding):
-    x, moved = arrays(side, 4)
+def test_max_pools_values_and_gradient_are_jaxs(side, window, stride, padding, dtype):
+    # Small whole numbers: sums in bfloat16 are exact.
+    x, moved = (jnp.round(4 * a).astype(dtype) for a in arrays(side, 4))
+    if dtype == "float32":
+        x, moved = arrays(side, 4)
     sizes = ((window, window), (stride, stride), ((padding, padding),) * 2)
 
     def ours(x):
@@ -52,18 +65,19 @@ def test_a_tpu_is_given_its_own_gradient_and_others_selects():
     assert count == {"cpu": 0, "cuda": 0, "tpu": 1}
 
 
-def test_both_gradients_are_the_same():
+def test_all_gradients_are_the_same():
     x, cotangent = arrays(9, 4)
     cotangent = cotangent[:, :5, :5]
     sizes = {"window": 3, "stride": 2, "padding": 1}
     found = []
-    for moved in (pooling._moved_by_jax, pooling._moved_by_selects):
+    kinds = (pooling._moved_by_jax, pooling._moved_by_selects, pooling._moved_by_phases)
+    for moved in kinds:
         for values in (x, jnp.round(x)):  # Rounded, there are equal places.
             transposed = jax.linear_transpose(
                 functools.partial(moved, values, **sizes), x
             )
             found.append(transposed(cotangent)[0])
-    for ours, theirs in zip(found[:2], found[2:], strict=True):
+    for ours, theirs in zip(found[2:], found[:2] * 2, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
@@ -115,7 +129,19 @@ def test_a_maximum_has_a_gradient_where_the_layer_before_is_rounded_in_two_ways(
 
 
 def test_pooling_a_value_that_is_no_number_is_no_number():
-    x = jnp.ones((1, 4, 4, 1)).at[0, 0, 0, 0].set(jnp.nan)
-    value, _ = jax.value_and_grad(lambda x: max_pool(x, 3, 2, 1)[0, 0, 0, 0])(x)
-    assert jnp.isnan(value)
-    assert jnp.isnan(max_pool(x, 3, 2, 1)[0, 0, 0, 0])
+    for dtype, sign in itertools.product(("float32", "bfloat16"), (1, -1)):
+        number = np.copysign(np.float32("nan"), sign)
+        x = jnp.ones((1, 4, 4, 1)).at[0, 0, 0, 0].set(number).astype(dtype)
+        value, _ = jax.value_and_grad(lambda x: max_pool(x, 3, 2, 1)[0, 0, 0, 0])(x)
+        assert jnp.isnan(value)
+        assert jnp.isnan(max_pool(x, 3, 2, 1)[0, 0, 0, 0])
+
+
+def test_infinities_and_both_zeros_are_pooled_as_numbers():
+    x = jnp.full((1, 2, 2, 1), -jnp.inf).at[0, 0, 1, 0].set(jnp.inf)
+    assert max_pool(x, 2, 2, 0).item() == jnp.inf
+    assert max_pool(-jnp.abs(x), 2, 2, 0).item() == -jnp.inf
+    zeros = jnp.array([-0.0, 0.0, -2.0, -0.0]).reshape(1, 2, 2, 1)
+    assert max_pool(zeros, 2, 2, 0) == 0
+    slope = jax.grad(lambda x: max_pool(x, 2, 2, 0).sum())(zeros)
+    assert slope.ravel().tolist() == [1, 0, 0, 0]

@@ -197,6 +197,15 @@ def test_an_unknown_precision_is_refused(precision):
         with_precision(smallest_network(), precision)
 
 
+def test_a_cpu_with_matrix_units_computes_in_bfloat16_by_itself(monkeypatch):
+    device = jax.devices("cpu")[0]
+    found = "jaxtune.train.precision.onednn_multiplies_bfloat16"
+    monkeypatch.setattr(found, lambda: True)
+    assert choose_precision("auto", [device]) == "bfloat16"
+    # XLA convolves on several devices, whatever the chip.
+    assert choose_precision("auto", [device] * 2) == "float32"
+
+
 @pytest.mark.parametrize(
     ("devices", "chosen"),
     [

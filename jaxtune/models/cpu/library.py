@@ -17,8 +17,8 @@ DTYPES = {"float32": 3, "bfloat16": 2}
 # From oneDNN's dnnl_types.h.
 _CPU, _IN_ORDER, _ANY_LAYOUT, _MAX_DIMENSIONS = 1, 1, 1, 12
 _SCRATCHPAD_OF_THE_USER = 1
-#: Bits of `dnnl_cpu_isa_t` for AVX-512 (F, BW, VL and DQ).
-_AVX512_CORE = 0x27
+#: Bits of `dnnl_cpu_isa_t` for AVX-512 (F, BW, VL and DQ), and with AMX besides.
+_AVX512_CORE, _AVX512_CORE_AMX = 0x27, 0xFEF
 _ALIGNMENT = 64
 
 #: The major version whose interface this file uses; it is stable within that.
@@ -92,7 +92,15 @@ class Library:
     @property
     def has_avx512(self) -> bool:
         """Whether oneDNN uses AVX-512: the chip has it, and no setting forbids it."""
-        return self._calls.dnnl_get_effective_cpu_isa() & _AVX512_CORE == _AVX512_CORE
+        return self._uses(_AVX512_CORE)
+
+    @property
+    def has_amx(self) -> bool:
+        """Whether oneDNN uses AMX: chip and kernel have it, no setting forbids it."""
+        return self._uses(_AVX512_CORE_AMX)
+
+    def _uses(self, instructions: int) -> bool:
+        return self._calls.dnnl_get_effective_cpu_isa() & instructions == instructions
 
     def _made(self, name: str, *arguments) -> c_void_p:
         made = c_void_p()

@@ -125,6 +125,7 @@ class Convolution:
         padding: int,
         groups: int,
         dtype: str,
+        weight_dtype: str | None = None,
         after: tuple[str, ...] = (),
     ):
         """Compiles the convolution.
@@ -138,7 +139,10 @@ class Convolution:
             stride: In pixels, in both directions.
             padding: In pixels, on all four sides.
             groups: Number of channel groups, each convolved separately.
-            dtype: Of all three, "float32" or "bfloat16".
+            dtype: Of images and outputs, "float32" or "bfloat16", which products are
+                computed in.
+            weight_dtype: Of the weights, to or from which they are rounded while they
+                are laid out; None for the same.
             after: Operations applied to the outputs, in the order of `AFTER`; for the
                 result "outputs" only.
 
@@ -155,7 +159,7 @@ class Convolution:
         x = library.described((b, c, h, w), dtype, _CHANNELS_LAST)
         y = library.described((b, o, h2, w2), dtype, _CHANNELS_LAST)
         kernels = (groups, o // groups, i, kh, kw)
-        given = library.described(kernels, dtype, _OUTPUTS_LAST)
+        given = library.described(kernels, weight_dtype or dtype, _OUTPUTS_LAST)
         free = library.described(kernels, dtype, None)
         window = (
             dimensions((stride, stride)),
@@ -184,11 +188,12 @@ class Convolution:
                 *(x, free, y, *window, forward, library.attributes()),
             )
         elif result == "weight":
+            gradient = library.described(kernels, weight_dtype or dtype, None)
             descriptor = library.descriptor(
                 "convolution_backward_weights",
                 library.engine,
                 _DIRECT,
-                *(x, free, None, y, *window, forward, library.attributes()),
+                *(x, gradient, None, y, *window, forward, library.attributes()),
             )
         packed = library.asked(descriptor, number_of[3])
         self._library, self._fills_weight = library, result == "weight"

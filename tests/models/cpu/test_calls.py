@@ -1,5 +1,6 @@
 """oneDNN in programs: which convolutions it computes, and that it ends no process."""
 
+import itertools
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from convolutions import close as nearly
 
 from jaxtune.models.convolution import convolve, convolve_affine
 from jaxtune.models.cpu import calls, onednn
-from jaxtune.models.cpu.calls import onednn_computes
+from jaxtune.models.cpu.calls import onednn_computes, onednn_multiplies_bfloat16
 
 WINDOW = {"stride": 2, "padding": 1, "groups": 2}
 
@@ -120,7 +121,8 @@ def test_a_convolution_and_what_follows_are_one_call_where_nothing_is_differenti
 
 def computes(dtype="float32", images=(2, 7, 6, 8), weight=(3, 3, 4, 6)) -> bool:
     given = [jax.core.ShapedArray(shape, dtype) for shape in (images, weight)]
-    return onednn_computes(given, result="outputs", shape=(2, 4, 3, 6), **WINDOW)
+    made = {"result": "outputs", "shape": (2, 4, 3, 6), "dtype": dtype}
+    return onednn_computes(given, **made, **WINDOW)
 
 
 @here
@@ -157,7 +159,7 @@ def test_what_it_has_no_kernel_for_is_xlas_before_the_program_runs(
 
 def test_without_avx512_it_is_not_even_loaded(monkeypatch):
     monkeypatch.delenv("JAXTUNE_ONEDNN", raising=False)
-    monkeypatch.setattr(calls, "_chip_has_avx512", lambda: False)
+    monkeypatch.setattr(calls, "_chip_has", lambda flag: False)
     monkeypatch.setattr(onednn, "library", lambda: pytest.fail("it was loaded"))
     assert not computes()
 
@@ -165,10 +167,53 @@ def test_without_avx512_it_is_not_even_loaded(monkeypatch):
 @here
 def test_a_chip_that_is_told_to_be_a_lesser_one_counts_as_one(monkeypatch):
     monkeypatch.delenv("JAXTUNE_ONEDNN", raising=False)
-    monkeypatch.setattr(calls, "_chip_has_avx512", lambda: True)
+    monkeypatch.setattr(calls, "_chip_has", lambda flag: True)
     for has in (False, True):
         monkeypatch.setattr(onednn.Library, "has_avx512", has)
         assert computes() is has
+
+
+@here
+def test_bfloat16_is_for_chips_with_matrix_units_that_may_be_used(monkeypatch):
+    monkeypatch.setenv("JAXTUNE_ONEDNN", "1")
+    for chip, library in itertools.product((False, True), repeat=2):
+        monkeypatch.setattr(calls, "_chip_has", lambda flag, chip=chip: chip)
+        monkeypatch.setattr(onednn.Library, "has_amx", library)
+        assert onednn_multiplies_bfloat16() is (chip and library)
+    monkeypatch.setenv("JAXTUNE_ONEDNN", "0")
+    assert not onednn_multiplies_bfloat16()
+
+
+@here
+@pytest.mark.parametrize("follows", [False, True])
+def test_a_photos_channels_become_sixteen_in_bfloat16(by_onednn, follows):
+    """With three, matrix units multiply zeros for the most part."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    images = jax.random.normal(keys[0], (2, 12, 8, 3))
+    weight = jax.random.normal(keys[1], (7, 7, 3, 16))
+    window = {"stride": 2, "padding": 3}
+
+    def found(function, images, weight):
+        y = function(images, weight, **window)
+        return jax.nn.relu(y * 2 + 1) if follows else y
+
+    def ours(images, weight):
+        if not follows:
+            return convolve(images, weight, **window)
+        scale, shift = jnp.full(16, 2.0), jnp.ones(16)
+        return convolve_affine(images, weight, scale, shift, relu=True, **window)
+
+    for dtype, wide in (("float32", 3), ("bfloat16", 16)):
+        program = jax.jit(ours).lower(images.astype(dtype), weight)
+        assert re.search(rf"jaxtune_convolution\(.*x{wide}x", program.as_text())
+        assert count_calls(program.as_text()) == 1
+        outputs = program.compile()(images.astype(dtype), weight)
+        close(outputs, found(plain, images, weight), 1e-4 if wide == 3 else 2**-4)
+    if follows:  # Rounding moves values across the ReLU's edge.
+        return
+    slope = jax.grad(lambda w: ours(images.astype("bfloat16"), w).sum())(weight)
+    expected = jax.grad(lambda w: found(plain, images, w).sum())(weight)
+    close(slope, expected, 2**-3)
 
 
 def test_without_the_library_xla_convolves_in_silence(monkeypatch):
