@@ -44,12 +44,17 @@ def fresh_place(target: Path) -> Path:
     What a killed process left there is removed. If that process died between the two
     renames of `replace_folder`, the old folder is put back first.
     """
-    fresh, aside = _beside(target, "new"), _beside(target, "old")
+    fresh, aside = place_beside(target), _beside(target, "old")
     if aside.exists() and not target.exists():
         os.rename(aside, target)
     for leftover in (fresh, aside):
         _remove(leftover)
     return fresh
+
+
+def place_beside(target: Path) -> Path:
+    """Returns the place that `fresh_place` returns; changes nothing."""
+    return _beside(target, "new")
 
 
 def replace_folder(fresh: Path, target: Path) -> None:

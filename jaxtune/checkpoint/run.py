@@ -50,16 +50,15 @@ class RunMismatchError(ValueError):
 
 def environment() -> dict[str, Any]:
     """Returns versions and devices, on which the last bits of a run depend."""
-    devices = local_devices()
     return {
         "jax": jax.__version__,
-        "device": devices[0].device_kind,
-        "devices": len(devices),
+        "device": local_devices()[0].device_kind,
+        "devices": jax.device_count(),
     }
 
 
 class RunFolder:
-    """The folder of one training run; only one process at a time can open it.
+    """The folder of one training run; only one process at a time leads it.
 
     Attributes:
         path: The folder.
@@ -74,6 +73,7 @@ class RunFolder:
         made_with: Mapping[str, Any],
         save_every: float = 60.0,
         upgrade: Callable[[dict], dict] = lambda recipe: recipe,
+        leads: bool = True,
     ):
         """Opens or creates the folder; a run of another recipe is refused.
 
@@ -86,6 +86,9 @@ class RunFolder:
             save_every: Seconds between the starts of two checkpoints, for `is_due`.
             upgrade: Converts a recipe that an older version wrote to the form of
                 `recipe`.
+            leads: Whether this process makes the folder, locks it and removes old
+                checkpoints. Of several that train one network one does; the others
+                open the folder after it, and save with it.
 
         Raises:
             RunMismatchError: If it holds a run of another recipe.
@@ -103,25 +106,33 @@ class RunFolder:
         recipe, made_with = json.loads(json.dumps([recipe, made_with]))
         check_run_folder(self.path)
         self._upgrade = upgrade
-        self._lock = _lock(self.path)
         self._folder = self.path / _CHECKPOINTS
+        self._leads = leads
+        self._lock = _lock(self.path) if leads else None
         try:
             self.begun_with: dict = self._begin(recipe, made_with)
-            _remove_leftovers(self._folder)
+            if leads:
+                _remove_leftovers(self._folder)
             # Progress and validation loss of each complete checkpoint.
             self._kept = {number: self._loss_of(number) for number in self}
         except BaseException:
-            self._lock.release()
+            self._unlock()
             raise
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
     def _begin(self, recipe: dict, made_with: dict) -> dict:
         held = _read(self.path)
         if held is None:
             held = {"recipe": recipe, "made_with": made_with}
-            write_json(self.path / _RECIPE, held)
+            if self._leads:
+                write_json(self.path / _RECIPE, held)
         same_form = {**held, "recipe": self._upgrade(held["recipe"])}
         check_recipe(self.path, same_form, recipe, made_with)
-        self._folder.mkdir(exist_ok=True)
+        if self._leads:
+            self._folder.mkdir(exist_ok=True)
         return held["made_with"]
 
     def _loss_of(self, number: int) -> float | None:
@@ -205,7 +216,7 @@ class RunFolder:
         try:
             self.wait()
         finally:
-            self._lock.release()
+            self._unlock()
 
     def wait(self) -> None:
         """Waits for the checkpoint being written, then removes older ones.
@@ -222,7 +233,8 @@ class RunFolder:
             self._kept.pop(int(target.name), None)
             raise
         for number in set(self._kept) - {max(self._kept), _best(self._kept)}:
-            _remove(self._folder / str(number))
+            if self._leads:
+                _remove(self._folder / str(number))
             del self._kept[number]
 
 

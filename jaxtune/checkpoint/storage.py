@@ -18,8 +18,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
-from jaxtune.checkpoint.atomic import fresh_place, replace_folder
+from jaxtune.checkpoint.atomic import fresh_place, place_beside, replace_folder
 from jaxtune.checkpoint.leaves import (
     Leaf,
     Name,
@@ -84,6 +85,9 @@ def write(
 ) -> None:
     """Writes named arrays and a description; the folder is complete or absent.
 
+    Of several processes all must call it, with the same arrays, and nothing else that
+    they do together meanwhile.
+
     Args:
         target: Folder to make.
         items: Arrays by name, for each item.
@@ -108,14 +112,21 @@ def write(
     network = {item: trees.pop(item) for item in _OF_NETWORK if item in trees}
     target.parent.mkdir(parents=True, exist_ok=True)
     with _ONE_AT_A_TIME, context:
-        place = fresh_place(target) if overwrite else target
+        place = target
+        if overwrite:
+            # Of several processes, which all come here, the first tidies up.
+            first = jax.process_index() == 0
+            place = fresh_place(target) if first else place_beside(target)
+            _wait_for_all(target)
         ocp.save_checkpointables(
             place,
             {**({_NETWORK: network} if network else {}), **trees, "meta": meta},
             custom_metadata={"format": FORMAT, "crc32": checksums},
         )
         if overwrite:
-            replace_folder(place, target)
+            if first:
+                replace_folder(place, target)
+            _wait_for_all(target)
 
 
 def open_stored(path: Path) -> Stored:
@@ -131,7 +142,7 @@ def open_stored(path: Path) -> Stored:
     own = _own_metadata(path)
     single = False
     try:
-        with _quiet():
+        with _quiet(), _by_this_process():
             try:
                 metadata = ocp.checkpointables_metadata(path)
             except ocp.errors.InvalidLayoutError:
@@ -183,7 +194,7 @@ def read_arrays(stored: Stored, names: Collection[Name]) -> dict[Name, np.ndarra
         stored.tree,
     )
     try:
-        with _quiet():
+        with _quiet(), _by_this_process():
             if stored.single:
                 tree = ocp.load(stored.path, abstract, checkpointable_name=None)
             else:
@@ -220,12 +231,28 @@ def read_meta(path: Path) -> Any:
             )
         raise _no_checkpoint(path)
     try:
-        with _quiet():
+        with _quiet(), _by_this_process():
             return ocp.load_checkpointables(path, {"meta": None})["meta"]
     except ocp.errors.InvalidLayoutError as error:
         raise _no_checkpoint(path) from error
     except _ORBAX_ERRORS as error:
         raise _damaged(path, error) from error
+
+
+def _wait_for_all(target: Path) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"jaxtune: {target.name} is written")
+
+
+def _by_this_process() -> Any:
+    """A context of Orbax in which this process reads for itself, without the others."""
+    from orbax.checkpoint import v1 as ocp
+
+    context, number = ocp.Context(), jax.process_index()
+    if jax.process_count() > 1:
+        context.multiprocessing.primary_host = number
+        context.multiprocessing.active_processes = {number}
+    return context
 
 
 @contextlib.contextmanager

@@ -160,6 +160,7 @@ class Loader:
                 stacklevel=3,
             )
         self._cache = _Cache(len(items), self.image_shape) if fits else None
+        self._own_rows: np.ndarray | None = None
         self._warned: set[int] = set()
 
     @property
@@ -269,6 +270,20 @@ class Loader:
         most = self.num_items if self.shuffle else None
         other = copy.copy(self)
         other.batch_size = check_integer(batch_size, "batch_size", least=1, most=most)
+        other._own_rows = None
+        return other
+
+    def with_rows(self, rows: np.ndarray) -> Loader:
+        """Returns a loader that reads the photos of these rows of each batch only.
+
+        The other rows' images are zeros; everything else is as in this loader, with
+        which decoded photos are shared. So several processes read each photo once.
+
+        Args:
+            rows: Whether a row is read, bool (batch_size,).
+        """
+        other = copy.copy(self)
+        other._own_rows = rows
         return other
 
     def in_order(self) -> Loader:
@@ -335,13 +350,18 @@ class Loader:
         images = np.zeros((self.batch_size, *self.image_shape), np.uint8)
         batch: Batch = {"image": images, **self.rows(indices)}
         real, positions = len(indices), indices % self.num_items
-        if self._cache is not None and self._cache.filled[positions].all():
-            np.take(self._cache.images, positions, axis=0, out=batch["image"][:real])
-            batch["aspect"][:real] = self._cache.aspects[positions]
+        own = self._own_rows
+        rows = np.arange(real) if own is None else np.flatnonzero(own[:real])
+        if self._cache is not None and self._cache.filled[positions[rows]].all():
+            if len(rows) == real:
+                np.take(self._cache.images, positions, axis=0, out=images[:real])
+            else:
+                images[rows] = self._cache.images[positions[rows]]
+            batch["aspect"][rows] = self._cache.aspects[positions[rows]]
             return batch, []
 
         missing = []
-        for row, position in enumerate(positions.tolist()):
+        for row, position in zip(rows.tolist(), positions[rows].tolist(), strict=True):
             if self._cache is not None and self._cache.filled[position]:
                 images[row] = self._cache.images[position]
                 batch["aspect"][row] = self._cache.aspects[position]

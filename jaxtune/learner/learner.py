@@ -80,10 +80,15 @@ from jaxtune.loop.extra_validation import matching_loaders
 from jaxtune.loop.fit import fit
 from jaxtune.loop.float32 import in_float32
 from jaxtune.loop.history import History
+from jaxtune.loop.processes import (
+    check_same_everywhere,
+    ending_together,
+    is_first_process,
+    wait_for_all,
+)
 from jaxtune.loop.rate_search import search_rates
 from jaxtune.loop.resume import Resume
 from jaxtune.loop.run_description import describe_run, upgraded_recipe, without_metrics
-from jaxtune.loop.sharding import check_one_process
 from jaxtune.loop.trainer import Trainer
 from jaxtune.models import kaiming_normal
 from jaxtune.results.explanation import Explainer
@@ -965,7 +970,6 @@ class Learner:
             ValueError: If a number is out of range, or end_lr is not above start_lr.
             NonFiniteLossError: If the first loss is NaN or infinite.
             OutOfMemoryError: If a step does not fit into the device's memory.
-            NotImplementedError: In one of several processes of `jax.distributed`.
 
         References:
             Smith, https://arxiv.org/abs/1506.01186; fastai 2.8.12,
@@ -1729,13 +1733,25 @@ class Learner:
         check_path(run, "run", or_none=True)
         seconds = 60.0 if save_every is None else save_every
         seconds = check_number(seconds, "save_every", least=0)
-        check_one_process()
         listeners = CallbackList(callbacks, self)
         listeners.check()
-        if run is None:
-            return self._fit_phases(phases, None, listeners)
+        with ending_together():
+            check_same_everywhere("the weights", self._trainer.fingerprint())
+            if run is None:
+                return self._fit_phases(phases, None, listeners)
+            return self._fit_run(phases, run, seconds, listeners)
+
+    def _fit_run(
+        self,
+        phases: Sequence[Phase],
+        run: str | os.PathLike,
+        seconds: float,
+        listeners: CallbackList,
+    ) -> History:
         path = Path(run).expanduser().resolve()
         before = self._start_of_run(path)
+        if not is_first_process():
+            wait_for_all("jaxtune: the run's folder is made")
         folder = RunFolder(
             path,
             {
@@ -1747,7 +1763,10 @@ class Learner:
             made_with=environment(),
             save_every=seconds,
             upgrade=upgraded_recipe,
+            leads=is_first_process(),
         )
+        if is_first_process():
+            wait_for_all("jaxtune: the run's folder is made")
         resume = Resume(
             folder,
             phases,
@@ -1820,14 +1839,15 @@ class Learner:
         with_opt = check_flag(with_opt, "with_opt")
         trainer = self._trainer
         _, params, model_state = split_module(trainer.module)
-        return save_checkpoint(
-            path,
-            params=params,
-            model_state=model_state,
-            opt_state=trainer.opt_state if with_opt else None,
-            meta={**self._meta(), "learner": trainer.state_dict(), **note},
-            overwrite=overwrite,
-        )
+        with ending_together():
+            return save_checkpoint(
+                path,
+                params=params,
+                model_state=model_state,
+                opt_state=trainer.opt_state if with_opt else None,
+                meta={**self._meta(), "learner": trainer.state_dict(), **note},
+                overwrite=overwrite,
+            )
 
     def _meta(self) -> dict:
         return describe(
@@ -1862,7 +1882,7 @@ class Learner:
         return group_labels(params, self.groups), (params, model_state)
 
     def _say(self, result: Any) -> None:
-        if self.verbose:
+        if self.verbose and is_first_process():
             print(result, flush=True)
 
     def _copied(self, attributes: dict) -> "Learner":

@@ -127,12 +127,14 @@ class CompiledStep:
         """The memory it needs. JAX caches the program: the call compiles nothing."""
         placed = (getattr(x, "sharding", None) for x in jax.tree.leaves(arguments))
         sets = (sharding.device_set for sharding in placed if sharding is not None)
-        devices = sorted(next(sets, local_devices()[:1]), key=lambda one: one.id)
+        everywhere = sorted(next(sets, local_devices()[:1]), key=lambda one: one.id)
+        here = jax.process_index()
+        devices = [one for one in everywhere if one.process_index == here]
         need = MemoryNeed(
             self._task,
             rows=len(batch[0]),
             device=devices[0],
-            devices=len(devices),
+            devices=len(everywhere),
             accumulation=self._accumulation,
         )
         # If the compiler itself runs out of memory, the message can say this much.

@@ -21,14 +21,17 @@ from jaxtune.inspect.diff import Snapshot
 from jaxtune.loop.callbacks import CallbackList, StopPhase, StopTraining
 from jaxtune.loop.epoch_table import Reporter, describe_phase
 from jaxtune.loop.history import Row
+from jaxtune.loop.processes import is_first_process, several_processes
 from jaxtune.loop.recovery import GoodValues, copy_of_values
 from jaxtune.loop.resume import Resume, StopRequested
 from jaxtune.loop.run_state import RunState, StepTimer
+from jaxtune.loop.sharding import on_every_device
 from jaxtune.loop.trainer import NonFiniteLossError, Trainer
 from jaxtune.train import Phase, averaged, split_module
 
-#: Seconds between two looks at the running loss; each look waits for the device.
-_LOOK_EVERY = 0.5
+#: Seconds between two looks at the running loss; each look waits for the device. Of
+#: several processes all must look after the same steps.
+_LOOK_EVERY, _STEPS_BETWEEN_LOOKS = 0.5, 20
 
 #: With so many, the next phase is compiled beside the first one; with fewer, after it.
 _MANY_CORES = 4
@@ -60,7 +63,8 @@ class FitEvents:
             verbose: Whether to show anything.
         """
         self._callbacks = callbacks or CallbackList(None, None)
-        self._resume, self._verbose = resume, verbose
+        self._resume = resume
+        self._verbose = verbose and is_first_process()
         self.run = RunState() if resume is None else copy.deepcopy(resume.run)
         self._resumed_in = self.run.phase
         self._finite: list[tuple[int, Any]] = []
@@ -164,7 +168,11 @@ class FitEvents:
         """
         run = self.run
         self._finite.append((run.step, metrics.get("finite", True)))
-        if time.perf_counter() - self._looked > _LOOK_EVERY:
+        if several_processes():
+            looks = run.step % _STEPS_BETWEEN_LOOKS == 0
+        else:
+            looks = time.perf_counter() - self._looked > _LOOK_EVERY
+        if looks:
             # The last step but one is done or nearly so: reading it hardly waits.
             self._reporter.advance(float(run.losses[-2 if run.step > 1 else -1]))
             self._check_finite(self._finite[:-1])
@@ -225,7 +233,7 @@ class FitEvents:
         with trainer.programs.device_errors():
             train_step, state = trainer.begin(phase)
         if restore and resume is not None and resume.checkpoint is not None:
-            state = jax.device_put(resume.restore(state), trainer.sharding)
+            state = on_every_device(resume.restore(state), trainer.sharding)
             when = "when the run was resumed"
             good = copy_of_values(state, trainer.sharding, when)
             self._good = good or self._good

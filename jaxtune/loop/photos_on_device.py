@@ -37,7 +37,10 @@ class PhotosOnDevice:
         """
         self._rows, self._everywhere, self._used = rows, everywhere, used
         self._photos: dict[Loader, jax.Array] = {}
-        self._limit = _memory_beside_the_host(next(iter(everywhere.device_set)))
+        # Of several processes none has decoded all photos.
+        self._limit = None
+        if everywhere.is_fully_addressable:
+            self._limit = _memory_beside_the_host(next(iter(everywhere.device_set)))
 
     @property
     def kept(self) -> int:

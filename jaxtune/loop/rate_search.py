@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxtune.loop.epoch_table import describe_phase
-from jaxtune.loop.sharding import check_one_process
+from jaxtune.loop.processes import ending_together
 from jaxtune.loop.trainer import NonFiniteLossError, Trainer
 from jaxtune.train import LRFind, Phase, exponential, lr_sweep, suggest_rates
 
@@ -44,9 +44,7 @@ def search_rates(
     Raises:
         NonFiniteLossError: If the first loss is NaN or infinite.
         OutOfMemoryError: If a step does not fit into the device's memory.
-        NotImplementedError: In one of several processes of `jax.distributed`.
     """
-    check_one_process()
     batches_each = trainer.gradient_accumulation_steps
     # A phase's schedule counts batches.
     schedule = exponential(num_it * batches_each, start_lr, end_lr)
@@ -55,7 +53,7 @@ def search_rates(
     trainer.check_rows(data, [phase])
     batches, key = _batches(trainer, data, first_epoch), jax.random.key(seed)
     several = (list(itertools.islice(batches, batches_each)) for _ in range(num_it))
-    with trainer.programs.device_errors():
+    with ending_together(), trainer.programs.device_errors():
         step, state = trainer.begin(phase)
         losses = lr_sweep(_of_several(step), state, several, key, stop_div=stop_div)
     if not np.isfinite(losses[0]):
@@ -84,7 +82,7 @@ def search_rates(
 
 def _batches(trainer: Trainer, data: Any, first_epoch: int) -> Iterator[dict]:
     for epoch in itertools.count(first_epoch):
-        for batch in data.train_loader.batches(epoch):
+        for batch in trainer.own_rows(data.train_loader).batches(epoch):
             yield trainer.place(batch)
 
 

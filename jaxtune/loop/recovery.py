@@ -9,8 +9,9 @@ import warnings
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import Sharding
+from jax.sharding import NamedSharding
 
+from jaxtune.loop.sharding import on_every_device
 from jaxtune.train import TrainState, averaged
 
 #: What to do with a network whose outputs have become NaN or infinite.
@@ -50,7 +51,9 @@ class GoodValues(NamedTuple):
 
 
 def copy_of_values(
-    state: TrainState, sharding: Sharding, when: str = "at the beginning of this phase"
+    state: TrainState,
+    sharding: NamedSharding,
+    when: str = "at the beginning of this phase",
 ) -> GoodValues | None:
     """Returns a copy of a state's weights; of their average, where one is kept.
 
@@ -63,7 +66,7 @@ def copy_of_values(
         None if the device has no memory for a copy: training continues without.
     """
     try:
-        copy = jax.device_put(averaged(state), sharding, may_alias=False)
+        copy = on_every_device(averaged(state), sharding)
         return GoodValues(copy, int(state.step), when)
     except (RuntimeError, ValueError):
         return None

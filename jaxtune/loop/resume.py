@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 import jax
+from jax.experimental.multihost_utils import reached_preemption_sync_point
 
 from jaxtune.checkpoint import (
     RunFolder,
@@ -22,8 +23,16 @@ from jaxtune.checkpoint import (
     load_raw,
     resuming_from,
 )
+from jaxtune.loop.processes import (
+    as_the_first_says,
+    is_first_process,
+    several_processes,
+)
 from jaxtune.loop.run_state import RunState
 from jaxtune.train import Phase, TrainState, averaged, raw_values, with_raw_values
+
+#: Steps after which several processes look whether a checkpoint is due.
+_STEPS_BETWEEN_LOOKS = 10
 
 
 class RunStopped(SystemExit):
@@ -47,7 +56,8 @@ class StopSignals:
     """Context manager that notes SIGTERM (preemption) and Ctrl-C.
 
     A second Ctrl-C raises KeyboardInterrupt at once. Python handles signals in the main
-    thread only; in other threads nothing is changed.
+    thread only; in other threads nothing is changed. Of several processes JAX notes
+    SIGTERM, and has all of them stop after the same step.
     """
 
     def __init__(self) -> None:
@@ -57,7 +67,8 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         """Installs the signal handlers."""
-        if threading.current_thread() is threading.main_thread():
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and not several_processes():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._take_note)
         return self
@@ -68,8 +79,14 @@ class StopSignals:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
 
-    def check(self) -> None:
-        """Raises `StopRequested` if a signal has arrived."""
+    def check(self, progress: int) -> None:
+        """Raises `StopRequested` if a signal has arrived.
+
+        Args:
+            progress: Number of calls so far, in the whole run.
+        """
+        if several_processes() and reached_preemption_sync_point(progress):
+            self._heard = signal.SIGTERM
         if self._heard is not None:
             raise StopRequested(self._heard)
 
@@ -119,6 +136,7 @@ class Resume:
         self.checkpoint: Path | None = folder.latest
         self.learner: dict[str, Any] = {}
         self._saved: int | None = None
+        self._checks = 0
         self.run = RunState()
         if self.checkpoint is not None:
             with resuming_from(self.checkpoint):
@@ -178,8 +196,13 @@ class Resume:
         Raises:
             StopRequested: If a stop signal has arrived.
         """
-        self._signals.check()
-        if self._folder.is_due:
+        self._signals.check(self._checks)
+        self._checks += 1
+        due = self._folder.is_due
+        if several_processes():
+            looks = self._checks % _STEPS_BETWEEN_LOOKS == 0
+            due = looks and as_the_first_says(due)
+        if due:
             self.save(run)
 
     def save(self, run: RunState, *, wait: bool = False) -> None:
@@ -209,7 +232,8 @@ class Resume:
                     },
                 },
                 valid_loss=run.rows[-1].valid_loss if fresh else None,
-                wait=wait,
+                # What several processes do together is in the same order in each.
+                wait=wait or several_processes(),
             )
             self._saved = run.progress
         elif wait:
@@ -218,6 +242,8 @@ class Resume:
     def stopped(self, run: RunState, request: StopRequested) -> RunStopped:
         """Saves, prints where, and returns the exception that ends the process."""
         self.save(run, wait=True)
+        if not is_first_process():
+            return RunStopped(0)
         print(
             f"stopped by {request.signal.name} · saved in {self._name} after "
             f"{self.describe(run)} · run the same line again to resume",

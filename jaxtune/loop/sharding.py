@@ -1,10 +1,12 @@
-"""Data parallelism: photos are split over local devices, weights are on each.
+"""Data parallelism: photos are split over all devices, weights are on each.
 
-The training code does not depend on the number of devices. Photos that they don't
-divide are filled up with empty ones, which the compiled steps cut off again: XLA then
-splits what is left as evenly as it goes.
+The training code depends neither on the number of devices nor on that of processes.
+Photos that the devices don't divide are filled up with empty ones, which the compiled
+steps cut off again: XLA then splits what is left as evenly as it goes. Of several
+processes each reads the photos of its own devices' rows.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +15,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxtune.arguments import check_instance
+from jaxtune.data import Loader
 from jaxtune.train import local_devices
+
+#: Arrays of a batch of which a process knows its own rows only, besides the images.
+_OF_DECODED = ("mask", "aspect")
 
 
 def data_sharding(mesh: Mesh | None = None) -> tuple[NamedSharding, NamedSharding]:
@@ -21,12 +27,13 @@ def data_sharding(mesh: Mesh | None = None) -> tuple[NamedSharding, NamedShardin
 
     Args:
         mesh: Devices, over all of which the rows are split, whatever its axes are; all
-            local devices if None.
+            devices of all processes if None.
 
     Raises:
         DeviceError: If there is no device, see `local_devices`.
     """
-    devices = local_devices() if mesh is None else mesh.devices.flat
+    local_devices()
+    devices = jax.devices() if mesh is None else mesh.devices.flat
     # An axis of our own: the given ones may be explicit, so that no row could be cut.
     mesh = Mesh(np.asarray(list(devices)), ("data",))
     split = NamedSharding(mesh, PartitionSpec("data"))
@@ -34,21 +41,23 @@ def data_sharding(mesh: Mesh | None = None) -> tuple[NamedSharding, NamedShardin
 
 
 def check_mesh(mesh: Any) -> Mesh | None:
-    """Returns a mesh of this process's devices as it is; None for all of them.
+    """Returns a mesh as it is; None for all devices.
 
     Raises:
         TypeError: If it is no `jax.sharding.Mesh`.
-        ValueError: If it has a device of another process.
+        ValueError: If a process has no device in it.
     """
     if mesh is None:
         return None
     wanted = "a jax.sharding.Mesh, such as jax.make_mesh((4,), ('data',)), or None"
     check_instance(mesh, "mesh", Mesh, wanted)
-    foreign = [d for d in mesh.devices.flat if d.process_index != jax.process_index()]
-    if foreign:
+    taking_part = {device.process_index for device in mesh.devices.flat}
+    idle = set(range(jax.process_count())) - taking_part
+    if idle:
         raise ValueError(
-            f"mesh has {foreign[0]}, a device of another process, and jaxtune does not "
-            "train across processes yet. Give a mesh of jax.local_devices()."
+            f"mesh has no device of process {min(idle)} of {jax.process_count()}. All "
+            "processes of jax.distributed train together: give a mesh of devices of "
+            "each, such as one of jax.devices()."
         )
     return mesh
 
@@ -58,6 +67,20 @@ def filled_up(count: int, devices: int) -> int:
     return -(-count // devices) * devices
 
 
+def sharding_of_labels(
+    count: int, rows: NamedSharding, everywhere: NamedSharding
+) -> NamedSharding:
+    """Returns the sharding of all that a batch has besides its images.
+
+    Args:
+        count: Rows of the batch.
+        rows: Sharding of photos, see `data_sharding`.
+        everywhere: Sharding of the state, see `data_sharding`.
+    """
+    is_split = rows.is_fully_addressable and count % rows.num_devices == 0
+    return rows if is_split else everywhere
+
+
 def place_batch(
     batch: Mapping, rows: NamedSharding, everywhere: NamedSharding
 ) -> dict[str, jax.Array]:
@@ -65,7 +88,8 @@ def place_batch(
 
     The rows of `image` are split among them, filled up with zeros to a number that they
     divide; see `real_rows`. The others are small: they are split if their rows can be,
-    else each device gets all of them.
+    else each device gets all of them. Several processes call it with the same batch,
+    of which each needs to have its own rows of the images only, see `with_own_rows`.
 
     Args:
         batch: Arrays (b, ...) by name.
@@ -74,15 +98,34 @@ def place_batch(
     """
     count = len(batch["label"] if "label" in batch else next(iter(batch.values())))
     missing = filled_up(count, rows.num_devices) - count
-    others = everywhere if missing else rows
+    others = sharding_of_labels(count, rows, everywhere)
     placed = {}
     for name, value in batch.items():
-        photos = name == "image" and missing
-        if photos and len(value) == count:
-            widths = [(0, missing)] + [(0, 0)] * (value.ndim - 1)
-            value = np.pad(value, widths)
-        placed[name] = jax.device_put(value, rows if photos else others)
+        split = others
+        if name == "image" or (name in _OF_DECODED and not rows.is_fully_addressable):
+            split = rows
+            if missing and len(value) == count:
+                value = np.pad(value, [(0, missing)] + [(0, 0)] * (value.ndim - 1))
+        placed[name] = _placed(value, split)
+    if not rows.is_fully_addressable:
+        own = {name: placed[name] for name in _OF_DECODED if name in placed}
+        placed |= _joined(everywhere)(own, count)
     return placed
+
+
+def _placed(value: Any, sharding: NamedSharding) -> jax.Array:
+    if sharding.is_fully_addressable:
+        return jax.device_put(value, sharding)
+    value = np.asarray(value)
+    return jax.make_array_from_callback(value.shape, sharding, value.__getitem__)
+
+
+@functools.cache
+def _joined(everywhere: NamedSharding) -> Any:
+    def cut(arrays, count):
+        return jax.tree.map(lambda x: x[:count], arrays)
+
+    return jax.jit(cut, static_argnums=1, out_shardings=everywhere)
 
 
 def real_rows(batch: Mapping) -> jax.Array:
@@ -90,17 +133,71 @@ def real_rows(batch: Mapping) -> jax.Array:
     return batch["image"][: len(batch["label"])]
 
 
-def check_one_process() -> None:
-    """Raises if `jax.distributed` has started several processes.
+def with_own_rows(loader: Any, rows: NamedSharding) -> Any:
+    """Returns a loader that reads only the photos of this process's rows.
 
-    Raises:
-        NotImplementedError: If it has; the message says what to do.
+    It is the loader itself in a single process, or if it isn't one of jaxtune's.
+
+    Args:
+        loader: Of photos.
+        rows: Sharding of photos, see `data_sharding`.
     """
-    local_devices()
-    if jax.process_count() > 1:
-        raise NotImplementedError(
-            f"this is process {jax.process_index()} of {jax.process_count()} of "
-            "jax.distributed, and jaxtune does not train across processes yet: each "
-            "of them would train the same whole network by itself. Start one process, "
-            "without jax.distributed.initialize(); it uses all devices of its host."
-        )
+    if rows.is_fully_addressable or not isinstance(loader, Loader):
+        return loader
+    filled = (filled_up(loader.batch_size, rows.num_devices),)
+    own = np.zeros(filled, bool)
+    for (part,) in rows.addressable_devices_indices_map(filled).values():
+        own[part] = True
+    return loader.with_rows(own[: loader.batch_size])
+
+
+def on_every_device(tree: Any, everywhere: NamedSharding) -> Any:
+    """Returns a copy of arrays on every device; each process gives its own.
+
+    Args:
+        tree: Arrays, the same in each process.
+        everywhere: Sharding of the state, see `data_sharding`.
+    """
+    if everywhere.is_fully_addressable:
+        return jax.device_put(tree, everywhere, may_alias=False)
+    return jax.tree.map(functools.partial(_copied, everywhere=everywhere), tree)
+
+
+def _copied(value: Any, *, everywhere: NamedSharding) -> jax.Array:
+    local = _of_this_process(value)
+    copies = [
+        jax.device_put(local, device, may_alias=False)
+        for device in everywhere.addressable_devices
+    ]
+    return jax.make_array_from_single_device_arrays(local.shape, everywhere, copies)
+
+
+def of_this_process(tree: Any) -> Any:
+    """Returns arrays that are on every device as arrays of this process alone.
+
+    What is computed with them involves no other process.
+    """
+    return jax.tree.map(_of_this_process, tree)
+
+
+def _of_this_process(value: Any) -> Any:
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        return value.addressable_data(0)
+    return value
+
+
+def readable(tree: Any, everywhere: NamedSharding) -> Any:
+    """Returns arrays that each process can read whole; all of them must call it.
+
+    Args:
+        tree: What a compiled step returned.
+        everywhere: Sharding of the state, see `data_sharding`.
+    """
+    if everywhere.is_fully_addressable:
+        return tree
+    return _gathered(everywhere)(tree)
+
+
+@functools.cache
+def _gathered(everywhere: NamedSharding) -> Any:
+    return jax.jit(lambda tree: tree, out_shardings=everywhere)

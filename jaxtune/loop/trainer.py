@@ -30,10 +30,20 @@ from jaxtune.loop.float32 import in_float32, to_float32
 from jaxtune.loop.history import Row
 from jaxtune.loop.memory import MemoryNeed
 from jaxtune.loop.photos_on_device import PhotosOnDevice
+from jaxtune.loop.processes import ending_together
 from jaxtune.loop.recovery import SPOILED, GoodValues, has_diverged, is_readable
 from jaxtune.loop.run_description import describe_groups, name_of
 from jaxtune.loop.run_state import RunState
-from jaxtune.loop.sharding import data_sharding, filled_up, place_batch
+from jaxtune.loop.sharding import (
+    data_sharding,
+    filled_up,
+    of_this_process,
+    on_every_device,
+    place_batch,
+    readable,
+    sharding_of_labels,
+    with_own_rows,
+)
 from jaxtune.train import (
     ComputePrecision,
     Norms,
@@ -321,7 +331,7 @@ class Trainer:
             )
         state = self.running.state
         changed = with_rates(state.opt_state, rates)
-        changed = jax.device_put(changed, self.sharding)
+        changed = on_every_device(changed, self.sharding)
         self.running.state = state.replace(opt_state=changed)
 
     @property
@@ -398,7 +408,7 @@ class Trainer:
         Warns if the loss is NaN or infinite, and tells whether the network's outputs
         are the cause.
         """
-        with self.programs.device_errors():
+        with ending_together(), self.programs.device_errors():
             values = self.values()
             figures = self.evaluate(loader, values)
             if not math.isfinite(figures["loss"]):
@@ -430,8 +440,12 @@ class Trainer:
         if not phase.cache_features or not phase.epochs:
             photos = self.photos_on_device()
             self.programs.before_call = photos.make_room
-            loaders = {name: photos.loader(loader) for name, loader in loaders.items()}
-            return photos.loader(data.train_loader), loaders, self.evaluator()
+            loaders = {
+                name: photos.loader(self.own_rows(loader))
+                for name, loader in loaders.items()
+            }
+            train_loader = photos.loader(self.own_rows(data.train_loader))
+            return train_loader, loaders, self.evaluator()
         cached = self._cached_features(
             data.train_loader, loaders, phase, first_epoch, key
         )
@@ -462,12 +476,12 @@ class Trainer:
         def features_of(loader, key, *, augmented) -> tuple[np.ndarray, np.ndarray]:
             step = self.programs.features_step(graphdef, augmented=augmented)
             found, masks = [], []
-            for batch in loader.in_order().batches():
+            for batch in self.own_rows(loader.in_order()).batches():
                 placed = self.place(batch)
-                found.append(step(*values, placed, key))
-                masks.append(batch["mask"])
+                found.append(self.readable(step(*values, placed, key)))
+                masks.append(placed["mask"])
                 self._photo_batch = placed if augmented else self._photo_batch
-            found, count = jax.device_get(found), loader.num_items
+            (found, masks), count = jax.device_get((found, masks)), loader.num_items
             return np.concatenate(found)[:count], np.concatenate(masks)[:count]
 
         draws = [
@@ -506,8 +520,8 @@ class Trainer:
 
         def evaluate(loader, values, after_batch=None) -> dict[str, float]:
             sums = []
-            for batch in loader.batches():
-                sums.append(eval_step(*values, self.place(batch)))
+            for batch in self.own_rows(loader).batches():
+                sums.append(self.readable(eval_step(*values, self.place(batch))))
                 if after_batch is not None:
                     after_batch()
             return epoch_figures(sums, self.programs.metrics)
@@ -521,18 +535,21 @@ class Trainer:
     def outputs_are_finite(self, values: tuple[Any, Any], loader) -> bool:
         """Returns whether the network gives finite numbers for every photo."""
         step = self.programs.answer_step(self.eval_graphdef())
-        for batch in loader.batches():
-            outputs, _ = step(*values, self.place(batch)["image"])
-            rows = len(batch["label"])
-            real = np.asarray(batch.get("mask", np.ones(rows, bool)))
+        for batch in self.own_rows(loader).batches():
+            placed, rows = self.place(batch), len(batch["label"])
+            outputs = self.readable(step(*values, placed["image"])[0])
+            real = np.asarray(placed.get("mask", np.ones(rows, bool)))
             if not np.isfinite(np.asarray(outputs)[:rows][real]).all():
                 return False
         return True
 
     def predict_step(self) -> Callable:
-        """Returns uint8 images (b, h, w, 3) -> probabilities (b, c)."""
+        """Returns uint8 images (b, h, w, 3) -> probabilities (b, c).
+
+        Of several processes each calls it for itself.
+        """
         step = self.programs.predict_step(self.eval_graphdef())
-        values = self.values()
+        values = of_this_process(self.values())
         return lambda images: step(*values, images)
 
     def _any_phase(self) -> Phase:
@@ -569,7 +586,7 @@ class Trainer:
             kept = restart_schedule(self._opt_state, state.opt_state)
             state = state.replace(opt_state=kept)
         state = state.replace(step=np.int32(self.step))
-        return step, jax.device_put(state, self.sharding, may_alias=False)
+        return step, on_every_device(state, self.sharding)
 
     @in_float32
     def compile_ahead(self, phase: Phase, batch: Mapping, key: jax.Array) -> Thread:
@@ -671,7 +688,7 @@ class Trainer:
             return None
         batch = loader.rows(np.zeros(0, np.int32))
         rows = filled_up(loader.batch_size, self._rows.num_devices)
-        others = self._rows if rows == loader.batch_size else self.sharding
+        others = sharding_of_labels(loader.batch_size, self._rows, self.sharding)
         form = {name: _form(x, others) for name, x in batch.items()}
         photos = jax.ShapeDtypeStruct((rows, *loader.image_shape), np.uint8)
         return form | {"image": _form(photos, self._rows)}
@@ -812,15 +829,25 @@ class Trainer:
     def values(self) -> tuple[nnx.State, nnx.State]:
         """Returns the present parameters and model state, on every device."""
         _, params, model_state = split_module(self.module)
-        return jax.device_put((params, model_state), self.sharding)
+        if self.sharding.is_fully_addressable:
+            return jax.device_put((params, model_state), self.sharding)
+        return on_every_device((params, model_state), self.sharding)
 
     @in_float32
     def place(self, batch) -> dict[str, jax.Array]:
         """Puts a batch onto the devices, see `place_batch`."""
         return place_batch(batch, self._rows, self.sharding)
 
+    def own_rows(self, loader: Any) -> Any:
+        """Returns a loader that reads this process's photos, see `with_own_rows`."""
+        return with_own_rows(loader, self._rows)
+
+    def readable(self, tree: Any) -> Any:
+        """Returns what a step gave in a form that can be read, see `readable`."""
+        return readable(tree, self.sharding)
+
     def _sync(self, state: TrainState) -> None:
-        nnx.update(self.network, *averaged(state))
+        nnx.update(self.network, *of_this_process(averaged(state)))
 
     def check_row(self, row: Row, state: TrainState, loader) -> None:
         """Raises if the validation loss is not finite because the outputs are not."""
@@ -849,7 +876,7 @@ class Trainer:
             return True, back
         try:
             # On every device, as validation has them.
-            now, before = jax.device_put((averaged(state), good.values), self.sharding)
+            now, before = on_every_device((averaged(state), good.values), self.sharding)
             loss = self.evaluate(loader, before)["loss"]
             if has_diverged(self.evaluate(loader, now)["loss"], loss):
                 return True, back
@@ -882,7 +909,7 @@ class Trainer:
             self._sync(state)
             self._opt_state, self.step = state.opt_state, int(state.step)
         else:
-            nnx.update(self.network, *good.values)
+            nnx.update(self.network, *of_this_process(good.values))
             self._opt_state, self.step = None, good.step
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtune.inspect.gradcam import scale_heat
+from jaxtune.loop.processes import ending_together
 from jaxtune.loop.trainer import Trainer
 from jaxtune.results.predictions import gather
 
@@ -31,7 +32,8 @@ class Inference:
             trainer: Holds network, weights and compiled steps.
         """
         self._programs = trainer.programs
-        self.place = trainer.place
+        self.place, self._readable = trainer.place, trainer.readable
+        self._own_rows = trainer.own_rows
         self._graphdef = trainer.eval_graphdef()
         self._values = trainer.values()
 
@@ -77,13 +79,18 @@ class Inference:
         def predict(batch: Mapping[str, Any]) -> dict[str, jax.Array]:
             placed = self.place(batch)
             outputs, probabilities = self.of(placed["image"])
-            if not with_loss:
-                return {"probabilities": probabilities}
-            losses = self.losses(outputs, placed["label"])
-            return {"probabilities": probabilities, "losses": losses}
+            found = {"probabilities": probabilities}
+            if with_loss:
+                found["losses"] = self.losses(outputs, placed["label"])
+            return self._answered(found, placed)
 
-        with self._programs.device_errors():
-            return gather(predict, loader.batches())
+        with ending_together(), self._programs.device_errors():
+            return gather(predict, self._own_rows(loader).batches())
+
+    def _answered(self, found: dict, placed: Mapping[str, Any]) -> dict:
+        """Results that this process can read, with what others know of the photos."""
+        known = {"mask": placed["mask"]} if "mask" in placed else {}
+        return known | self._readable(found)
 
     def averaged_rows(
         self,
@@ -111,10 +118,11 @@ class Inference:
             placed = self.place(batch)
             keys = (jax.random.fold_in(key, i) for i in range(n))
             each = (self.augmented(placed, key) for key in keys)
-            return {"probabilities": functools.reduce(combine, each)}
+            found = {"probabilities": functools.reduce(combine, each)}
+            return self._answered(found, placed)
 
-        with self._programs.device_errors():
-            rows = gather(predict, augmented.batches())
+        with ending_together(), self._programs.device_errors():
+            rows = gather(predict, self._own_rows(augmented).batches())
         once = self.rows(plain)["probabilities"]
         if use_max:
             rows["probabilities"] = np.maximum(rows["probabilities"], once)

@@ -110,7 +110,8 @@ def gather(
     """Returns the unpadded rows of all batches, concatenated.
 
     Args:
-        answer: Maps a batch to arrays (b, ...) by name.
+        answer: Maps a batch to arrays (b, ...) by name; a `mask` of its own stands in
+            for the batch's.
         batches: Batches with `label`; with `mask`, which is False for padding and
             unreadable photos, unless every row counts; and with `index`, which is
             counted up where it is missing.
@@ -122,7 +123,6 @@ def gather(
         ValueError: If no row is left.
     """
     parts: list[dict[str, Any]] = []
-    masks: list[np.ndarray] = []
     for batch in batches:
         rows = len(batch["label"])
         counted = np.arange(rows, dtype=np.int32) + rows * len(parts)
@@ -130,14 +130,15 @@ def gather(
             {
                 "label": np.asarray(batch["label"]),
                 "index": np.asarray(batch.get("index", counted)),
+                "mask": np.asarray(batch.get("mask", np.ones(rows, bool))),
                 **answer(batch),
             }
         )
-        masks.append(np.asarray(batch.get("mask", np.ones(rows, bool))))
-    if not sum(mask.sum() for mask in masks):
-        raise ValueError("there is no readable photo to predict.")
     # Fetched only now, so that the device never waits for the host between batches.
     parts = jax.device_get(parts)
+    masks = [part.pop("mask") for part in parts]
+    if not sum(mask.sum() for mask in masks):
+        raise ValueError("there is no readable photo to predict.")
     return {
         name: np.concatenate(
             # Rows that were filled up for the devices come last.

@@ -1,6 +1,5 @@
 """Phases of one's own, and the recipe by which a run is known."""
 
-import jax
 import pytest
 from small import two_convolutions
 
@@ -42,13 +41,6 @@ def test_something_trained_in_between_is_another_start(data, tmp_path):
     with pytest.raises(ValueError, match="epochs_before: 0 in the folder, 2 now"):
         model.fit(1, run=tmp_path / "run")
     assert len(model.history) == 2
-
-
-def test_a_run_of_several_processes_is_refused(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(NotImplementedError, match="Start one process"):
-        learner(data).fit(1, run=tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
 def test_phases_of_ones_own_and_gradual_unfreezing(data):

@@ -1,14 +1,10 @@
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from processes import PLACES, run_script
+from processes import run_script
 
 from jaxtune.loop.sharding import (
     check_mesh,
@@ -155,62 +151,3 @@ def test_a_mesh_of_something_else_is_an_error():
     with pytest.raises(TypeError, match="mesh must be a jax.sharding.Mesh"):
         check_mesh(jax.devices())
     assert check_mesh(None) is None
-
-
-TWO = """
-import sys
-from pathlib import Path
-import jax
-import runs
-place, number = sys.argv[1:3]
-jax.distributed.initialize(place, num_processes=2, process_id=int(number))
-model = runs.make_learner(Path(sys.argv[3]), verbose=False)
-before = runs.bits(model)
-run = Path(sys.argv[4])
-for train in (
-    lambda: model.fit(1),
-    lambda: model.fit_one_cycle(1),
-    lambda: model.fine_tune(1),
-    lambda: model.fine_tune(1, run=run),
-    lambda: model.gradual_unfreeze(1),
-    lambda: model.lr_find(),
-):
-    try:
-        train()
-    except NotImplementedError as error:
-        print(error)
-assert runs.bits(model) == before and not run.exists() and not len(model.history)
-model.fine_tune(1)
-"""
-
-
-@pytest.mark.end_to_end
-def test_each_of_two_processes_refuses_to_train(root, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = f"127.0.0.1:{free.getsockname()[1]}"
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(map(str, PLACES)),
-        "JAX_PLATFORMS": "cpu",
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", TWO, place, str(i), str(root), tmp_path / "run"],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(2)
-    ]
-    try:
-        answers = [process.communicate(timeout=120) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for number, (said, failed) in enumerate(answers):
-        lines = said.splitlines()
-        assert len(lines) == 6 and len(set(lines)) == 1, failed[-2000:]
-        assert lines[0].startswith(f"this is process {number} of 2 of jax.distributed")
-        assert "does not train across processes yet" in lines[0]
-        assert "NotImplementedError" in failed and processes[number].returncode == 1

@@ -1,0 +1,168 @@
+"""Several processes of `jax.distributed`: which one speaks, and how all of them end.
+
+Each process runs the same program on its own devices; XLA's collectives join them. So a
+process that ends alone would leave the others waiting for ever.
+"""
+
+import atexit
+import contextlib
+import hashlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+#: Seconds between two looks at the other processes, and how long one that ended leaves
+#: the others to end by themselves, as all of them do at the same NaN.
+LOOK_EVERY, GRACE = 1.0, 5.0
+
+_ENDED = "jaxtune/ended"
+
+#: Whether this process failed, and has done nothing with the others since.
+_failed = threading.Event()
+
+
+def several_processes() -> bool:
+    """Returns whether `jax.distributed` has joined several processes."""
+    return jax.process_count() > 1
+
+
+def is_first_process() -> bool:
+    """Returns whether this process is the one that prints, plots and writes files."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(name: str) -> None:
+    """Waits until every process has come here; all must call it."""
+    if several_processes():
+        multihost_utils.sync_global_devices(name)
+
+
+def as_the_first_says(flag: bool) -> bool:
+    """Returns the first process's flag; all must call it."""
+    if not several_processes():
+        return flag
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(flag)))
+
+
+def check_same_everywhere(what: str, value: str) -> None:
+    """Raises if a value differs between processes; all must call it.
+
+    Args:
+        what: What it is, for the message.
+        value: Any text.
+
+    Raises:
+        ValueError: If it does.
+    """
+    if not several_processes():
+        return
+    digest = np.frombuffer(hashlib.sha256(value.encode()).digest(), np.uint8)
+    found = np.asarray(multihost_utils.process_allgather(digest))
+    others = [n for n in range(len(found)) if (found[n] != found[0]).any()]
+    if others:
+        raise ValueError(
+            f"{what} of process {others[0]} and of process 0 differ. Each process must "
+            "run the same program, with the same seed and arguments, and see the same "
+            "files under the same paths."
+        )
+
+
+@contextlib.contextmanager
+def ending_together() -> Iterator[None]:
+    """Ends all processes with a reason if one of them fails inside.
+
+    The one that fails raises its error as ever. The others, which would wait for it in
+    a collective, say which one failed and why, and end at most `LOOK_EVERY` + `GRACE`
+    seconds later, unless they have failed themselves. Of a process that was killed JAX
+    itself tells the others: at once on CPUs, where the connection breaks, elsewhere
+    after its heartbeat's timeout (`jax.distributed.initialize` has an argument for it).
+    A process that failed leaves at its end without waiting for the others, as JAX would
+    for minutes.
+    """
+    if not several_processes():
+        yield
+        return
+    from orbax.checkpoint import multihost
+
+    others = _Others(multihost.get_jax_distributed_client())
+    others.start()
+    try:
+        yield
+    except BaseException as error:
+        others.tell(f"{type(error).__name__}: {error}")
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            # How the end of another process shows in the next collective.
+            error.add_note(
+                others.ended()
+                or "If another process has ended, this is how it shows in process "
+                f"{jax.process_index()} of {jax.process_count()}: look at what the "
+                "others printed last."
+            )
+        if not isinstance(error, SystemExit):
+            atexit.register(_leave)
+            _failed.set()
+        raise
+    else:
+        _failed.clear()
+    finally:
+        others.inside = False
+
+
+def _leave() -> None:
+    """Ends a process that failed; JAX's own exit handler was registered before."""
+    if _failed.is_set():
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        # So long the others can still ask for the reason; JAX's service, which the
+        # first process runs, would end them without one.
+        time.sleep(2 * LOOK_EVERY + (GRACE if is_first_process() else 0))
+        os._exit(1)
+
+
+class _Others(threading.Thread):
+    """Watches, while this process works with the others, whether one of them ended."""
+
+    def __init__(self, client: Any):
+        super().__init__(name="jaxtune-processes", daemon=True)
+        self._client, self._mine = client, str(jax.process_index())
+        self._reasons: dict[str, str] = {}
+        self.inside = True
+
+    def tell(self, reason: str) -> None:
+        """Tells the others why this process ends."""
+        with contextlib.suppress(Exception):
+            self._client.key_value_set(f"{_ENDED}/{self._mine}", reason[:2000])
+
+    def ended(self) -> str:
+        """Returns which other process ended and why; "" if none is known to have."""
+        with contextlib.suppress(Exception):  # The service may be gone.
+            for name, reason in self._client.key_value_dir_get(f"{_ENDED}/"):
+                self._reasons[name.rpartition("/")[2]] = reason
+        for number, reason in sorted(self._reasons.items()):
+            if number != self._mine:
+                return f"process {number} of {jax.process_count()} ended: {reason}"
+        return ""
+
+    def run(self) -> None:
+        """Ends this process some time after another one, unless it ends by itself."""
+        while self.inside and not self.ended():
+            time.sleep(LOOK_EVERY)
+        end = time.monotonic() + GRACE
+        while self.inside and time.monotonic() < end:
+            time.sleep(LOOK_EVERY)
+        if self.inside:
+            print(
+                f"jaxtune: {self.ended()}\njaxtune: process {self._mine} can't go on "
+                "without it, and ends too.",
+                file=sys.stderr,
+                flush=True,
+            )
+            os._exit(1)
