@@ -3,6 +3,7 @@
 The commands only call the Python API. Arguments are checked before any work begins.
 """
 
+import contextlib
 import io
 import os
 import sys
@@ -26,6 +27,7 @@ from jaxtune.learner import (
     load_predictor,
     vision_learner,
 )
+from jaxtune.loop.processes import is_first_process, join_processes
 from jaxtune.pretrained import ARCHITECTURES, demo_photos
 from jaxtune.text_tables import one_line
 from jaxtune.train import DeviceError, check_epochs, error_rate, local_devices
@@ -92,6 +94,25 @@ def fine_tune(
         float | None,
         typer.Option(help="Seconds between checkpoints in --out; default 60."),
     ] = None,
+    distributed: Annotated[
+        bool,
+        typer.Option(
+            "--distributed",
+            help="Train together with the other processes that SLURM, Open MPI or a "
+            "TPU pod has started, or that --coordinator joins.",
+        ),
+    ] = False,
+    coordinator: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT of the first process, where nothing tells it."),
+    ] = None,
+    num_processes: Annotated[
+        int | None, typer.Option(help="Number of processes, with --coordinator.")
+    ] = None,
+    process_id: Annotated[
+        int | None,
+        typer.Option(help="This process's number from 0, with --coordinator."),
+    ] = None,
 ) -> None:
     """Fine-tunes a pretrained network on a folder of photos."""
     if demo == (folder is not None):
@@ -108,26 +129,33 @@ def fine_tune(
         check_epochs(freeze_epochs, "--freeze-epochs", least=0)
     if out is not None:
         check_run_folder(out)
+    joined = (coordinator, num_processes, process_id)
+    if distributed:
+        join_processes(*joined)
+    elif joined != (None, None, None):
+        raise _Failure("--coordinator and the numbers of processes need --distributed.")
     local_devices()
-    data = ImageDataLoaders.from_folder(
-        demo_photos() if folder is None else folder,
-        **_splits(folder),
-        size=(_DEMO_SIZE if demo else 224) if size is None else size,
-        batch_size=_batch_size(batch_size),
-        seed=seed,
-        on_error=on_error,
-    )
-    print(data, flush=True)
-    model = vision_learner(
-        data, ARCHITECTURES[arch], weights=weights, metrics=error_rate
-    )
-    history = model.fine_tune(
-        epochs, base_lr, freeze_epochs=freeze_epochs, run=out, save_every=save_every
-    )
-    _show_predictions(model, data)
-    if out is not None:
-        write_json(out / "history.json", history.history)
-        print(f"saved to {out}; try: jaxtune predict {out} PHOTO")
+    with _shown_by_the_first_process():
+        data = ImageDataLoaders.from_folder(
+            demo_photos() if folder is None else folder,
+            **_splits(folder),
+            size=(_DEMO_SIZE if demo else 224) if size is None else size,
+            batch_size=_batch_size(batch_size),
+            seed=seed,
+            on_error=on_error,
+        )
+        print(data, flush=True)
+        model = vision_learner(
+            data, ARCHITECTURES[arch], weights=weights, metrics=error_rate
+        )
+        history = model.fine_tune(
+            epochs, base_lr, freeze_epochs=freeze_epochs, run=out, save_every=save_every
+        )
+        if is_first_process():
+            _show_predictions(model, data)
+        if is_first_process() and out is not None:
+            write_json(out / "history.json", history.history)
+            print(f"saved to {out}; try: jaxtune predict {out} PHOTO")
 
 
 @app.command()
@@ -171,6 +199,14 @@ def predict(
 
 #: Errors of the device that a user can fix.
 _OF_THE_DEVICE = (DeviceError, OutOfMemoryError, NotImplementedError)
+
+
+@contextlib.contextmanager
+def _shown_by_the_first_process():
+    with contextlib.ExitStack() as stack:
+        if not is_first_process():
+            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        yield
 
 
 class _Failure(Exception):  # noqa: N818 - shown as one line, not as a traceback

@@ -5,6 +5,7 @@ import sys
 import pytest
 from kinds import make_data, make_model
 from photos import make_photos
+from processes import Together
 from typer.testing import CliRunner
 
 from jaxtune import ImageDataLoaders, cli
@@ -52,6 +53,41 @@ def test_fine_tune_and_predict(root, tmp_path, weights_dir):
     assert json.loads((out / "history.json").read_text()) == history
     other = run("fine-tune", root, *options, "--epochs", 2)
     assert "phases.2.epochs: 1 in the folder, 2 now" in str(other.exception)
+
+
+TOGETHER = """
+import sys
+place, count, number, *arguments = sys.argv[1:]
+sys.argv = ["jaxtune", "fine-tune", *arguments, "--distributed", "--coordinator",
+            place, "--num-processes", count, "--process-id", number]
+from jaxtune.cli import main
+main()
+"""
+
+
+@pytest.mark.end_to_end
+def test_two_processes_by_hand_make_one_run(root, tmp_path, weights_dir):
+    out = tmp_path / "run"
+    options = ("--size", 32, "--batch-size", 8, "--epochs", 1, "--out", out)
+    with Together(TOGETHER, 2, root, *options) as together:
+        first, second = together.ends()
+    assert (first.status, second.status) == (0, 0), first.failed[-2000:]
+    assert "phase 1/2 · head" in first.said and f"saved to {out}" in first.said
+    assert not [x for x in second.said.splitlines() if not x.startswith("[Gloo]")]
+    assert json.loads((out / "history.json").read_text())["phase"][-1] == 2
+    photo = root / "valid" / "red" / "000.png"
+    assert run("predict", out, photo).exit_code == 0
+
+
+def test_processes_that_are_not_known_are_one_line(root, monkeypatch, capsys):
+    message = failure(monkeypatch, capsys, "fine-tune", root, "--process-id", 1)
+    assert "need --distributed" in message
+    monkeypatch.setattr(
+        "jax.distributed.initialize",
+        lambda *given: (_ for _ in ()).throw(ValueError("no coordinator.")),
+    )
+    message = failure(monkeypatch, capsys, "fine-tune", root, "--distributed")
+    assert "the other processes are not known: no coordinator. Start" in message
 
 
 def test_a_stopped_run_ends_in_good_order(root, tmp_path, monkeypatch, capsys):

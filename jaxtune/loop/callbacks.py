@@ -30,6 +30,7 @@ from jaxtune.checkpoint import (
 )
 from jaxtune.loop.columns import check_monitor, more_is_better
 from jaxtune.loop.history import Row
+from jaxtune.loop.processes import is_first_process
 from jaxtune.train import named_metrics
 
 
@@ -371,7 +372,7 @@ class ReduceLROnPlateau(Monitor):
         self._note(self.phase, self.rows)
         before, now = (self._rates(rows) for rows in (self.rows[:-1], self.rows))
         self.learner.set_rates(now)
-        if now != before and self.learner.verbose:
+        if now != before and self.learner.verbose and is_first_process():
             listed = ", ".join(f"{name} {rate:.3g}" for name, rate in now.items())
             print(
                 f"{self.monitor} has not improved: peak rates are {listed} from "
@@ -565,7 +566,8 @@ class CSVLogger(Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
         """Writes the file."""
-        self.learner.history.to_csv(self._target())
+        if is_first_process():
+            self.learner.history.to_csv(self._target())
 
     def _target(self) -> Path:
         target = Path(self.path).expanduser().resolve()
@@ -583,7 +585,8 @@ class JSONLogger(CSVLogger):
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
         """Writes the file."""
         rows = [json.dumps(row.as_dict()) for row in self.learner.history]
-        write_text(self._target(), "\n".join(rows) + "\n")
+        if is_first_process():
+            write_text(self._target(), "\n".join(rows) + "\n")
 
 
 class LambdaCallback(Callback):

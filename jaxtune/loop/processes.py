@@ -28,6 +28,38 @@ _ENDED = "jaxtune/ended"
 _failed = threading.Event()
 
 
+def join_processes(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> None:
+    """Joins this process with the others, before JAX has looked for devices.
+
+    Without arguments JAX takes them from what SLURM, Open MPI, Cloud TPU or Kubernetes
+    says.
+
+    Args:
+        coordinator: "host:port" of the first process, which listens there.
+        num_processes: Number of all processes.
+        process_id: This one's number, from 0.
+
+    Raises:
+        ValueError: If they are neither given nor found.
+        RuntimeError: If JAX has begun to compute, or the others aren't found in time.
+
+    References:
+        JAX 0.10, `jax.distributed.initialize`.
+    """
+    try:
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    except ValueError as error:
+        raise ValueError(
+            f"the other processes are not known: {error} Start the program by srun, "
+            "mpirun or on every worker of a TPU slice, or give all of coordinator "
+            "(host:port of the first process), num_processes and process_id."
+        ) from error
+
+
 def several_processes() -> bool:
     """Returns whether `jax.distributed` has joined several processes."""
     return jax.process_count() > 1
