@@ -5,9 +5,12 @@
 On a CPU; benchmarks.gpu is for accelerators.
 
 Batches of 32, float32, both networks with fastai's head, on arrays that lie in memory
-already. The peer is PyTorch in the same process: torchvision's network, channels last,
-eager, AdamW, the same number of threads. The two take turns, and each round gives a
-ratio (jaxtune's time / PyTorch's, less is better); shown are the median and the range.
+already; with `--precision bfloat16` jaxtune computes in that, as it does by itself on
+chips with matrix units, and PyTorch stays in float32, as fastai does on a CPU. With
+`--running` the body's batch norms keep their statistics, as they do by default. The
+peer is PyTorch in the same process: torchvision's network, channels last, eager, AdamW,
+the same number of threads. The two take turns, and each round gives a ratio (jaxtune's
+time / PyTorch's, less is better); shown are the median and the range.
 
 - inference: body and head, softmax;
 - frozen: body in eval mode, the head trains; `to_fastai` has it against what fastai
@@ -95,17 +98,24 @@ def prediction(arch: str, precision: str = "float32") -> tuple:
     return jaxtune.compile_step(step), params, model_state
 
 
-def ours(arch: str, case: str, batch: dict):
+def ours(
+    arch: str,
+    case: str,
+    batch: dict,
+    *,
+    precision: str = "float32",
+    running: bool = False,
+):
     """Returns a function of no argument that does one step of jaxtune's."""
     import jaxtune
 
     data = jax.device_put(batch)
     if case == "inference":
-        predict, params, model_state = prediction(arch)
+        predict, params, model_state = prediction(arch, precision)
         return lambda: jax.block_until_ready(
             predict(params, model_state, data["image"])
         )
-    step, state = build(arch, case)
+    step, state = build(arch, case, precision, running=running)
     step, held = jaxtune.compile_step(step, donate=True), {"state": state}
     key = jax.random.key(0)
 
@@ -130,14 +140,19 @@ def theirs(arch: str, case: str, batch: dict, *, norms_train: bool = False):
     return peers.train_step(net, images, labels)
 
 
-def measure(arch: str, size: int, case: str, *, batch: int, rounds: int) -> dict:
-    """Returns one case's figures."""
+def measure(
+    arch: str, size: int, case: str, *, batch: int, rounds: int, **options
+) -> dict:
+    """Returns one case's figures; the options are those of `ours`."""
     data = arrays(batch, size)
-    calls = {"jaxtune": ours(arch, case, data), "torch": theirs(arch, case, data)}
+    calls = {
+        "jaxtune": ours(arch, case, data, **options),
+        "torch": theirs(arch, case, data),
+    }
     if case == "frozen":
         calls["fastai"] = theirs(arch, case, data, norms_train=True)
     times = in_turn(calls, rounds=rounds)
-    row = {"case": case, "arch": arch, "size": size, "batch": batch}
+    row = {"case": case, "arch": arch, "size": size, "batch": batch, **options}
     row |= {f"{n}_ms": round(1e3 * statistics.median(t), 1) for n, t in times.items()}
     row |= ratio(times["jaxtune"], times["torch"])
     if "fastai" in times:
@@ -223,6 +238,10 @@ def main(argv=None) -> list[dict]:
     parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32"
+    )
+    parser.add_argument("--running", action="store_true")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--python", action="store_true")
     options = parser.parse_args(argv)
@@ -244,7 +263,13 @@ def main(argv=None) -> list[dict]:
                         row[f"{who}_mb"] = round(peak)
                 else:
                     row = measure(
-                        arch, size, case, batch=options.batch, rounds=options.rounds
+                        arch,
+                        size,
+                        case,
+                        batch=options.batch,
+                        rounds=options.rounds,
+                        precision=options.precision,
+                        running=options.running,
                     )
                 rows.append(row)
                 say(row | about)

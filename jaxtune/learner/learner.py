@@ -242,10 +242,11 @@ class Learner:
                 is adapted. Gradients left over at an epoch's end are carried into the
                 next epoch; at a phase's end they are dropped. See `group_optimizer`.
             precision: What the network computes in, in training, validation and
-                prediction: "float32", "bfloat16", or "auto": bfloat16 on TPUs and on
-                GPUs that multiply it, float32 elsewhere, see `choose_precision`. The
-                start line says if it is bfloat16. Parameters, statistics, optimizer,
-                loss and metrics stay float32. See `with_precision`.
+                prediction: "float32", "bfloat16", or "auto": bfloat16 on TPUs, GPUs and
+                CPUs that multiply it faster, float32 elsewhere, see
+                `choose_precision`. The start line says if it is bfloat16. Parameters,
+                statistics, optimizer, loss and metrics stay float32. See
+                `with_precision`.
             rematerialize: Whether blocks that train keep only their inputs for the
                 backward pass, and compute the rest again: less memory, more time (on
                 an H100's compiler, a ResNet-50 takes 0.38 of the memory and 1.21 of the

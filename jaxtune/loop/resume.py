@@ -64,6 +64,7 @@ class StopSignals:
         """Installs nothing yet."""
         self._heard: signal.Signals | None = None
         self._before: dict = {}
+        self._checks = 0
 
     def __enter__(self) -> "StopSignals":
         """Installs the signal handlers."""
@@ -79,13 +80,13 @@ class StopSignals:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
 
-    def check(self, progress: int) -> None:
+    def check(self) -> None:
         """Raises `StopRequested` if a signal has arrived.
 
-        Args:
-            progress: Number of calls so far, in the whole run.
+        Several processes call it equally often, and raise in the same call.
         """
-        if several_processes() and reached_preemption_sync_point(progress):
+        self._checks += 1
+        if several_processes() and reached_preemption_sync_point(self._checks):
             self._heard = signal.SIGTERM
         if self._heard is not None:
             raise StopRequested(self._heard)
@@ -196,7 +197,7 @@ class Resume:
         Raises:
             StopRequested: If a stop signal has arrived.
         """
-        self._signals.check(self._checks)
+        self._signals.check()
         self._checks += 1
         due = self._folder.is_due
         if several_processes():

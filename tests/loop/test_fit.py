@@ -11,6 +11,7 @@ from photos import make_photos
 from jaxtune.loop.events import FitEvents
 from jaxtune.loop.fit import fit
 from jaxtune.loop.run_state import RunState, StepTimer
+from jaxtune.loop.sharding import data_sharding
 from jaxtune.loop.trainer import NonFiniteLossError, Trainer
 from jaxtune.train import Phase, constant
 
@@ -29,6 +30,7 @@ def evaluated(parts, batches):
         eval_step=lambda graphdef, features: lambda *arguments: next(parts), metrics={}
     )
     trainer.eval_graphdef, trainer.place = lambda: None, lambda batch: batch
+    trainer._rows, trainer.sharding = data_sharding()
     loader = SimpleNamespace(batches=lambda: iter(batches))
     return trainer.evaluate(loader, (EMPTY, EMPTY))
 

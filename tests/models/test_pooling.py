@@ -32,10 +32,12 @@ def arrays(side, channels):
     ],
 )
 def test_max_pools_values_and_gradient_are_jaxs(side, window, stride, padding, dtype):
-    # Small whole numbers: sums in bfloat16 are exact.
-    x, moved = (jnp.round(4 * a).astype(dtype) for a in arrays(side, 4))
-    if dtype == "float32":
-        x, moved = arrays(side, 4)
+    x, moved = arrays(side, 4)
+    if dtype == "bfloat16":
+        # No two are the same: JAX's derivative of equal places is not that of the first.
+        numbers = jax.random.permutation(jax.random.key(1), x.size).reshape(x.shape)
+        x = jax.lax.bitcast_convert_type((numbers + 0x3F80).astype("int16"), dtype)
+        x, moved = x * jnp.sign(moved).astype(dtype), jnp.round(4 * moved).astype(dtype)
     sizes = ((window, window), (stride, stride), ((padding, padding),) * 2)
 
     def ours(x):
@@ -55,7 +57,9 @@ def test_max_pools_values_and_gradient_are_jaxs(side, window, stride, padding, d
         slope = jax.grad(lambda x: (pool(x) ** 2).sum())
         return jax.jit(lambda x: (pool(x), slope(x), jax.jvp(pool, (x,), (moved,))))(x)
 
-    close(value_and_derivatives(ours), value_and_derivatives(theirs))
+    # Sums of overlapping windows in bfloat16 are rounded once here.
+    tolerance = {"rtol": 2**-6, "atol": 2**-6} if dtype == "bfloat16" else {}
+    close(value_and_derivatives(ours), value_and_derivatives(theirs), **tolerance)
 
 
 def test_a_tpu_is_given_its_own_gradient_and_others_selects():
