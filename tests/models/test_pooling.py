@@ -34,7 +34,7 @@ def arrays(side, channels):
 def test_max_pools_values_and_gradient_are_jaxs(side, window, stride, padding, dtype):
     x, moved = arrays(side, 4)
     if dtype == "bfloat16":
-        # No two are the same: JAX's derivative of equal places is not that of the first.
+        # No two are the same: of equal places JAX's derivative takes not the first.
         numbers = jax.random.permutation(jax.random.key(1), x.size).reshape(x.shape)
         x = jax.lax.bitcast_convert_type((numbers + 0x3F80).astype("int16"), dtype)
         x, moved = x * jnp.sign(moved).astype(dtype), jnp.round(4 * moved).astype(dtype)
