@@ -1737,10 +1737,18 @@ class Learner:
         listeners = CallbackList(callbacks, self)
         listeners.check()
         with ending_together():
-            check_same_everywhere("the weights", self._trainer.fingerprint())
+            check_same_everywhere(
+                {
+                    "the weights": self._trainer.fingerprint,
+                    "the photos or the call": lambda: repr(self._description(phases)),
+                }
+            )
             if run is None:
                 return self._fit_phases(phases, None, listeners)
             return self._fit_run(phases, run, seconds, listeners)
+
+    def _description(self, phases: Sequence[Phase]) -> dict:
+        return describe_run(phases, self.data, network=self.network, seed=self.seed)
 
     def _fit_run(
         self,
@@ -1756,7 +1764,7 @@ class Learner:
         folder = RunFolder(
             path,
             {
-                **describe_run(phases, self.data, network=self.network, seed=self.seed),
+                **self._description(phases),
                 "callbacks": listeners.recipe(),
                 **without_metrics(self._trainer.describe()),
                 **before,

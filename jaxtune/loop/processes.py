@@ -7,11 +7,12 @@ process that ends alone would leave the others waiting for ever.
 import atexit
 import contextlib
 import hashlib
+import itertools
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -22,7 +23,8 @@ from jax.experimental import multihost_utils
 #: the others to end by themselves, as all of them do at the same NaN.
 LOOK_EVERY, GRACE = 1.0, 5.0
 
-_ENDED = "jaxtune/ended"
+#: Numbers of the calls that are made together, the same in each process.
+_calls = itertools.count()
 
 #: Whether this process failed, and has done nothing with the others since.
 _failed = threading.Event()
@@ -83,26 +85,28 @@ def as_the_first_says(flag: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(flag)))
 
 
-def check_same_everywhere(what: str, value: str) -> None:
+def check_same_everywhere(values: Mapping[str, Callable[[], str]]) -> None:
     """Raises if a value differs between processes; all must call it.
 
     Args:
-        what: What it is, for the message.
-        value: Any text.
+        values: What each is, for the message, and a function that returns it as text;
+            a single process calls none.
 
     Raises:
-        ValueError: If it does.
+        ValueError: If one differs.
     """
     if not several_processes():
         return
-    digest = np.frombuffer(hashlib.sha256(value.encode()).digest(), np.uint8)
-    found = np.asarray(multihost_utils.process_allgather(digest))
-    others = [n for n in range(len(found)) if (found[n] != found[0]).any()]
-    if others:
+    digests = [hashlib.sha256(value().encode()).digest() for value in values.values()]
+    own = np.frombuffer(b"".join(digests), np.uint8).reshape(len(digests), -1)
+    found = np.asarray(multihost_utils.process_allgather(own))
+    differs = (found != found[0]).any(axis=2)
+    if differs.any():
+        number, which = np.argwhere(differs)[0]
         raise ValueError(
-            f"{what} of process {others[0]} and of process 0 differ. Each process must "
-            "run the same program, with the same seed and arguments, and see the same "
-            "files under the same paths."
+            f"{list(values)[which]} of process {number} and of process 0 differ. Each "
+            "process must run the same program, with the same seed and arguments, and "
+            "see the same files under the same paths."
         )
 
 
@@ -123,7 +127,7 @@ def ending_together() -> Iterator[None]:
         return
     from orbax.checkpoint import multihost
 
-    others = _Others(multihost.get_jax_distributed_client())
+    others = _Others(multihost.get_jax_distributed_client(), next(_calls))
     others.start()
     try:
         yield
@@ -162,21 +166,23 @@ def _leave() -> None:
 class _Others(threading.Thread):
     """Watches, while this process works with the others, whether one of them ended."""
 
-    def __init__(self, client: Any):
+    def __init__(self, client: Any, call: int):
         super().__init__(name="jaxtune-processes", daemon=True)
         self._client, self._mine = client, str(jax.process_index())
+        # An error that all have caught says nothing of what they do next.
+        self._place = f"jaxtune/ended/{call}"
         self._reasons: dict[str, str] = {}
         self.inside = True
 
     def tell(self, reason: str) -> None:
         """Tells the others why this process ends."""
         with contextlib.suppress(Exception):
-            self._client.key_value_set(f"{_ENDED}/{self._mine}", reason[:2000])
+            self._client.key_value_set(f"{self._place}/{self._mine}", reason[:2000])
 
     def ended(self) -> str:
         """Returns which other process ended and why; "" if none is known to have."""
         with contextlib.suppress(Exception):  # The service may be gone.
-            for name, reason in self._client.key_value_dir_get(f"{_ENDED}/"):
+            for name, reason in self._client.key_value_dir_get(f"{self._place}/"):
                 self._reasons[name.rpartition("/")[2]] = reason
         for number, reason in sorted(self._reasons.items()):
             if number != self._mine:

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxtune.inspect.gradcam import scale_heat
 from jaxtune.loop.processes import ending_together
+from jaxtune.loop.sharding import of_this_process
 from jaxtune.loop.trainer import Trainer
 from jaxtune.results.predictions import gather
 
@@ -36,6 +37,7 @@ class Inference:
         self._own_rows = trainer.own_rows
         self._graphdef = trainer.eval_graphdef()
         self._values = trainer.values()
+        self._values_here = of_this_process(self._values)
 
     def of(self, images: Any) -> tuple[jax.Array, jax.Array]:
         """Returns outputs and probabilities (b, k) of images uint8 (b, h, w, c)."""
@@ -51,16 +53,25 @@ class Inference:
         return self._programs.loss_step()(outputs, label)
 
     def one_by_one(self, images: np.ndarray) -> np.ndarray:
-        """Returns probabilities (b, k), image by image: only one program compiles."""
-        each = [self.of(images[i : i + 1])[1] for i in range(len(images))]
+        """Returns probabilities (b, k), image by image: only one program compiles.
+
+        Of several processes each calls it for itself.
+        """
+        step = self._programs.answer_step(self._graphdef)
+        each = [
+            step(*self._values_here, images[i : i + 1])[1] for i in range(len(images))
+        ]
         return np.concatenate([np.asarray(row) for row in each])
 
     def heat(self, images: np.ndarray, index: Any, layer: str) -> np.ndarray:
-        """Returns a Grad-CAM map (b, h, w) of one output each, with a maximum of 1."""
+        """Returns a Grad-CAM map (b, h, w) of one output each, with a maximum of 1.
+
+        Of several processes each calls it for itself.
+        """
         step = self._programs.heat_step(self._graphdef, layer)
         index = np.asarray(index, np.int32)
         each = [
-            np.asarray(step(*self._values, images[i : i + 1], index[i : i + 1]))
+            np.asarray(step(*self._values_here, images[i : i + 1], index[i : i + 1]))
             for i in range(len(images))
         ]
         return scale_heat(np.concatenate(each))

@@ -183,9 +183,43 @@ def test_one_process_waits_for_nobody():
     assert processes.is_first_process() and not processes.several_processes()
     assert processes.as_the_first_says(True) and not processes.as_the_first_says(False)
     processes.wait_for_all("nothing")
-    processes.check_same_everywhere("a value", "any")
+    processes.check_same_everywhere({"a value": pytest.fail})
     with pytest.raises(ValueError, match="mine"), processes.ending_together():
         raise ValueError("mine")
+
+
+TWICE = """
+import sys, time
+import jax
+jax.distributed.initialize(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+from jaxtune import ImageDataLoaders, vision_learner
+from jaxtune.loop import processes
+from small import two_convolutions
+data = ImageDataLoaders.from_folder(sys.argv[4], size=32, batch_size=8)
+def learner(seed):
+    return vision_learner(data, two_convolutions, cut=4, seed=seed, verbose=False)
+model = learner(0)
+try:
+    model.fit(1, lr=float("1e38"))
+except FloatingPointError as error:
+    print("caught", flush=True)
+processes.GRACE = 0.0
+model = learner(0)
+with processes.ending_together():
+    time.sleep(4)
+model.fit(1)
+print("again", flush=True)
+learner(int(sys.argv[3])).fit(1)
+"""
+
+
+@pytest.mark.end_to_end
+def test_an_error_that_all_catch_ends_nothing_and_other_weights_are_refused(root):
+    with Together(TWICE, 2, root) as together:
+        ended = together.ends(seconds=100)
+    for each in ended:
+        assert each.said.splitlines()[-2:] == ["caught", "again"], each.failed[-2000:]
+        assert "the weights of process 1 and of process 0 differ" in each.failed
 
 
 def test_a_mesh_without_a_device_of_each_process_is_refused(monkeypatch):
