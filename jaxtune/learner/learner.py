@@ -253,7 +253,7 @@ class Learner:
                 bytes; on a CPU nothing is saved). Also called gradient checkpointing;
                 see `with_rematerialization`.
             mesh: Devices, over all of which each batch is split; the weights are on
-                each. All local devices if None.
+                each. All devices of all processes if None.
             ema_decay: Decay of a moving average of the trained weights, such as 0.999;
                 no average if None. Training continues with the raw weights; the
                 averaged ones are validated after each epoch, saved, and put into the

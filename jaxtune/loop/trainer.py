@@ -128,7 +128,7 @@ class Trainer:
         gradient_accumulation_steps: Batches per update.
         precision: Dtype that the network computes in.
         rematerialize: Whether blocks are computed again for their gradients.
-        mesh: Devices that were asked for; None for all local ones.
+        mesh: Devices that were asked for; None for all of them.
         programs: The compiled steps.
         boundary: Number of groups that are frozen, counted from the first.
         phase: Number of phases so far.
@@ -171,7 +171,7 @@ class Trainer:
             precision: Dtype that the network computes in, see `with_precision`.
             rematerialize: Whether blocks are computed again for their gradients, see
                 `with_rematerialization`.
-            mesh: Devices, over which batches are split; all local ones if None.
+            mesh: Devices, over which batches are split; all of them if None.
 
         Raises:
             ValueError: If a parameter is in no group or several, `norms` or `precision`

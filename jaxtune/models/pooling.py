@@ -113,11 +113,13 @@ def _placed(x, ends, corner, *, fill):
 
 
 def _position_of_maximum(x, fill, **sizes):
-    """Returns the number of each window's first maximum, row by row, as uint8."""
+    """Returns the number of each window's first maximum, counted row by row."""
     largest, *others = _window_slices(x, fill=fill, **sizes)
-    where = jnp.zeros(largest.shape, jnp.uint8)
+    # One number more, for no position at all.
+    number_type = jnp.uint8 if len(others) < 255 else jnp.uint16
+    where = jnp.zeros(largest.shape, number_type)
     for number, other in enumerate(others, start=1):
-        where = jnp.where(other > largest, jnp.uint8(number), where)
+        where = jnp.where(other > largest, number_type(number), where)
         largest = jnp.maximum(largest, other)
     return where
 

@@ -29,6 +29,7 @@ def arrays(side, channels):
         (6, 3, 1, 1),
         (7, 2, 3, 0),
         (8, 2, 2, 1),
+        (20, 16, 3, 1),
     ],
 )
 def test_max_pools_values_and_gradient_are_jaxs(side, window, stride, padding, dtype):
