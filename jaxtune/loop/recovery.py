@@ -9,7 +9,7 @@ import warnings
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import NamedSharding
+from jax.sharding import Sharding
 
 from jaxtune.loop.sharding import on_every_device
 from jaxtune.train import TrainState, averaged
@@ -52,7 +52,7 @@ class GoodValues(NamedTuple):
 
 def copy_of_values(
     state: TrainState,
-    sharding: NamedSharding,
+    sharding: Sharding,
     when: str = "at the beginning of this phase",
 ) -> GoodValues | None:
     """Returns a copy of a state's weights; of their average, where one is kept.

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from jaxtune.arguments import check_instance
 from jaxtune.data import Loader
@@ -151,7 +151,7 @@ def with_own_rows(loader: Any, rows: NamedSharding) -> Any:
     return loader.with_rows(own[: loader.batch_size])
 
 
-def on_every_device(tree: Any, everywhere: NamedSharding) -> Any:
+def on_every_device(tree: Any, everywhere: Sharding) -> Any:
     """Returns a copy of arrays on every device; each process gives its own.
 
     Args:
@@ -163,7 +163,7 @@ def on_every_device(tree: Any, everywhere: NamedSharding) -> Any:
     return jax.tree.map(functools.partial(_copied, everywhere=everywhere), tree)
 
 
-def _copied(value: Any, *, everywhere: NamedSharding) -> jax.Array:
+def _copied(value: Any, *, everywhere: Sharding) -> jax.Array:
     local = _of_this_process(value)
     copies = [
         jax.device_put(local, device, may_alias=False)

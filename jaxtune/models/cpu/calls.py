@@ -24,7 +24,9 @@ _TARGET = "jaxtune_convolution"
 _made: dict[tuple, tuple | None] = {}
 
 
-def onednn_computes(operands: Sequence[jax.core.ShapedArray], **convolution) -> bool:
+def onednn_computes(
+    operands: Sequence[jax.core.ShapedArray | jax.ShapeDtypeStruct], **convolution
+) -> bool:
     """Returns whether oneDNN computes a convolution on this machine.
 
     It does where it was measured to be faster than XLA: on Linux on x86-64 chips with
