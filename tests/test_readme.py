@@ -143,7 +143,7 @@ def test_commands_have_the_options_that_are_shown():
         for line in commands(page)
         if line.split(" && ")[-1].startswith("jaxtune ")
     ]
-    assert len(shown) == 3
+    assert len(shown) == 5
     for name, *arguments in shown:
         # Parses, runs nothing, and raises where there is no such option.
         group.commands[name].make_context(name, arguments)
