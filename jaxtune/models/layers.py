@@ -5,8 +5,10 @@ Images are (b, h, w, c). Arrays have PyTorch's names (`weight`, `bias`, `running
 convolutions (h, w, in, out), linear layers (in, out).
 """
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -34,7 +36,22 @@ def kaiming_normal(
         He et al., "Delving Deep into Rectifiers", https://arxiv.org/abs/1502.01852.
         `torch.nn.init.kaiming_normal_` with nonlinearity="relu".
     """
+    if _without_values.get():
+        return jnp.zeros(shape, jnp.float32)
     return _draw(key, tuple(shape), fan)
+
+
+_without_values = contextvars.ContextVar("without_values", default=False)
+
+
+@contextlib.contextmanager
+def without_values() -> Iterator[None]:
+    """Layers made inside draw nothing, for `nnx.eval_shape`, which only traces."""
+    token = _without_values.set(True)
+    try:
+        yield
+    finally:
+        _without_values.reset(token)
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "fan"))

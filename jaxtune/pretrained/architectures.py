@@ -12,6 +12,7 @@ from flax import nnx
 
 from jaxtune.arguments import check_flag
 from jaxtune.models import BasicBlock, Bottleneck, Linear, ResNet
+from jaxtune.models.layers import without_values
 from jaxtune.pretrained.convert import (
     WeightsMismatchError,
     match_weights,
@@ -62,8 +63,9 @@ class Architecture(RegisteredModel):
         read_classifier: bool,
     ) -> nnx.Module:
         given = {"num_classes": source.num_classes, **given}
-        # Arrays that the file is about to fill are never drawn.
-        network = nnx.eval_shape(lambda: self._build(given | {"rngs": nnx.Rngs(0)}))
+        # Arrays that the file is about to fill are never drawn, nor is drawing traced.
+        with without_values():
+            network = nnx.eval_shape(lambda: self._build(given | {"rngs": nnx.Rngs(0)}))
         self._load(network, given, source, read_classifier)
         return network
 
