@@ -20,7 +20,9 @@ from small import two_convolutions
 from jaxtune import ImageDataLoaders, vision_learner
 from jaxtune.train import split_module
 data = ImageDataLoaders.from_folder(sys.argv[1], size=32, batch_size=8)
-model = vision_learner(data, two_convolutions, cut=4, hidden=(16,), verbose=False)
+model = vision_learner(
+    data, two_convolutions, cut=4, hidden=(16,), verbose=False, precision="float32"
+)
 history = model.fine_tune(1, 1e-2)
 leaf = split_module(model.model)[1]["head"]["linear1"]["weight"]
 print(len(jax.local_devices()), len(leaf.sharding.device_set), model.num_programs,
@@ -94,7 +96,7 @@ data = ImageDataLoaders.from_arrays(
 )
 model = vision_learner(
     data, two_convolutions, cut=4, hidden=(16,), verbose=False, metrics=error_rate,
-    norms=norms,
+    norms=norms, precision="float32",
 )
 history = model.fine_tune(2, 1e-3, freeze_epochs=1)
 losses = [float(loss) for each in history.step_losses.values() for loss in each]

@@ -42,6 +42,8 @@ def make_learner(root: Path, **options):
     data = ImageDataLoaders.from_folder(
         root, size=16, valid_size=16, batch_size=8, seed=0, workers=1, cache_bytes=0
     )
+    # By itself it would be bfloat16 in a process of its own on some chips.
+    options = {"precision": "float32"} | options
     return vision_learner(
         data, smallest_network, cut=2, metrics=error_rate, hidden=(8,), **options
     )
