@@ -151,15 +151,17 @@ def with_own_rows(loader: Any, rows: NamedSharding) -> Any:
     return loader.with_rows(own[: loader.batch_size])
 
 
-def on_every_device(tree: Any, everywhere: Sharding) -> Any:
-    """Returns a copy of arrays on every device; each process gives its own.
+def on_every_device(tree: Any, everywhere: Sharding, *, copied: bool = True) -> Any:
+    """Returns arrays on every device; each process gives its own.
 
     Args:
         tree: Arrays, the same in each process.
         everywhere: Sharding of the state, see `data_sharding`.
+        copied: Whether they are copied even where they are there already, as what a
+            step is given must be.
     """
     if everywhere.is_fully_addressable:
-        return jax.device_put(tree, everywhere, may_alias=False)
+        return jax.device_put(tree, everywhere, may_alias=False if copied else None)
     return jax.tree.map(functools.partial(_copied, everywhere=everywhere), tree)
 
 

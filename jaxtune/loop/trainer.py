@@ -829,9 +829,7 @@ class Trainer:
     def values(self) -> tuple[nnx.State, nnx.State]:
         """Returns the present parameters and model state, on every device."""
         _, params, model_state = split_module(self.module)
-        if self.sharding.is_fully_addressable:
-            return jax.device_put((params, model_state), self.sharding)
-        return on_every_device((params, model_state), self.sharding)
+        return on_every_device((params, model_state), self.sharding, copied=False)
 
     @in_float32
     def place(self, batch) -> dict[str, jax.Array]:
@@ -876,7 +874,8 @@ class Trainer:
             return True, back
         try:
             # On every device, as validation has them.
-            now, before = on_every_device((averaged(state), good.values), self.sharding)
+            both = averaged(state), good.values
+            now, before = on_every_device(both, self.sharding, copied=False)
             loss = self.evaluate(loader, before)["loss"]
             if has_diverged(self.evaluate(loader, now)["loss"], loss):
                 return True, back

@@ -167,10 +167,12 @@ def test_too_few_batches_for_an_update_are_refused(root):
 
 
 def test_a_chip_that_multiplies_bfloat16_computes_in_it(root, monkeypatch, capsys):
-    assert runs.make_learner(root, verbose=False).precision == "float32"
+    assert (
+        runs.make_learner(root, verbose=False, precision="auto").precision == "float32"
+    )
     name = "jaxtune.train.precision._multiplies_bfloat16"
     monkeypatch.setattr(name, lambda device: True)
-    model = runs.make_learner(root)
+    model = runs.make_learner(root, precision="auto")
     assert model.precision == "bfloat16"
     assert runs.make_learner(root, precision="float32").precision == "float32"
     model.fit(1, 1e-3)
