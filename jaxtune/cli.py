@@ -135,7 +135,11 @@ def fine_tune(
     elif joined != (None, None, None):
         raise _Failure("--coordinator and the numbers of processes need --distributed.")
     local_devices()
-    with _shown_by_the_first_process():
+    first = is_first_process()
+    shown = (
+        contextlib.nullcontext() if first else contextlib.redirect_stdout(io.StringIO())
+    )
+    with shown:
         data = ImageDataLoaders.from_folder(
             demo_photos() if folder is None else folder,
             **_splits(folder),
@@ -151,9 +155,9 @@ def fine_tune(
         history = model.fine_tune(
             epochs, base_lr, freeze_epochs=freeze_epochs, run=out, save_every=save_every
         )
-        if is_first_process():
+        if first:
             _show_predictions(model, data)
-        if is_first_process() and out is not None:
+        if first and out is not None:
             write_json(out / "history.json", history.history)
             print(f"saved to {out}; try: jaxtune predict {out} PHOTO")
 
@@ -199,14 +203,6 @@ def predict(
 
 #: Errors of the device that a user can fix.
 _OF_THE_DEVICE = (DeviceError, OutOfMemoryError, NotImplementedError)
-
-
-@contextlib.contextmanager
-def _shown_by_the_first_process():
-    with contextlib.ExitStack() as stack:
-        if not is_first_process():
-            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        yield
 
 
 class _Failure(Exception):  # noqa: N818 - shown as one line, not as a traceback

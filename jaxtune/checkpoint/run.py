@@ -32,7 +32,7 @@ from jaxtune.checkpoint.atomic import write_json
 from jaxtune.checkpoint.loading import load_meta
 from jaxtune.checkpoint.saving import Saving, save_checkpoint_async
 from jaxtune.checkpoint.storage import CheckpointDamagedError
-from jaxtune.train import local_devices
+from jaxtune.train import all_devices
 
 _RECIPE = "run.json"
 _CHECKPOINTS = "checkpoints"
@@ -50,10 +50,11 @@ class RunMismatchError(ValueError):
 
 def environment() -> dict[str, Any]:
     """Returns versions and devices, on which the last bits of a run depend."""
+    devices = all_devices()
     return {
         "jax": jax.__version__,
-        "device": local_devices()[0].device_kind,
-        "devices": jax.device_count(),
+        "device": devices[0].device_kind,
+        "devices": len(devices),
     }
 
 

@@ -18,7 +18,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from jaxtune.checkpoint.atomic import fresh_place, place_beside, replace_folder
 from jaxtune.checkpoint.leaves import (
@@ -30,6 +29,7 @@ from jaxtune.checkpoint.leaves import (
     named_leaves,
     nested,
 )
+from jaxtune.train import wait_for_all
 
 #: Written into checkpoints of this layout.
 FORMAT = "jaxtune/2"
@@ -117,7 +117,7 @@ def write(
             # Of several processes, which all come here, the first tidies up.
             first = jax.process_index() == 0
             place = fresh_place(target) if first else place_beside(target)
-            _wait_for_all(target)
+            wait_for_all(f"jaxtune: beside {target.name}")
         ocp.save_checkpointables(
             place,
             {**({_NETWORK: network} if network else {}), **trees, "meta": meta},
@@ -126,7 +126,7 @@ def write(
         if overwrite:
             if first:
                 replace_folder(place, target)
-            _wait_for_all(target)
+            wait_for_all(f"jaxtune: {target.name} is written")
 
 
 def open_stored(path: Path) -> Stored:
@@ -237,11 +237,6 @@ def read_meta(path: Path) -> Any:
         raise _no_checkpoint(path) from error
     except _ORBAX_ERRORS as error:
         raise _damaged(path, error) from error
-
-
-def _wait_for_all(target: Path) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"jaxtune: {target.name} is written")
 
 
 def _by_this_process() -> Any:

@@ -84,7 +84,6 @@ from jaxtune.loop.processes import (
     check_same_everywhere,
     ending_together,
     is_first_process,
-    wait_for_all,
 )
 from jaxtune.loop.rate_search import search_rates
 from jaxtune.loop.resume import Resume
@@ -139,6 +138,7 @@ from jaxtune.train import (
     one_cycle,
     resolve_rates,
     split_module,
+    wait_for_all,
 )
 from jaxtune.transfer import (
     Groups,

@@ -23,6 +23,7 @@ from jaxtune.data import check_mixing
 from jaxtune.loop.extra_validation import matching_loaders
 from jaxtune.loop.sharding import check_mesh
 from jaxtune.train import (
+    all_devices,
     check_accumulation,
     check_clip_norm,
     check_decay,
@@ -32,7 +33,6 @@ from jaxtune.train import (
     check_norms,
     check_optimizer,
     choose_precision,
-    local_devices,
     resolve_rates,
 )
 from jaxtune.transfer import check_groups, check_runs
@@ -293,7 +293,7 @@ _CHECKS = {
     "moms": lambda value: check_momentums(value, "moms"),
     "clip_norm": check_clip_norm,
     "gradient_accumulation_steps": check_accumulation,
-    "precision": lambda value: choose_precision(value, local_devices()),
+    "precision": lambda value: choose_precision(value, all_devices()),
     "rematerialize": lambda value: check_flag(value, "rematerialize"),
     "mesh": check_mesh,
     "ema_decay": check_decay,

@@ -72,12 +72,6 @@ def is_first_process() -> bool:
     return jax.process_index() == 0
 
 
-def wait_for_all(name: str) -> None:
-    """Waits until every process has come here; all must call it."""
-    if several_processes():
-        multihost_utils.sync_global_devices(name)
-
-
 def as_the_first_says(flag: bool) -> bool:
     """Returns the first process's flag; all must call it."""
     if not several_processes():

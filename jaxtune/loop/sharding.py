@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from jaxtune.arguments import check_instance
 from jaxtune.data import Loader
-from jaxtune.train import local_devices
+from jaxtune.train import all_devices
 
 #: Arrays of a batch of which a process knows its own rows only, besides the images.
 _OF_DECODED = ("mask", "aspect")
@@ -30,10 +30,9 @@ def data_sharding(mesh: Mesh | None = None) -> tuple[NamedSharding, NamedShardin
             devices of all processes if None.
 
     Raises:
-        DeviceError: If there is no device, see `local_devices`.
+        DeviceError: If there is no device, see `all_devices`.
     """
-    local_devices()
-    devices = jax.devices() if mesh is None else mesh.devices.flat
+    devices = all_devices() if mesh is None else mesh.devices.flat
     # An axis of our own: the given ones may be explicit, so that no row could be cut.
     mesh = Mesh(np.asarray(list(devices)), ("data",))
     split = NamedSharding(mesh, PartitionSpec("data"))

@@ -17,8 +17,10 @@ from jaxtune.train.compile import compiler_options as compiler_options
 from jaxtune.train.compile import enable_compilation_cache as enable_compilation_cache
 from jaxtune.train.devices import SHARED_CARD as SHARED_CARD
 from jaxtune.train.devices import DeviceError as DeviceError
+from jaxtune.train.devices import all_devices as all_devices
 from jaxtune.train.devices import local_devices as local_devices
 from jaxtune.train.devices import say_once as say_once
+from jaxtune.train.devices import wait_for_all as wait_for_all
 from jaxtune.train.epoch_metrics import APScoreMulti as APScoreMulti
 from jaxtune.train.epoch_metrics import BalancedAccuracy as BalancedAccuracy
 from jaxtune.train.epoch_metrics import CohenKappa as CohenKappa

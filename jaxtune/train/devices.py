@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 
 #: Packages that the extra `cuda` installs, by version of CUDA.
 _CUDA_PLUGINS = ("jax-cuda13-plugin", "jax-cuda12-plugin")
@@ -50,6 +51,26 @@ def local_devices() -> list[jax.Device]:
     if all(device.platform == "cpu" for device in devices):
         _look_for_a_gpu()
     return devices
+
+
+def all_devices() -> list[jax.Device]:
+    """Returns the devices of all processes of `jax.distributed`, this one's included.
+
+    Raises:
+        DeviceError: See `local_devices`.
+    """
+    local_devices()
+    return jax.devices()
+
+
+def wait_for_all(name: str) -> None:
+    """Waits until every process of `jax.distributed` has come here; all must call it.
+
+    Args:
+        name: Of the place, the same in each.
+    """
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from processes import Together
 from jaxtune import ImageDataLoaders
 from jaxtune.loop import processes
 from jaxtune.loop.sharding import check_mesh
+from jaxtune.train import wait_for_all
 
 SCRIPT = """
 import json, sys, time
@@ -183,7 +184,7 @@ def wait_for(together, line: str) -> None:
 def test_one_process_waits_for_nobody():
     assert processes.is_first_process() and not processes.several_processes()
     assert processes.as_the_first_says(True) and not processes.as_the_first_says(False)
-    processes.wait_for_all("nothing")
+    wait_for_all("nothing")
     processes.check_same_everywhere({"a value": pytest.fail})
     with pytest.raises(ValueError, match="mine"), processes.ending_together():
         raise ValueError("mine")
