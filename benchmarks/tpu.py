@@ -119,13 +119,17 @@ def collectives(text: str) -> Iterator[Collective]:
         )
 
 
-def programs(arch: str, size: int, precision: str, **options) -> dict[str, tuple]:
+def programs(
+    arch: str, size: int, precision: str, *, split_over: Mesh | None = None, **options
+) -> dict[str, tuple]:
     """Returns a learner's functions, not compiled, with arguments as it gives them.
 
     Args:
         arch: Name of an architecture of jaxtune's.
         size: Of the network's images, in pixels.
         precision: "float32" or "bfloat16".
+        split_over: Chips over which the state of training is split (FSDP); None if it
+            is whole on each.
         **options: Of the learner, such as `rematerialize`.
 
     Returns:
@@ -155,7 +159,14 @@ def programs(arch: str, size: int, precision: str, **options) -> dict[str, tuple
     for name in ("frozen", "unfrozen"):
         model.freeze() if name == "frozen" else model.unfreeze()
         rates = (1e-3,) * len(model.groups)
-        step, state = trainer.begin(Phase(None, None, 1, rates, constant(), 0.01))
+        phase = Phase(None, None, 1, rates, constant(), 0.01)
+        if split_over is None:
+            step, state = trainer.begin(phase)
+        else:
+            everywhere, trainer.fsdp = trainer.sharding, True
+            trainer.sharding = NamedSharding(split_over, PartitionSpec())
+            step, state = trainer._step_and_form(phase, trainer.frozen_groups)
+            trainer.sharding = everywhere
         found[name] = step, True, (state,), batch, (jax.random.key(0),)
     values, graphdef = trainer.values(), trainer.eval_graphdef()
     batch = next(data.valid_loader.batches(0))
@@ -174,7 +185,8 @@ def compiled(program: tuple, chips: list, rows: int):
     """Returns a program of `programs` compiled for chips that need not be there.
 
     Args:
-        program: Function, whether it gives up its state, and its arguments.
+        program: Function, whether it gives up its state, and its arguments; those that
+            are forms say themselves how they are split.
         chips: What `devices` returns; rows are split over all of them.
         rows: Of a batch, on each device.
     """
@@ -184,6 +196,8 @@ def compiled(program: tuple, chips: list, rows: int):
     split = NamedSharding(mesh, PartitionSpec("data"))
 
     def whole(x):
+        if isinstance(x, jax.ShapeDtypeStruct):
+            return x
         weak = getattr(x, "weak_type", False)
         return jax.ShapeDtypeStruct(
             np.shape(x), x.dtype, sharding=everywhere, weak_type=weak
@@ -285,6 +299,9 @@ def main(argv=None) -> list[dict]:
     parser.add_argument(
         "--precision", default="bfloat16", choices=["bfloat16", "float32"]
     )
+    parser.add_argument(
+        "--sharding", default="replicated", choices=["replicated", "fsdp"]
+    )
     parser.add_argument("--each", action="store_true", help="a line a collective")
     parser.add_argument("--text", type=Path, help="folder for the compiled programs")
     options = parser.parse_args(argv)
@@ -293,11 +310,17 @@ def main(argv=None) -> list[dict]:
             parser.error(f"{topology} is none of {', '.join(CHIPS)}, such as v5e:2x2")
     chips = {name: devices(name) for name in options.topology}
     about, rows = machine("libtpu"), []
-    about["precision"] = options.precision
+    about |= {"precision": options.precision, "sharding": options.sharding}
     del about["device"], about["cores"]
     for arch in options.arch:
-        made = programs(arch, options.size, options.precision)
         for topology in options.topology:
+            over = Mesh(np.array(chips[topology]), ("data",))
+            made = programs(
+                arch,
+                options.size,
+                options.precision,
+                split_over=over if options.sharding == "fsdp" else None,
+            )
             for name in options.program:
                 row = measure(
                     arch, topology, chips[topology], name, made[name], options

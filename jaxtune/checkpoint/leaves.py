@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtune.train import whole_on_host
+
 #: Keys, fields and positions on the way to a leaf: ("body", "layer1", "0", "weight").
 Name = tuple[str, ...]
 
@@ -125,11 +127,12 @@ def host_copy(leaf: Any) -> np.ndarray:
     """Returns a copy of an array on the host that shares no memory with it.
 
     On a CPU, NumPy's view of a JAX array is the same memory, which a step that donates
-    its arguments overwrites; so it is copied there too.
+    its arguments overwrites; so it is copied there too. Where several processes hold
+    parts of an array, all must call it, and each gets the whole.
     """
     if _is_key(leaf):
         leaf = jax.random.key_data(leaf)
-    return np.array(leaf)
+    return np.array(whole_on_host(leaf))
 
 
 def restored(array: np.ndarray, like: Any) -> Any:

@@ -131,7 +131,9 @@ def save_checkpoint_async(
         _check_leaves(item, leaves)
     # Start all transfers from the device before waiting for the first.
     for leaf in jax.tree.leaves(trees):
-        if isinstance(leaf, jax.Array):
+        if isinstance(leaf, jax.Array) and (
+            leaf.is_fully_addressable or leaf.is_fully_replicated
+        ):
             leaf.copy_to_host_async()
     copies = {
         item: {name: host_copy(leaf) for name, leaf in leaves.items()}

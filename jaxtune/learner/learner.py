@@ -203,6 +203,7 @@ class Learner:
         precision: ComputePrecision | Literal["auto"] = "auto",
         rematerialize: bool = False,
         mesh: jax.sharding.Mesh | None = None,
+        sharding: Literal["replicated", "fsdp"] = "replicated",
         ema_decay: Number | None = None,
         mixing: Mixing | None = None,
         validate_also: Mapping[str, Any] | None = None,
@@ -252,8 +253,13 @@ class Learner:
                 an H100's compiler, a ResNet-50 takes 0.38 of the memory and 1.21 of the
                 bytes; on a CPU nothing is saved). Also called gradient checkpointing;
                 see `with_rematerialization`.
-            mesh: Devices, over all of which each batch is split; the weights are on
-                each. All devices of all processes if None.
+            mesh: Devices, over all of which each batch is split. All devices of all
+                processes if None.
+            sharding: Of the training state: "replicated" (whole on each device) or
+                "fsdp" (parameters that train, their optimizer state and their average
+                are split over the devices, for networks whose training state is too
+                large for one; see `fsdp_shardings`). Validation has the parameters
+                whole on each device.
             ema_decay: Decay of a moving average of the trained weights, such as 0.999;
                 no average if None. Training continues with the raw weights; the
                 averaged ones are validated after each epoch, saved, and put into the
@@ -296,6 +302,7 @@ class Learner:
                 "precision": precision,
                 "rematerialize": rematerialize,
                 "mesh": mesh,
+                "sharding": sharding,
                 "ema_decay": ema_decay,
                 "mixing": mixing,
                 "validate_also": validate_also,
@@ -320,6 +327,7 @@ class Learner:
             precision=options["precision"],
             rematerialize=options["rematerialize"],
             mesh=options["mesh"],
+            fsdp=options["sharding"] == "fsdp",
             ema_decay=options["ema_decay"],
             programs=CompiledSteps(
                 size=data.size,

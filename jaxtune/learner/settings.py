@@ -21,7 +21,7 @@ from jaxtune.arguments import (
 )
 from jaxtune.data import check_mixing
 from jaxtune.loop.extra_validation import matching_loaders
-from jaxtune.loop.sharding import check_mesh
+from jaxtune.loop.sharding import check_mesh, check_sharding
 from jaxtune.train import (
     all_devices,
     check_accumulation,
@@ -296,6 +296,7 @@ _CHECKS = {
     "precision": lambda value: choose_precision(value, all_devices()),
     "rematerialize": lambda value: check_flag(value, "rematerialize"),
     "mesh": check_mesh,
+    "sharding": check_sharding,
     "ema_decay": check_decay,
     "mixing": _mixing,
     "validate_also": _validate_also,

@@ -56,6 +56,7 @@ _LEARNER_OPTIONS = (
     "precision",
     "rematerialize",
     "mesh",
+    "sharding",
     "ema_decay",
     "mixing",
     "validate_also",
@@ -113,9 +114,10 @@ def vision_learner(
             or "repeat" (as in timm).
         **options: Of `Learner` (loss, norms, by default "running" for a pretrained
             body whose norms have statistics, optimizer, lr, wd, moms, clip_norm,
-            gradient_accumulation_steps, precision, rematerialize, mesh, ema_decay,
-            mixing, validate_also, seed, verbose) and of `create_head` (hidden, dropout,
-            concat_pool, first_bn, bn_final, lin_first, y_range, target_stats, init).
+            gradient_accumulation_steps, precision, rematerialize, mesh, sharding,
+            ema_decay, mixing, validate_also, seed, verbose) and of `create_head`
+            (hidden, dropout, concat_pool, first_bn, bn_final, lin_first, y_range,
+            target_stats, init).
             For regression without `y_range`, `target_stats` is by default the targets'
             mean and standard deviation, by which the outputs are scaled; None switches
             that off.

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 
 from jaxtune.data import (
     Augmentation,
@@ -37,11 +38,14 @@ from jaxtune.train import (
     apply_head,
     apply_module,
     compile_step,
+    fsdp_apply,
+    fsdp_step,
     local_devices,
     make_eval_step,
     make_predict_step,
     make_train_step,
     row_values,
+    split_state,
 )
 
 #: Python traces one step at a time: the one that is needed first is ready first.
@@ -336,6 +340,7 @@ class CompiledSteps:
         *,
         optimizer: Hashable,
         features: bool = False,
+        split_over: Mesh | None = None,
     ) -> CompiledStep:
         """Returns the compiled train step of a network.
 
@@ -350,19 +355,28 @@ class CompiledSteps:
             optimizer: Everything else of which `tx` was made, in a form that can be
                 compared.
             features: Whether the batches hold the body's features instead of photos.
+            split_over: Devices over which the state is split, see `fsdp_shardings`;
+                None if it is whole on each.
         """
-        return self._made(
-            ("train", graphdef, tuple(jax.tree.leaves(labels)), optimizer, features),
-            lambda: make_train_step(
+
+        def make() -> Callable:
+            apply = apply_head if features else apply_module
+            step = make_train_step(
                 graphdef,
                 tx,
                 loss=self.loss,
                 objective=self.objective,
                 labels=labels,
                 prepare=_features if features else self._augmented,
-                apply=apply_head if features else apply_module,
+                apply=apply if split_over is None else fsdp_apply(apply, split_over),
                 mixing=self.mixing,
-            ),
+            )
+            return step if split_over is None else fsdp_step(step, split_over, labels)
+
+        settings = tuple(jax.tree.leaves(labels)), optimizer, features
+        return self._made(
+            ("train", graphdef, *settings, _device_ids(split_over)),
+            make,
             "a train step",
             batch=1,
             donate=True,
@@ -375,6 +389,7 @@ class CompiledSteps:
         make: Callable[..., TrainState],
         *,
         optimizer: Hashable,
+        split_over: Mesh | None = None,
     ) -> Callable[..., TrainState]:
         """Returns what makes a network's first train state, as one program.
 
@@ -387,11 +402,20 @@ class CompiledSteps:
                 first one serves all later calls.
             optimizer: Everything else on which it depends, in a form that can be
                 compared.
+            split_over: As in `train_step`.
         """
-        key = _as_key(("state", graphdef, tuple(jax.tree.leaves(labels)), optimizer))
+
+        def made(*given) -> TrainState:
+            state = make(*given)
+            if split_over is None:
+                return state
+            return split_state(state, split_over, labels)
+
+        settings = tuple(jax.tree.leaves(labels)), optimizer, _device_ids(split_over)
+        key = _as_key(("state", graphdef, *settings))
         if key not in self._halves:
             shared = _shared if _is_unchanging(key) else _shared.__wrapped__
-            self._halves[key] = shared(_Recipe((), key, lambda: make, jax.jit))
+            self._halves[key] = shared(_Recipe((), key, lambda: made, jax.jit))
         return self._halves[key]
 
     def eval_step(
@@ -573,6 +597,10 @@ class CompiledSteps:
 
 def _features(batch: Mapping, key: jax.Array) -> jax.Array:
     return real_rows(batch)
+
+
+def _device_ids(mesh: Mesh | None) -> tuple[int, ...] | None:
+    return None if mesh is None else tuple(each.id for each in mesh.devices.flat)
 
 
 class _Compared:

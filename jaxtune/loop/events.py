@@ -25,7 +25,6 @@ from jaxtune.loop.processes import is_first_process, several_processes
 from jaxtune.loop.recovery import GoodValues, copy_of_values
 from jaxtune.loop.resume import Resume, StopRequested
 from jaxtune.loop.run_state import RunState, StepTimer
-from jaxtune.loop.sharding import on_every_device
 from jaxtune.loop.trainer import NonFiniteLossError, Trainer
 from jaxtune.train import Phase, averaged, split_module
 
@@ -210,9 +209,7 @@ class FitEvents:
         self._reporter.add(row)
         self._trainer.check_row(row, run.state, self._data.valid_loader)
         when = f"after epoch {row.epoch} of this phase"
-        self._good = copy_of_values(run.state, self._trainer.sharding, when) or (
-            self._good
-        )
+        self._good = copy_of_values(run.state, when) or self._good
         if self._resume is not None:
             self._resume.save(run)
         self.step_losses = run.take_losses()
@@ -233,10 +230,9 @@ class FitEvents:
         with trainer.programs.device_errors():
             train_step, state = trainer.begin(phase)
         if restore and resume is not None and resume.checkpoint is not None:
-            state = on_every_device(resume.restore(state), trainer.sharding)
+            state = trainer.place_state(resume.restore(state))
             when = "when the run was resumed"
-            good = copy_of_values(state, trainer.sharding, when)
-            self._good = good or self._good
+            self._good = copy_of_values(state, when) or self._good
             if run.phase > 1:
                 # An earlier process knew the phase's first weights; this one doesn't.
                 weights = jax.tree.map(jnp.copy, averaged(state))

@@ -76,7 +76,7 @@ def fit(
                     run.add_step(metrics["loss"], metrics["count"])
                     events.after_train_step(metrics)
                 train_loss, images_per_second = events.end_of_batches(timer)
-                figures, weights = {}, averaged(run.state)
+                figures, weights = {}, trainer.whole(averaged(run.state))
                 for name, loader in loaders.items():
                     measured = evaluate(loader, weights, events.after_eval_step)
                     figures |= extra_figures(name, measured)

@@ -9,9 +9,8 @@ import warnings
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import Sharding
 
-from jaxtune.loop.sharding import on_every_device
+from jaxtune.loop.sharding import copies
 from jaxtune.train import TrainState, averaged
 
 #: What to do with a network whose outputs have become NaN or infinite.
@@ -51,23 +50,19 @@ class GoodValues(NamedTuple):
 
 
 def copy_of_values(
-    state: TrainState,
-    sharding: Sharding,
-    when: str = "at the beginning of this phase",
+    state: TrainState, when: str = "at the beginning of this phase"
 ) -> GoodValues | None:
     """Returns a copy of a state's weights; of their average, where one is kept.
 
     Args:
         state: Of a run; its arrays may be donated afterwards.
-        sharding: Of the copy.
         when: When the run had these weights, in words.
 
     Returns:
         None if the device has no memory for a copy: training continues without.
     """
     try:
-        copy = on_every_device(averaged(state), sharding)
-        return GoodValues(copy, int(state.step), when)
+        return GoodValues(copies(averaged(state)), int(state.step), when)
     except (RuntimeError, ValueError):
         return None
 

@@ -1,4 +1,4 @@
-"""Data parallelism: photos are split over all devices, weights are on each.
+"""Data parallelism: photos are split over all devices, weights are on each or split.
 
 The training code depends neither on the number of devices nor on that of processes.
 Photos that the devices don't divide are filled up with empty ones, which the compiled
@@ -14,9 +14,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
-from jaxtune.arguments import check_instance
+from jaxtune.arguments import check_choice, check_instance
 from jaxtune.data import Loader
-from jaxtune.train import all_devices
+from jaxtune.train import all_devices, whole_on_host
 
 #: Arrays of a batch of which a process knows its own rows only, besides the images.
 _OF_DECODED = ("mask", "aspect")
@@ -173,12 +173,78 @@ def _copied(value: Any, *, everywhere: Sharding) -> jax.Array:
     return jax.make_array_from_single_device_arrays(local.shape, everywhere, copies)
 
 
+def split_on_devices(tree: Any, shardings: Any) -> Any:
+    """Returns copies of arrays on the devices, split as their shardings say.
+
+    Args:
+        tree: Whole arrays, the same in each process; or arrays of all processes that
+            are split so already.
+        shardings: A tree with a sharding for each array, see `fsdp_shardings`.
+    """
+    if all(each.is_fully_addressable for each in jax.tree.leaves(shardings)):
+        return jax.device_put(tree, shardings, may_alias=False)
+    return jax.tree.map(_split, tree, shardings)
+
+
+def _split(value: Any, sharding: Sharding) -> jax.Array:
+    if sharding.is_fully_replicated:
+        return _copied(value, everywhere=sharding)
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        parts = [
+            jax.device_put(part.data, part.device, may_alias=False)
+            for part in value.addressable_shards
+        ]
+        return jax.make_array_from_single_device_arrays(value.shape, sharding, parts)
+    value = np.asarray(value)
+    return jax.make_array_from_callback(value.shape, sharding, value.__getitem__)
+
+
+def copies(tree: Any) -> Any:
+    """Returns copies of arrays, on the same devices and split in the same way."""
+    return split_on_devices(tree, jax.tree.map(lambda x: x.sharding, tree))
+
+
+def whole_arrays(tree: Any, everywhere: NamedSharding) -> Any:
+    """Returns arrays whole on every device; all processes must call it.
+
+    Args:
+        tree: Arrays, of which some may be split over the devices.
+        everywhere: Sharding of those in the result, see `data_sharding`.
+    """
+    if everywhere.is_fully_addressable:
+        return jax.device_put(tree, everywhere)
+    leaves, treedef = jax.tree.flatten(tree)
+    split = {
+        number: leaf
+        for number, leaf in enumerate(leaves)
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_replicated
+    }
+    whole = _gathered(everywhere)(split)
+    return treedef.unflatten(whole.get(i, leaf) for i, leaf in enumerate(leaves))
+
+
 def of_this_process(tree: Any) -> Any:
     """Returns arrays that are on every device as arrays of this process alone.
 
     What is computed with them involves no other process.
     """
     return jax.tree.map(_of_this_process, tree)
+
+
+def of_all_processes(tree: Any) -> Any:
+    """Returns arrays in a form in which all of their values are in this process.
+
+    Args:
+        tree: Arrays of a step. Those of which other processes hold parts become NumPy
+            arrays; all processes must call it.
+    """
+
+    def whole(value):
+        if isinstance(value, jax.Array) and not value.is_fully_replicated:
+            return value if value.is_fully_addressable else whole_on_host(value)
+        return value
+
+    return jax.tree.map(whole, tree)
 
 
 def _of_this_process(value: Any) -> Any:
@@ -202,3 +268,13 @@ def readable(tree: Any, everywhere: NamedSharding) -> Any:
 @functools.cache
 def _gathered(everywhere: NamedSharding) -> Any:
     return jax.jit(lambda tree: tree, out_shardings=everywhere)
+
+
+def check_sharding(sharding: Any) -> str:
+    """Returns "replicated" or "fsdp" as it is.
+
+    Raises:
+        TypeError: If it is not a string.
+        ValueError: If it is another string.
+    """
+    return check_choice(sharding, "sharding", ("replicated", "fsdp"))

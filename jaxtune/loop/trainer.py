@@ -5,7 +5,6 @@ Between two fits the network holds the weights; during a fit the train state doe
 
 import contextlib
 import dataclasses
-import functools
 import math
 import os
 import warnings
@@ -37,11 +36,14 @@ from jaxtune.loop.run_state import RunState
 from jaxtune.loop.sharding import (
     data_sharding,
     filled_up,
+    of_all_processes,
     of_this_process,
     on_every_device,
     place_batch,
     readable,
     sharding_of_labels,
+    split_on_devices,
+    whole_arrays,
     with_own_rows,
 )
 from jaxtune.train import (
@@ -60,6 +62,7 @@ from jaxtune.train import (
     constant,
     enable_compilation_cache,
     epoch_figures,
+    fsdp_shardings,
     group_optimizer,
     init_average,
     no_decay_paths,
@@ -129,6 +132,7 @@ class Trainer:
         precision: Dtype that the network computes in.
         rematerialize: Whether blocks are computed again for their gradients.
         mesh: Devices that were asked for; None for all of them.
+        fsdp: Whether what trains is split over the devices.
         programs: The compiled steps.
         boundary: Number of groups that are frozen, counted from the first.
         phase: Number of phases so far.
@@ -154,6 +158,7 @@ class Trainer:
         precision: ComputePrecision = "float32",
         rematerialize: bool = False,
         mesh: jax.sharding.Mesh | None = None,
+        fsdp: bool = False,
     ):
         """Takes the network and checks its groups; nothing is computed yet.
 
@@ -172,6 +177,7 @@ class Trainer:
             rematerialize: Whether blocks are computed again for their gradients, see
                 `with_rematerialization`.
             mesh: Devices, over which batches are split; all of them if None.
+            fsdp: Whether what trains is split over them too, see `fsdp_shardings`.
 
         Raises:
             ValueError: If a parameter is in no group or several, `norms` or `precision`
@@ -197,6 +203,7 @@ class Trainer:
         self.precision: ComputePrecision = precision
         self.take_rematerialize(rematerialize)
         self.mesh = mesh
+        self.fsdp = fsdp
         self.running: RunState | None = None
         self._opt_state = None
         self.step = 0
@@ -330,9 +337,8 @@ class Trainer:
                 "give the rates to the next one: fit(1, lr=...)."
             )
         state = self.running.state
-        changed = with_rates(state.opt_state, rates)
-        changed = on_every_device(changed, self.sharding)
-        self.running.state = state.replace(opt_state=changed)
+        changed = state.replace(opt_state=with_rates(state.opt_state, rates))
+        self.running.state = self.place_state(changed)
 
     @property
     def version(self) -> tuple:
@@ -578,15 +584,14 @@ class Trainer:
             arrays.
         """
         step, first_state = self._step_and_state(phase, self.frozen_groups)
-        state = first_state()
+        state = first_state(*self._placed_values(self.frozen_groups))
         same = jax.tree.structure(self._opt_state) == jax.tree.structure(
             state.opt_state
         )
         if same:
             kept = restart_schedule(self._opt_state, state.opt_state)
             state = state.replace(opt_state=kept)
-        state = state.replace(step=np.int32(self.step))
-        return step, on_every_device(state, self.sharding)
+        return step, self.place_state(state.replace(step=np.int32(self.step)))
 
     @in_float32
     def compile_ahead(self, phase: Phase, batch: Mapping, key: jax.Array) -> Thread:
@@ -617,8 +622,8 @@ class Trainer:
     ) -> tuple[Callable, TrainState]:
         """The compiled step with these groups frozen, and the form of its state."""
         step, first_state = self._step_and_state(phase, frozen)
-        state = jax.eval_shape(first_state)
-        return step, jax.tree.map(lambda x: _form(x, self.sharding), state)
+        state = jax.eval_shape(first_state, *split_module(self.network)[1:])
+        return step, jax.tree.map(_form, state, self._shardings(state, frozen))
 
     @in_float32
     def memory_need(self, loader: Loader, rows: int) -> MemoryNeed:
@@ -788,13 +793,16 @@ class Trainer:
 
     def _step_and_state(
         self, phase: Phase, frozen: tuple[str, ...]
-    ) -> tuple[Callable, Callable[[], TrainState]]:
-        """The compiled step with these groups frozen, and what makes its state."""
+    ) -> tuple[Callable, Callable[..., TrainState]]:
+        """The compiled step with these groups frozen, and what makes its state.
+
+        The latter takes parameters and model state.
+        """
         groups = group_labels(split_module(self.network)[1], self.groups)
         view = self._training_view(groups, frozen)
         view = with_precision(view, self.precision)
         view = with_rematerialization(view) if self.rematerialize else view
-        graphdef, params, model_state = split_module(view)
+        graphdef = split_module(view)[0]
         labels = self.labels(frozen)
         settings, numbers = self._optimizer_settings(), _numbers(phase)
         # The program outlives the trainer, so it must not hold it.
@@ -810,7 +818,11 @@ class Trainer:
             return TrainState.create(params, model_state, tx, ema=ema)
 
         make = self.programs.first_state(
-            graphdef, labels, first_state, optimizer=(settings, ema_decay)
+            graphdef,
+            labels,
+            first_state,
+            optimizer=(settings, ema_decay),
+            split_over=self._split_over,
         )
         step = self.programs.train_step(
             graphdef,
@@ -818,8 +830,53 @@ class Trainer:
             labels,
             optimizer=settings,
             features=phase.cache_features > 0,
+            split_over=self._split_over,
         )
-        return step, functools.partial(make, params, model_state, numbers)
+        return step, lambda params, model_state: make(params, model_state, numbers)
+
+    @property
+    def _split_over(self) -> jax.sharding.Mesh | None:
+        """The devices over which the train state is split; None if it is not."""
+        several = self.sharding.num_devices > 1
+        return self.sharding.mesh if self.fsdp and several else None
+
+    def _shardings(self, state: TrainState, frozen: tuple[str, ...]) -> TrainState:
+        """The sharding of each of a train state's arrays with these groups frozen."""
+        if self._split_over is None:
+            return jax.tree.map(lambda x: self.sharding, state)
+        return fsdp_shardings(state, self._split_over, self.labels(frozen))
+
+    @in_float32
+    def place_state(self, state: TrainState) -> TrainState:
+        """Puts a copy of the present phase's state onto the devices.
+
+        Args:
+            state: Whole arrays, or those of a step.
+        """
+        if self._split_over is None:
+            return on_every_device(state, self.sharding)
+        return split_on_devices(state, self._shardings(state, self.frozen_groups))
+
+    def _placed_values(self, frozen: tuple[str, ...]) -> tuple[Any, Any]:
+        """Parameters and model state; split over the devices, where the state is.
+
+        So its other arrays are made where they belong.
+        """
+        _, params, model_state = split_module(self.network)
+        if self._split_over is None:
+            return params, model_state
+        values = TrainState(np.int32(0), params, model_state, None)
+        placed = split_on_devices(values, self._shardings(values, frozen))
+        return placed.params, placed.model_state
+
+    def whole(self, values: tuple[Any, Any]) -> tuple[Any, Any]:
+        """Returns parameters and model state as validation has them: whole.
+
+        Several processes must all call it, where the state is split.
+        """
+        if self._split_over is None:
+            return values
+        return whole_arrays(values, self.sharding)
 
     def eval_graphdef(self) -> nnx.GraphDef:
         """Returns the network's graph in eval mode, as validation runs it."""
@@ -845,13 +902,13 @@ class Trainer:
         return readable(tree, self.sharding)
 
     def _sync(self, state: TrainState) -> None:
-        nnx.update(self.network, *of_this_process(averaged(state)))
+        nnx.update(self.network, *of_this_process(self.whole(averaged(state))))
 
     def check_row(self, row: Row, state: TrainState, loader) -> None:
         """Raises if the validation loss is not finite because the outputs are not."""
         if math.isfinite(row.valid_loss):
             return
-        if not self.outputs_are_finite(averaged(state), loader):
+        if not self.outputs_are_finite(self.whole(averaged(state)), loader):
             raise NonFiniteLossError(
                 f"after epoch {row.epoch} of phase {row.phase} the network's outputs "
                 "for the validation photos are NaN or infinite (valid_loss "
@@ -874,7 +931,7 @@ class Trainer:
             return True, back
         try:
             # On every device, as validation has them.
-            both = averaged(state), good.values
+            both = self.whole((averaged(state), good.values))
             now, before = on_every_device(both, self.sharding, copied=False)
             loss = self.evaluate(loader, before)["loss"]
             if has_diverged(self.evaluate(loader, now)["loss"], loss):
@@ -906,9 +963,10 @@ class Trainer:
         self.running = self._photo_batch = self.programs.before_call = None
         if not spoiled and is_readable(state):
             self._sync(state)
-            self._opt_state, self.step = state.opt_state, int(state.step)
+            self._opt_state = of_all_processes(state.opt_state)
+            self.step = int(state.step)
         else:
-            nnx.update(self.network, *of_this_process(good.values))
+            nnx.update(self.network, *of_this_process(self.whole(good.values)))
             self._opt_state, self.step = None, good.step
 
 

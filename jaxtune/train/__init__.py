@@ -21,6 +21,7 @@ from jaxtune.train.devices import all_devices as all_devices
 from jaxtune.train.devices import local_devices as local_devices
 from jaxtune.train.devices import say_once as say_once
 from jaxtune.train.devices import wait_for_all as wait_for_all
+from jaxtune.train.devices import whole_on_host as whole_on_host
 from jaxtune.train.epoch_metrics import APScoreMulti as APScoreMulti
 from jaxtune.train.epoch_metrics import BalancedAccuracy as BalancedAccuracy
 from jaxtune.train.epoch_metrics import CohenKappa as CohenKappa
@@ -46,6 +47,11 @@ from jaxtune.train.freezing import norms_of_group as norms_of_group
 from jaxtune.train.freezing import optimizer_labels as optimizer_labels
 from jaxtune.train.freezing import running_groups as running_groups
 from jaxtune.train.freezing import training_view as training_view
+from jaxtune.train.fsdp import fsdp_apply as fsdp_apply
+from jaxtune.train.fsdp import fsdp_sharding as fsdp_sharding
+from jaxtune.train.fsdp import fsdp_shardings as fsdp_shardings
+from jaxtune.train.fsdp import fsdp_step as fsdp_step
+from jaxtune.train.fsdp import split_state as split_state
 from jaxtune.train.losses import binary_cross_entropy as binary_cross_entropy
 from jaxtune.train.losses import check_loss as check_loss
 from jaxtune.train.losses import cross_entropy as cross_entropy

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 #: Packages that the extra `cuda` installs, by version of CUDA.
@@ -71,6 +72,17 @@ def wait_for_all(name: str) -> None:
     """
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def whole_on_host(array: Any) -> np.ndarray:
+    """Returns an array's values, also where other processes hold parts of it.
+
+    All processes must call it then.
+    """
+    here = getattr(array, "is_fully_addressable", True)
+    if not here and not array.is_fully_replicated:
+        array = multihost_utils.process_allgather(array, tiled=True)
+    return np.asarray(array)
 
 
 @functools.cache

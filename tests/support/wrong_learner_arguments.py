@@ -140,6 +140,7 @@ def cases(learner: Learner, data) -> list[tuple[str, Callable, str, set[str]]]:
         precision=NOTHING,
         rematerialize=FLAG,
         mesh=ONE,
+        sharding=NOTHING,
         ema_decay=ONE,
         mixing=ONE,
         validate_also=ONE | {"dict"},
