@@ -76,6 +76,7 @@ _KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 _COLLECTIVE = re.compile(rf"\s*(?:ROOT )?%?[\w.-]+ = (.*?) ({_KINDS})(-start)?\(")
 #: An array's dtype and shape, as XLA writes them.
 ARRAY = re.compile(r"\b(pred|bf16|[a-z]+(\d+)[a-z\d]*)\[([\d,]*)\]")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
 _PLACE = re.compile(r'op_name="([^"]*)"')
 
 
@@ -100,10 +101,16 @@ def collectives(text: str) -> Iterator[Collective]:
     Args:
         text: Of the program, as `compiled.as_text()` gives it.
     """
+    channels = set()
     for line in text.splitlines():
         found = _COLLECTIVE.match(line)
         if not found:
             continue
+        # One that is spread over several fusions is written in each of them.
+        channel = _CHANNEL.search(line)
+        if channel and channel[1] in channels:
+            continue
+        channels.add(channel and channel[1])
         shapes, kind, starts = found.groups()
         arrays = list(ARRAY.finditer(shapes))
         if starts and kind != "all-reduce":

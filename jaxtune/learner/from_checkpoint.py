@@ -36,7 +36,8 @@ from jaxtune.transfer import class_rows, extend_outputs, output_shape
 _OPTIONS = (
     *("groups", "split_on", "norms", "optimizer", "lr", "wd", "moms", "clip_norm"),
     *("gradient_accumulation_steps", "precision", "rematerialize", "ema_decay"),
-    *("mesh", "sharding", "mixing", "validate_also", "seed", "verbose"),
+    *("mesh", "sharding", "sync_batch_norm", "mixing", "validate_also", "seed"),
+    "verbose",
 )
 #: Arguments of `continue_from` itself, suggested for mistyped ones.
 _OWN = ("which", "extend", "reorder", "module", "at", "init", "metrics", "loss")

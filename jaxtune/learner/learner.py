@@ -137,6 +137,7 @@ from jaxtune.train import (
     gradual_phases,
     one_cycle,
     resolve_rates,
+    scale_for_batch,
     split_module,
     wait_for_all,
 )
@@ -204,6 +205,7 @@ class Learner:
         rematerialize: bool = False,
         mesh: jax.sharding.Mesh | None = None,
         sharding: Literal["replicated", "fsdp"] = "replicated",
+        sync_batch_norm: bool = True,
         ema_decay: Number | None = None,
         mixing: Mixing | None = None,
         validate_also: Mapping[str, Any] | None = None,
@@ -260,6 +262,11 @@ class Learner:
                 are split over the devices, for networks whose training state is too
                 large for one; see `fsdp_shardings`). Validation has the parameters
                 whole on each device.
+            sync_batch_norm: Whether batch norms that train use statistics of the whole
+                batch, which the devices exchange in each of them, or, if False, each
+                device's own rows: another result, but the devices exchange gradients
+                and running statistics only. `batch_size` must then be a multiple of
+                their number.
             ema_decay: Decay of a moving average of the trained weights, such as 0.999;
                 no average if None. Training continues with the raw weights; the
                 averaged ones are validated after each epoch, saved, and put into the
@@ -303,6 +310,7 @@ class Learner:
                 "rematerialize": rematerialize,
                 "mesh": mesh,
                 "sharding": sharding,
+                "sync_batch_norm": sync_batch_norm,
                 "ema_decay": ema_decay,
                 "mixing": mixing,
                 "validate_also": validate_also,
@@ -328,6 +336,7 @@ class Learner:
             rematerialize=options["rematerialize"],
             mesh=options["mesh"],
             fsdp=options["sharding"] == "fsdp",
+            sync_batch_norm=options["sync_batch_norm"],
             ema_decay=options["ema_decay"],
             programs=CompiledSteps(
                 size=data.size,
@@ -662,6 +671,7 @@ class Learner:
         base_lr: Number | None = None,
         *,
         recipe: str = "default",
+        lr_scale: Number | Literal["linear", "sqrt"] | None = None,
         freeze_epochs: Integer | None = None,
         lr_mult: Number | None = None,
         pct_start: Number | None = None,
@@ -697,6 +707,9 @@ class Learner:
             recipe: "default"; "fast", which keeps the first of three layer groups
                 frozen; or "fastai": its steps, with norm layers as `norms="train"` in
                 this call.
+            lr_scale: Multiplies all learning rates, for large batches: a number, or
+                "linear" or "sqrt" for the photos of an update / 64, or the root of it,
+                see `scale_for_batch`. Nothing is scaled if None.
             freeze_epochs: Epochs before unfreezing; if None, 1, and more with few
                 batches (see above). 0 leaves phase 1 out.
             lr_mult: In phase 2, the last group's learning rate / the first group's; 100
@@ -745,6 +758,7 @@ class Learner:
             epochs,
             base_lr,
             recipe=recipe,
+            lr_scale=lr_scale,
             freeze_epochs=freeze_epochs,
             lr_mult=lr_mult,
             pct_start=pct_start,
@@ -1124,8 +1138,8 @@ class Learner:
             epochs: As in `fine_tune`; 1 if None.
             base_lr: As in `fine_tune`.
             phases: Phases as for `fit_phases`, instead of those of `fine_tune`.
-            **options: recipe, freeze_epochs, lr_mult, pct_start, div, div_final,
-                unfreeze_to, wd, moms and cache_features, as in `fine_tune`.
+            **options: recipe, lr_scale, freeze_epochs, lr_mult, pct_start, div,
+                div_final, unfreeze_to, wd, moms and cache_features, as in `fine_tune`.
 
         Raises:
             TypeError: If an argument has the wrong type or is unknown.
@@ -1674,11 +1688,15 @@ class Learner:
         base_lr: Number | None,
         *,
         recipe: str = "default",
+        lr_scale: Number | str | None = None,
         unfreeze_to: Integer | str | None = None,
         wd: Number | None = None,
         moms: Sequence[Number] | None = None,
         **options,
     ) -> tuple[Phase, ...]:
+        if lr_scale is not None:
+            batches = self._trainer.gradient_accumulation_steps
+            lr_scale = scale_for_batch(lr_scale, self.data.batch_size * batches)
         if unfreeze_to is not None:
             unfreeze_to = boundary_index(unfreeze_to, self.groups, name="unfreeze_to")
         return check_recipe(recipe).phases(
@@ -1687,6 +1705,7 @@ class Learner:
             epochs,
             stores_features=self._trainer.stores_features(self.data.train_loader),
             base_lr=base_lr,
+            lr_scale=lr_scale,
             unfreeze_to=unfreeze_to,
             weight_decay=self._decay_of(wd),
             momentums=self._momentums_of(moms),

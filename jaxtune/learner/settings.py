@@ -40,7 +40,7 @@ from jaxtune.transfer import check_groups, check_runs
 #: Arguments of `fine_tune` that decide its phases, beside epochs and learning rate.
 FINE_TUNING = (
     *("freeze_epochs", "lr_mult", "pct_start", "div", "div_final", "unfreeze_to"),
-    *("wd", "moms", "cache_features", "recipe"),
+    *("wd", "moms", "cache_features", "recipe", "lr_scale"),
 )
 
 # What `jax.random.key` takes without float64 and its kin.
@@ -297,6 +297,7 @@ _CHECKS = {
     "rematerialize": lambda value: check_flag(value, "rematerialize"),
     "mesh": check_mesh,
     "sharding": check_sharding,
+    "sync_batch_norm": lambda value: check_flag(value, "sync_batch_norm"),
     "ema_decay": check_decay,
     "mixing": _mixing,
     "validate_also": _validate_also,

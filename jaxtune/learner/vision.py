@@ -57,6 +57,7 @@ _LEARNER_OPTIONS = (
     "rematerialize",
     "mesh",
     "sharding",
+    "sync_batch_norm",
     "ema_decay",
     "mixing",
     "validate_also",
@@ -115,9 +116,9 @@ def vision_learner(
         **options: Of `Learner` (loss, norms, by default "running" for a pretrained
             body whose norms have statistics, optimizer, lr, wd, moms, clip_norm,
             gradient_accumulation_steps, precision, rematerialize, mesh, sharding,
-            ema_decay, mixing, validate_also, seed, verbose) and of `create_head`
-            (hidden, dropout, concat_pool, first_bn, bn_final, lin_first, y_range,
-            target_stats, init).
+            sync_batch_norm, ema_decay, mixing, validate_also, seed, verbose) and of
+            `create_head` (hidden, dropout, concat_pool, first_bn, bn_final, lin_first,
+            y_range, target_stats, init).
             For regression without `y_range`, `target_stats` is by default the targets'
             mean and standard deviation, by which the outputs are scaled; None switches
             that off.

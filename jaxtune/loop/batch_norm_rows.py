@@ -44,19 +44,21 @@ def check_enough_rows(
         network = nnx.merge(graphdef, state)
         for path, node in list(nnx.iter_graph(network)):
             if isinstance(node, _NORMS) and not node.use_running_average:
-                listen(node, functools.partial(_look, dotted(path)))
+                parts = getattr(node, "batch_parts", 1)
+                listen(node, functools.partial(_look, dotted(path), parts))
         return call_module(network, images, rngs=nnx.Rngs(dropout=jax.random.key(0)))
 
     jax.eval_shape(run, state, images)
 
 
-def _look(path: str, call: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-    if x.size == x.shape[-1]:
+def _look(path: str, parts: int, call: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    if x.size == x.shape[-1] * parts:
+        each = "" if parts == 1 else f" of which each of {parts} devices sees its part"
         raise ValueError(
-            f"{path} normalises over the batch, and in a batch of {x.shape[0]} there is"
-            " one value for each channel: nothing to normalise over, so training would "
-            "diverge (PyTorch refuses it, too). Make the data with batch_size=2 or "
-            "more, and at least two training photos; "
+            f"{path} normalises over the batch, and in a batch of {x.shape[0]}{each} "
+            "there is one value for each channel: nothing to normalise over, so "
+            "training would diverge (PyTorch refuses it, too). Make the data with "
+            f"batch_size={2 * parts} or more, and at least as many training photos; "
             "gradient_accumulation_steps does not help, since each batch is "
             "normalised by itself. Or train a head without batch norm: "
             "hidden=(), first_bn=False."

@@ -133,6 +133,7 @@ class Trainer:
         rematerialize: Whether blocks are computed again for their gradients.
         mesh: Devices that were asked for; None for all of them.
         fsdp: Whether what trains is split over the devices.
+        sync_batch_norm: Whether batch statistics are of all devices' rows.
         programs: The compiled steps.
         boundary: Number of groups that are frozen, counted from the first.
         phase: Number of phases so far.
@@ -159,6 +160,7 @@ class Trainer:
         rematerialize: bool = False,
         mesh: jax.sharding.Mesh | None = None,
         fsdp: bool = False,
+        sync_batch_norm: bool = True,
     ):
         """Takes the network and checks its groups; nothing is computed yet.
 
@@ -178,6 +180,7 @@ class Trainer:
                 `with_rematerialization`.
             mesh: Devices, over which batches are split; all of them if None.
             fsdp: Whether what trains is split over them too, see `fsdp_shardings`.
+            sync_batch_norm: Whether batch statistics are of all devices' rows.
 
         Raises:
             ValueError: If a parameter is in no group or several, `norms` or `precision`
@@ -203,7 +206,7 @@ class Trainer:
         self.precision: ComputePrecision = precision
         self.take_rematerialize(rematerialize)
         self.mesh = mesh
-        self.fsdp = fsdp
+        self.fsdp, self.sync_batch_norm = fsdp, sync_batch_norm
         self.running: RunState | None = None
         self._opt_state = None
         self.step = 0
@@ -404,6 +407,7 @@ class Trainer:
             **({} if steps == 1 else {"gradient_accumulation_steps": steps}),
             **({} if self.precision == "float32" else {"precision": self.precision}),
             **({"rematerialize": True} if self.rematerialize else {}),
+            **({} if self.sync_batch_norm else {"sync_batch_norm": False}),
             **self.programs.describe(),
             **({"validate_also": also} if also else {}),
         }
@@ -752,17 +756,24 @@ class Trainer:
         return True
 
     def check_rows(self, data: Any, phases: Sequence[Phase]) -> None:
-        """Raises if batches have one row and a batch norm that trains needs more.
+        """Raises if batch norms that train get too few rows, or uneven parts of them.
 
         Args:
             data: Has `train_loader`, `size` and `in_channels`.
             phases: Their boundaries say what will be frozen.
 
         Raises:
-            ValueError: If a layer would see one value for each channel.
+            ValueError: If a layer would see one value for each channel, or the devices
+                don't divide the batch and each is to have its own statistics.
         """
-        rows = data.train_loader.batch_size
-        if rows > 1:
+        rows, parts = data.train_loader.batch_size, self._batch_parts
+        if rows % parts:
+            raise ValueError(
+                "sync_batch_norm=False takes statistics of each device's rows, and "
+                f"{parts} devices don't divide a batch of {rows}. Make the data with "
+                f"batch_size={filled_up(rows, parts)}, or leave the option out."
+            )
+        if rows // parts > 1:
             return
         for _, _, view in self._training_views(phases):
             check_enough_rows(view, rows, size=data.size, in_channels=data.in_channels)
@@ -789,7 +800,13 @@ class Trainer:
             frozen,
             norms=self.norms,
             running=running_groups(self.groups, self.norms),
+            batch_parts=self._batch_parts,
         )
+
+    @property
+    def _batch_parts(self) -> int:
+        """Parts of a batch, each of which has statistics of its own."""
+        return 1 if self.sync_batch_norm else self.sharding.num_devices
 
     def _step_and_state(
         self, phase: Phase, frozen: tuple[str, ...]

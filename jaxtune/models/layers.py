@@ -171,8 +171,14 @@ class BatchNorm(nnx.Module):
     Attributes:
         dtype: Of the output, which is computed in float32 then; None computes in the
             dtype of the input. Set by `with_precision`.
+        batch_parts: Equal parts of the batch, one after the other, each of which is
+            normalised by its own statistics ("ghost batch normalization"). With as many
+            as there are devices, these exchange nothing for it but the means of the
+            parts' statistics, which update the running ones. Set by `training_view`.
 
     References:
+        Hoffer et al., "Train longer, generalize better",
+        https://arxiv.org/abs/1705.08741, for statistics of parts of a batch.
         Ioffe and Szegedy, "Batch Normalization", https://arxiv.org/abs/1502.03167.
         `torch.nn.BatchNorm2d`, PyTorch 2.13.
     """
@@ -194,21 +200,27 @@ class BatchNorm(nnx.Module):
         self.epsilon = epsilon
         self.use_running_average = False
         self.dtype = None
+        self.batch_parts = 1
 
-    def set_view(self, use_running_average: bool | None = None):
-        """Switches between running and batch statistics; called by `nnx.view`."""
+    def set_view(
+        self, use_running_average: bool | None = None, batch_parts: int | None = None
+    ):
+        """Chooses the statistics to normalise with; called by `nnx.view`."""
         if use_running_average is not None:
             self.use_running_average = use_running_average
+        if batch_parts is not None:
+            self.batch_parts = batch_parts
 
     def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
         """Returns the normalized input; in train mode also updates the statistics."""
         if self.use_running_average:
             scale, shift = self.affine()
+        elif self.batch_parts > 1:
+            return self._in_parts(x)
         else:
             scale, shift = self._affine(*self._batch_statistics(x))
         x = x if self.dtype is None else x.astype(jnp.float32)
-        y = x * scale.astype(x.dtype) + shift.astype(x.dtype)
-        return as_dtype(y, self.dtype)
+        return as_dtype(_scaled(x, scale, shift), self.dtype)
 
     def affine(self) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
         """Returns scale and shift by channel, given the running statistics."""
@@ -219,16 +231,35 @@ class BatchNorm(nnx.Module):
         return scale, self.bias[...] - mean * scale
 
     def _batch_statistics(self, x):
-        axes = tuple(range(x.ndim - 1))
-        x = x.astype(jnp.float32)
-        mean = x.mean(axes)
-        var = jnp.maximum((x * x).mean(axes) - mean * mean, 0.0)
-        count = x.size // x.shape[-1]
+        mean, var = _mean_and_var(x)
+        self._update(mean, var, x.size // x.shape[-1])
+        return mean, var
+
+    def _in_parts(self, x):
+        parts = x.reshape(self.batch_parts, -1, *x.shape[1:])
+        mean, var = jax.vmap(_mean_and_var)(parts)
+        self._update(mean.mean(0), var.mean(0), x.size // x.shape[-1] // len(parts))
+        affine = jax.vmap(self._affine)(mean, var)
+        parts = parts if self.dtype is None else parts.astype(jnp.float32)
+        y = jax.vmap(_scaled)(parts, *affine)
+        return as_dtype(y.reshape(x.shape), self.dtype)
+
+    def _update(self, mean, var, count):
         unbiased = var * (count / max(count - 1, 1))
         keep = 1.0 - self.momentum
         self.running_mean[...] = keep * self.running_mean[...] + self.momentum * mean
         self.running_var[...] = keep * self.running_var[...] + self.momentum * unbiased
-        return mean, var
+
+
+def _scaled(x, scale, shift):
+    return x * scale.astype(x.dtype) + shift.astype(x.dtype)
+
+
+def _mean_and_var(x):
+    axes = tuple(range(x.ndim - 1))
+    x = x.astype(jnp.float32)
+    mean = x.mean(axes)
+    return mean, jnp.maximum((x * x).mean(axes) - mean * mean, 0.0)
 
 
 class ReLU(nnx.Module):

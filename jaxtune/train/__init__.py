@@ -104,6 +104,7 @@ from jaxtune.train.phases import check_epochs as check_epochs
 from jaxtune.train.phases import checked_phases as checked_phases
 from jaxtune.train.phases import fine_tune_phases as fine_tune_phases
 from jaxtune.train.phases import gradual_phases as gradual_phases
+from jaxtune.train.phases import scale_for_batch as scale_for_batch
 from jaxtune.train.precision import ComputePrecision as ComputePrecision
 from jaxtune.train.precision import check_precision as check_precision
 from jaxtune.train.precision import choose_precision as choose_precision

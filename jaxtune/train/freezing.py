@@ -205,6 +205,17 @@ def _check_frozen(frozen: Any) -> None:
         )
 
 
+def _in_parts(view: nnx.Module, parts: int) -> nnx.Module:
+    for path, node in nnx.iter_graph(view):
+        if isinstance(node, nnx.BatchNorm):
+            raise ValueError(
+                f"{dotted(path)} is Flax's BatchNorm, whose statistics are always of "
+                "the whole batch. Leave sync_batch_norm=False out, or build the "
+                "network with jaxtune.models.BatchNorm."
+            )
+    return nnx.view(view, batch_parts=parts, raise_if_not_found=False)
+
+
 def training_view(
     module: nnx.Module,
     labels: nnx.State,
@@ -212,6 +223,7 @@ def training_view(
     *,
     norms: Norms = "frozen",
     running: Collection[str] = (),
+    batch_parts: Integer = 1,
 ) -> nnx.Module:
     """Returns a view of a module in train mode, except for some norms.
 
@@ -228,6 +240,11 @@ def training_view(
         norms: What the norms of frozen groups do.
         running: Names of groups that train, and whose norms use running statistics all
             the same; see `running_groups`.
+        batch_parts: Parts of a batch, one after the other, each of which batch norms
+            normalise by itself; see `BatchNorm`.
+
+    Raises:
+        ValueError: If there are several parts, and a batch norm that can't do that.
 
     References:
         flax 0.12, `nnx.view`. Keras, "Transfer learning and fine-tuning", on batch norm
@@ -239,6 +256,8 @@ def training_view(
     view = nnx.view(
         module, deterministic=False, use_running_average=False, raise_if_not_found=False
     )
+    if batch_parts > 1:
+        view = _in_parts(view, check_integer(batch_parts, "batch_parts"))
     still = set(running) | (set(frozen) if norms in ("frozen", "running") else set())
     if not still:
         return view

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtune.arguments import (
     Integer,
     Number,
+    check_choice,
     check_function,
     check_instance,
     check_integer,
@@ -80,6 +81,7 @@ def fine_tune_phases(
     epochs: Integer,
     base_lr: Number = 2e-3,
     *,
+    lr_scale: Number = 1.0,
     freeze_epochs: Integer = 1,
     lr_mult: Number = 100.0,
     pct_start: Number = 0.3,
@@ -103,6 +105,7 @@ def fine_tune_phases(
         steps_per_epoch: Batches in an epoch.
         epochs: Epochs after unfreezing.
         base_lr: Peak learning rate of the head in phase 1.
+        lr_scale: Multiplies all learning rates, see `scale_for_batch`.
         freeze_epochs: Epochs before unfreezing; 0 omits phase 1.
         lr_mult: Ratio of the last group's learning rate to the first's in phase 2.
         pct_start: Fraction of phase 2 before the peak.
@@ -132,7 +135,7 @@ def fine_tune_phases(
     steps_per_epoch = check_integer(steps_per_epoch, "steps_per_epoch", least=1)
     epochs = check_epochs(epochs, "epochs")
     freeze_epochs = check_epochs(freeze_epochs, "freeze_epochs", least=0)
-    base_lr = check_base_lr(base_lr)
+    base_lr = check_base_lr(base_lr) * check_number(lr_scale, "lr_scale", above=0)
     lr_mult = check_number(lr_mult, "lr_mult", above=0)
     weight_decay = check_number(weight_decay, "weight_decay", least=0)
     momentums = check_momentums(momentums, "momentums")
@@ -299,6 +302,41 @@ def _fine_tune_at(rates: slice) -> str:
         f"For learning rates from {first:g} in the first group to {last:g} in the "
         f"last after unfreezing, write base_lr={2 * last:g}, lr_mult={last / first:g}"
     )
+
+
+#: Photos in an update for which the recipes' learning rates were chosen: fastai's.
+USUAL_BATCH = 64
+
+
+def scale_for_batch(lr_scale: Any, photos: Integer) -> float:
+    """Returns by how much learning rates are multiplied for a large batch.
+
+    Args:
+        lr_scale: A number above 0; "linear" for photos / 64, the rule for SGD; or
+            "sqrt" for its square root, the rule for Adam. Nothing is scaled unless it
+            is asked for, since the rules hold for long trainings with a warm-up, and
+            a large batch still makes fewer updates.
+        photos: In an update: those of a batch on all devices, times the batches that
+            are accumulated.
+
+    Raises:
+        TypeError: If it is neither a number nor a string.
+        ValueError: If it is another string, or not above 0.
+
+    Example:
+        >>> scale_for_batch("linear", 256), scale_for_batch("sqrt", 256)
+        (4.0, 2.0)
+
+    References:
+        Goyal et al., "Accurate, Large Minibatch SGD", https://arxiv.org/abs/1706.02677;
+        Malladi et al., "On the SDEs and Scaling Rules for Adaptive Gradient
+        Algorithms", https://arxiv.org/abs/2205.10287.
+    """
+    photos = check_integer(photos, "photos", least=1)
+    if not isinstance(lr_scale, str):
+        return check_number(lr_scale, "lr_scale", above=0)
+    rule = check_choice(lr_scale, "lr_scale", ("linear", "sqrt"))
+    return (photos / USUAL_BATCH) ** (1.0 if rule == "linear" else 0.5)
 
 
 def checked_phases(phases: Any, num_groups: int) -> tuple[Phase, ...]:

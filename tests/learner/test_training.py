@@ -127,3 +127,13 @@ def test_rematerialized_blocks_train_the_same(tmp_path):
         assert described.get("rematerialize", False) == rematerialize
         losses.append(model.fine_tune(1)[-1].train_loss)
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_the_rates_follow_the_photos_of_an_update(data):
+    photos = data.batch_size * 2
+    model = learner(data, gradient_accumulation_steps=2)
+    usual = model.plan(1).phases[-1].rates
+    linear = model.plan(1, lr_scale="linear").phases[-1].rates
+    np.testing.assert_allclose(linear, np.asarray(usual) * photos / 64)
+    number = model.plan(1, lr_scale=2).phases[-1].rates
+    np.testing.assert_allclose(number, np.asarray(usual) * 2)

@@ -160,7 +160,7 @@ data = ImageDataLoaders.from_arrays(
     (photos, labels), (photos + 1, labels), size=32, batch_size=8
 )
 rngs, found = nnx.Rngs(0), {}
-for sharding in ("replicated", "fsdp"):
+for sharding in ("replicated", "fsdp", "each"):
     body = Sequential({
         "conv1": Conv(3, 64, 3, stride=4, rngs=rngs), "relu": ReLU(),
         "conv2": Conv(64, 64, 3, rngs=rngs), "bn2": BatchNorm(64),
@@ -168,7 +168,8 @@ for sharding in ("replicated", "fsdp"):
     model = vision_learner(
         data, body=body, pretrained=True, hidden=(256,), metrics=error_rate, mean=0.5,
         std=0.25, groups={"body": r"body\\.", "head": r"head\\."}, verbose=False,
-        precision="float32", sharding=sharding,
+        precision="float32", sync_batch_norm=sharding != "each", norms="train",
+        sharding="replicated" if sharding == "each" else sharding,
     )
     trainer = model._trainer
     key, batch = jax.random.key(0), trainer.place(next(data.train_loader.batches(0)))
@@ -201,13 +202,18 @@ def test_what_the_devices_exchange_in_each_program():
     }
     head = 4 * (128 * 256 + 256 * 2)
     body = 4 * 3 * 3 * (3 * 64 + 64 * 64)
-    few = 4 * 12 * 256  # The head's batch norms: statistics and gradients.
-    reduced = total["replicated frozen"].pop("all-reduce")
-    assert head <= reduced <= head + few and not total["replicated frozen"]
-    reduced = total["replicated unfrozen"].pop("all-reduce")
-    assert head + body <= reduced <= head + body + few + 4 * 8 * 64
-    assert not total["replicated unfrozen"]
-    for sharding in ("replicated", "fsdp"):
+    # Statistics and gradients of batch norms, those of a frozen body included.
+    few = 4 * 12 * (256 + 64)
+    for sharding in ("replicated", "each"):
+        assert list(total[f"{sharding} frozen"]) == ["all-reduce"]
+        assert head <= total[f"{sharding} frozen"]["all-reduce"] <= head + few
+        assert list(total[f"{sharding} unfrozen"]) == ["all-reduce"]
+        reduced = total[f"{sharding} unfrozen"]["all-reduce"]
+        assert head + body <= reduced <= head + body + few
+    # There and back for each of three batch norms, less what goes together; or once.
+    assert len(found["replicated unfrozen"]) in (5, 6, 7)
+    assert len(found["each unfrozen"]) == len(found["each frozen"]) == 1
+    for sharding in ("replicated", "fsdp", "each"):
         # Loss, metric and number of photos.
         assert total[f"{sharding} eval"] == {"all-reduce": 12}
         assert total[f"{sharding} predict"] == {}

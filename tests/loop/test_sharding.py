@@ -129,6 +129,54 @@ def test_eight_devices_train_as_one_whatever_divides_the_batch(photos, rows, nor
         np.testing.assert_allclose(eight[name], one[name], rtol=1e-3, atol=1e-4)
 
 
+OWN_STATISTICS = """
+import json, sys
+import jax, numpy as np
+from small import two_convolutions
+from jaxtune import ImageDataLoaders, vision_learner
+from jaxtune.loop.trainer import Trainer
+
+if len(jax.devices()) == 1:
+    Trainer._batch_parts = property(lambda trainer: 4)
+rng = np.random.default_rng(0)
+photos = rng.integers(0, 254, (45, 40, 40, 3)).astype(np.uint8)
+labels = np.arange(45) % 3
+data = ImageDataLoaders.from_arrays(
+    (photos[13:], labels[13:]), (photos[:13] + 1, labels[:13]), size=32, seed=0,
+    batch_size=int(sys.argv[1]),
+)
+model = vision_learner(
+    data, two_convolutions, cut=4, hidden=(16,), verbose=False, norms="train",
+    precision="float32", sync_batch_norm=sys.argv[2] == "together",
+)
+history = model.fine_tune(2, 1e-3, freeze_epochs=1)
+print(json.dumps([
+    [float(loss) for each in history.step_losses.values() for loss in each],
+    [row.valid_loss for row in history],
+    np.asarray(model.model[0].bn1.running_var[...]).tolist(),
+]))
+"""
+
+
+@pytest.mark.end_to_end
+def test_each_device_may_have_batch_statistics_of_its_own():
+    expected, found, together = (
+        json.loads(run_script(OWN_STATISTICS, 8, norms, devices=devices))
+        for devices, norms in ((1, "own"), (4, "own"), (4, "together"))
+    )
+    for one, four in zip(expected, found, strict=True):
+        np.testing.assert_allclose(four, one, rtol=2e-3, atol=1e-4)
+    assert not np.allclose(found[0], together[0], rtol=0.02)
+
+
+@pytest.mark.end_to_end
+def test_statistics_of_each_device_need_as_many_rows_on_each():
+    with pytest.raises(AssertionError, match=r"4 devices.* batch of 6.*batch_size=8"):
+        run_script(OWN_STATISTICS, 6, "own", devices=4)
+    with pytest.raises(AssertionError, match="one value for each channel"):
+        run_script(OWN_STATISTICS, 4, "own", devices=4)
+
+
 MESH = """
 import sys
 import jax

@@ -130,6 +130,24 @@ def test_batch_norm_computes_statistics_of_bfloat16_in_float32():
     assert norm.running_mean[...].dtype == jnp.float32
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_parts_of_a_batch_are_normalised_by_themselves(dtype):
+    norm, x = BatchNorm(3), normal(6, 5, 4, 3) * 2 + jnp.arange(6)[:, None, None, None]
+    norm.dtype, x = (None if dtype == jnp.float32 else dtype), x.astype(dtype)
+    parts = [nnx.clone(norm) for _ in range(3)]
+    each = [part(x[2 * i : 2 * i + 2]) for i, part in enumerate(parts)]
+    found = nnx.view(norm, batch_parts=3)(x)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(
+        np.asarray(found, np.float32),
+        np.asarray(jnp.concatenate(each), np.float32),
+        atol=2e-2 if dtype == jnp.bfloat16 else 1e-5,
+    )
+    for name in ("running_mean", "running_var"):
+        means = np.mean([getattr(part, name)[...] for part in parts], 0)
+        np.testing.assert_allclose(getattr(norm, name)[...], means, rtol=1e-5)
+
+
 def test_max_pool_pads_with_nothing():
     x = jnp.full((1, 5, 5, 1), -3.0)
     y = MaxPool(3, stride=2, padding=1)(x)

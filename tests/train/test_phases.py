@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 
 from jaxtune.train import (
@@ -9,6 +10,7 @@ from jaxtune.train import (
     fine_tune_phases,
     gradual_phases,
     one_cycle,
+    scale_for_batch,
 )
 
 
@@ -97,3 +99,14 @@ def test_a_recipe_has_one_rate(rate, match):
         check_base_lr(rate)
     whole = fine_tune_phases(3, 7, 2, 0.002, lr_mult=100)[1]
     assert whole.rates == pytest.approx((1e-5, 1e-4, 1e-3))
+
+
+def test_rates_for_large_batches_are_scaled_where_that_is_asked_for():
+    plain, scaled = (fine_tune_phases(3, 7, 2, lr_scale=scale) for scale in (1.0, 3.0))
+    for one, other in zip(plain, scaled, strict=True):
+        np.testing.assert_allclose(other.rates, 3 * np.asarray(one.rates))
+    assert scale_for_batch("linear", 1024) == 16.0
+    assert scale_for_batch("sqrt", 1024) == 4.0
+    assert scale_for_batch(0.5, 1024) == 0.5
+    with pytest.raises(ValueError, match="linear.*sqrt"):
+        scale_for_batch("cubic", 64)
