@@ -20,6 +20,7 @@ from jaxtune.data.feature_loader import FeatureLoader as FeatureLoader
 from jaxtune.data.folders import find_images as find_images
 from jaxtune.data.folders import is_image as is_image
 from jaxtune.data.items import Items as Items
+from jaxtune.data.items import PackedPaths as PackedPaths
 from jaxtune.data.items import folder_label as folder_label
 from jaxtune.data.items import parent_label as parent_label
 from jaxtune.data.items import regex_label as regex_label
@@ -31,6 +32,7 @@ from jaxtune.data.loader import Batch as Batch
 from jaxtune.data.loader import Loader as Loader
 from jaxtune.data.loader import default_workers as default_workers
 from jaxtune.data.loaders import ImageDataLoaders as ImageDataLoaders
+from jaxtune.data.long_tables import read_long_csv as read_long_csv
 from jaxtune.data.mixing import BatchTransform as BatchTransform
 from jaxtune.data.mixing import CutMix as CutMix
 from jaxtune.data.mixing import Mixing as Mixing
@@ -50,6 +52,7 @@ from jaxtune.data.resize import validation_preparation as validation_preparation
 from jaxtune.data.resize import validation_presize as validation_presize
 from jaxtune.data.sampling import class_weights as class_weights
 from jaxtune.data.sampling import item_weights as item_weights
+from jaxtune.data.shards import shard_items as shard_items
 from jaxtune.data.show import show_batch as show_batch
 from jaxtune.data.sources import source_items as source_items
 from jaxtune.data.splits import labelled_folder as labelled_folder

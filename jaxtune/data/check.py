@@ -27,6 +27,8 @@ from jaxtune.data.loader import Loader, default_workers
 
 # Reading the headers of more files than this would take minutes.
 MOST_CHECKED = 100_000
+#: Of more photos the paths are not compared either.
+MOST_COMPARED = 1_000_000
 
 # Photos whose results are waited for together: enough to keep all threads busy.
 _WINDOW = 256
@@ -43,7 +45,7 @@ def readable_items(
 
     Images that are not files are not checked, nor are more than 100,000 photos: the
     damaged ones are then found when they are decoded. Also warns of photos that are in
-    both splits, or listed with different labels.
+    both splits, or listed with different labels, among a million at most.
 
     Args:
         train_items: Photos to train on.
@@ -58,6 +60,8 @@ def readable_items(
     """
     if train_items.images is not None or valid_items.images is not None:
         _warn_shared_memory(train_items.images, valid_items.images)
+        return train_items, valid_items
+    if len(train_items) + len(valid_items) > MOST_COMPARED:
         return train_items, valid_items
     paths = (*train_items.paths, *valid_items.paths)
     if len(paths) > MOST_CHECKED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import os
 import re
@@ -17,6 +18,9 @@ from jaxtune.arguments import check_choice, check_function, check_instance, chec
 
 Kind = Literal["single", "multi", "regression"]
 
+#: How bytes of names that are not UTF-8 are kept, as Python does with file names.
+_ESCAPED = "surrogateescape"
+
 
 class SourceImages:
     """Images that are not files, read by their position when they are needed.
@@ -25,7 +29,10 @@ class SourceImages:
         positions: Of these images in the source.
         channels: How many channels each image has.
         array: The array (n, h, w, c) that holds the whole source, if there is one.
+        encoded: Whether they are files' contents, which any process can decode.
     """
+
+    encoded = False
 
     def __init__(
         self,
@@ -88,6 +95,79 @@ class NumberedPaths(Sequence):
         return NumberedPaths(self._name, self._numbers[positions])
 
 
+class PackedPaths(Sequence):
+    """Paths below a folder in one block of bytes; a `Path` is made on access.
+
+    Example:
+        >>> paths = PackedPaths("photos", b"a.jpgbb.jpg", np.array([0, 5, 11]))
+        >>> paths[1].as_posix(), len(paths)
+        ('photos/bb.jpg', 2)
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        names: bytes,
+        bounds: Int[np.ndarray, " n+1"],
+        *,
+        suff: str = "",
+        rows: Int[np.ndarray, " m"] | None = None,
+    ) -> None:
+        """Takes names one after the other.
+
+        Args:
+            folder: Which they are relative to.
+            names: UTF-8, without anything between them.
+            bounds: Where each begins, and where the last one ends.
+            suff: Appended to each.
+            rows: Which of them there are, in this order; all if None.
+        """
+        self._folder, self._suff = Path(folder), suff
+        self._names, self._bounds, self._rows = names, bounds, rows
+
+    def __len__(self) -> int:
+        """Returns how many paths there are."""
+        return len(self._bounds) - 1 if self._rows is None else len(self._rows)
+
+    def __getitem__(self, position: SupportsIndex | slice) -> Path | PackedPaths:
+        """Returns one path, or those of a slice."""
+        if isinstance(position, slice):
+            return self.take(np.arange(len(self))[position])
+        position = range(len(self))[position]
+        row = position if self._rows is None else int(self._rows[position])
+        begin, end = int(self._bounds[row]), int(self._bounds[row + 1])
+        name = self._names[begin:end].decode(errors=_ESCAPED)
+        return Path(self._folder, name + self._suff)
+
+    def take(self, positions: np.ndarray) -> PackedPaths:
+        """Returns the paths at these positions, in this order; the block is shared."""
+        positions = np.asarray(positions, np.int64)
+        rows = positions if self._rows is None else self._rows[positions]
+        return PackedPaths(
+            self._folder, self._names, self._bounds, suff=self._suff, rows=rows
+        )
+
+    def texts(self) -> list[str]:
+        """Returns all paths as strings, with slashes, without creating paths."""
+        folder = self._folder.as_posix()
+        start = "" if folder == "." else folder.rstrip("/") + "/"
+        rows = range(len(self)) if self._rows is None else self._rows.tolist()
+        bounds, names = self._bounds.tolist(), self._names
+        return [
+            f"{start}{names[bounds[row] : bounds[row + 1]].decode(errors=_ESCAPED)}"
+            f"{self._suff}"
+            for row in rows
+        ]
+
+    def digest(self) -> str:
+        """Returns a sha256 of the names, relative to their folder, and their order."""
+        digest = hashlib.sha256(self._names)
+        for numbers in (self._bounds, self._rows):
+            digest.update(b"all" if numbers is None else numbers.tobytes())
+        digest.update(self._suff.encode())
+        return digest.hexdigest()
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Items:
     """The photos of one split, with their labels.
@@ -106,7 +186,7 @@ class Items:
             of the right shape and dtype: see `ImageDataLoaders.test_loader`.
     """
 
-    paths: tuple[Path, ...] | NumberedPaths
+    paths: Sequence[Path]
     labels: Int32[np.ndarray, " n"] | Float32[np.ndarray, n * outputs]
     classes: tuple[str, ...]
     kind: Kind = "single"

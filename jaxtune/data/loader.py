@@ -39,6 +39,8 @@ Batch = dict[str, np.ndarray]
 OnError = Literal["raise", "skip"]
 
 DEFAULT_CACHE_BYTES = 2 * 2**30
+#: Of more photos no process holds an epoch's order.
+MOST_SHUFFLED = 1_000_000
 
 # Batches assembled at once: while one waits for its last photo, the next has begun.
 _AHEAD = 2
@@ -208,9 +210,32 @@ class Loader:
             return np.arange(self.num_items)
         if self.items.weights is not None:
             return weighted_order(self.items.weights, seed=self.seed, epoch=epoch)
+        if self._is_long:
+            return np.fromiter(self._long_order(epoch), np.int64, self.num_items)
         # NumPy guarantees that RandomState's numbers never change; grain's own shuffle
         # leaves short lists in order far too often (10 items: 7 times in 1000).
         return np.random.RandomState([self.seed, epoch]).permutation(self.num_items)
+
+    @property
+    def _is_long(self) -> bool:
+        """Whether each place of a shuffled epoch is computed when it is needed."""
+        return self.num_items > MOST_SHUFFLED
+
+    def _long_order(self, epoch: int) -> Any:
+        """Positions in an epoch's order, of which none is held in memory."""
+        import grain
+
+        # One seed of two numbers; SeedSequence never changes either.
+        seed = np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0]
+        return grain.MapDataset.range(self.num_items).shuffle(seed=int(seed))
+
+    def _source(self, epoch: int) -> Any:
+        """The `index` of each row of an epoch, for Grain."""
+        import grain
+
+        if self.shuffle and self._is_long and self.items.weights is None:
+            return self._long_order(epoch)
+        return grain.MapDataset.source(self._indices(epoch))
 
     def _indices(self, epoch: int) -> np.ndarray:
         order = self.order(epoch)
@@ -307,7 +332,7 @@ class Loader:
             if self._in_files and worth_processes(self.workers, self._to_decode):
                 processes = stack.enter_context(decoding_processes(self.workers))
             dataset = (
-                grain.MapDataset.source(self._indices(epoch))
+                self._source(epoch)
                 .batch(self.batch_size, drop_remainder=self.shuffle)
                 .slice(slice(start, None))
                 .map(lambda indices: self._assemble(indices, pool, processes))
@@ -332,7 +357,7 @@ class Loader:
 
     @property
     def _in_files(self) -> bool:
-        return self.items.images is None
+        return self.items.images is None or self.items.images.encoded
 
     @property
     def _to_decode(self) -> int:
@@ -395,6 +420,9 @@ class Loader:
         else:
             photos = [self.items.photo(position) for position in positions]
             results = processes.read(self.preparation, photos, rows)
+            if self.items.images is not None:
+                pairs = zip(positions, results, strict=True)
+                results = [self._named(position, result) for position, result in pairs]
         unreadable = []
         for (row, position), result in zip(part, results, strict=True):
             if isinstance(result, ImageError | OSError):
@@ -423,9 +451,14 @@ class Loader:
             return self.preparation(photo)
         try:
             return self.preparation(photo)
-        except (ImageError, TypeError) as error:  # which does not name the photo
-            name = self.items.paths[position].as_posix()
-            raise ImageError(f"In {name}: {error}") from None
+        except (ImageError, TypeError) as error:
+            raise self._named(position, error) from None
+
+    def _named(self, position: int, result: Any) -> Any:
+        """A result as it is; an error that doesn't name its image, with its name."""
+        if not isinstance(result, ImageError | TypeError):
+            return result
+        return ImageError(f"In {self.items.paths[position].as_posix()}: {result}")
 
     def _report(self, unreadable: list[_Unreadable]) -> None:
         """Raises or warns in the caller's thread, where errors can be caught."""

@@ -38,6 +38,7 @@ from jaxtune.data.folders import existing_folder, no_photos, scan_images, warn_s
 from jaxtune.data.items import Items, Kind, listing, name_label, regex_label, rows_of
 from jaxtune.data.labels import label_items
 from jaxtune.data.loader import DEFAULT_CACHE_BYTES, Loader, OnError
+from jaxtune.data.long_tables import LONG_FILE, read_long_csv
 from jaxtune.data.options import (
     DEFAULT_BATCH_SIZE,
     Augmented,
@@ -61,6 +62,7 @@ from jaxtune.data.resize import (
     validation_preparation,
 )
 from jaxtune.data.sampling import Weights, item_weights
+from jaxtune.data.shards import Shards, shard_items
 from jaxtune.data.show import show_batch
 from jaxtune.data.sources import source_items
 from jaxtune.data.splits import split_folders
@@ -549,14 +551,32 @@ class ImageDataLoaders:
                 no label.
             jaxtune.data.ImageError: If photos cannot be read.
         """
+        path = Path(existing_folder(root), check_path(csv_fname, "csv_fname"))
+        reading = {
+            "header": header,
+            "delimiter": delimiter,
+            "encoding": encoding,
+            "keep_default_na": keep_default_na,
+        }
+        one_label = not isinstance(label_col, list | tuple) and label_delim is None
+        is_long = path.is_file() and path.stat().st_size >= LONG_FILE
+        if is_long and one_label and options.get("kind") != "multi":
+            options = check_options(options)
+            if valid_col is not None:
+                refuse_split(options, "valid_col")
+            items, is_valid = read_long_csv(
+                path,
+                Path(root, folder or ""),
+                fn_col=fn_col,
+                label_col=label_col,
+                valid_col=valid_col,
+                suff=suff,
+                **reading,
+                **label_options(options),
+            )
+            return cls._split(items, is_valid, root, options)
         return cls._from_table(
-            lambda: read_csv(
-                Path(existing_folder(root), check_path(csv_fname, "csv_fname")),
-                header=header,
-                delimiter=delimiter,
-                encoding=encoding,
-                keep_default_na=keep_default_na,
-            ),
+            lambda: read_csv(path, **reading),
             root,
             valid_col=valid_col,
             folder=folder,
@@ -602,6 +622,47 @@ class ImageDataLoaders:
         return cls(train_items, valid_items, **options)
 
     @classmethod
+    def from_shards(
+        cls,
+        train: Shards,
+        valid: Shards | None = None,
+        *,
+        label: str = "cls",
+        **options: Unpack[SplitOptions],
+    ) -> ImageDataLoaders:
+        """Returns photos in tar files, in WebDataset's layout.
+
+        Photos stay in their files, and each is read where it lies: in a random order
+        over all files, and of several processes by one. The first time each file is
+        gone through for an index beside it.
+
+        Args:
+            train: A folder with tar files, a pattern such as "train-*.tar", or a list
+                of files, not compressed.
+            valid: The same for validation; if None, photos of `train` are split at
+                random.
+            label: Which part of a sample is its label: "cls" or another ending of
+                files of one text, a number or a name; or "json", under "label".
+            **options: As for `from_name_re`. With `classes`, whole-number labels that
+                are not among these names are positions in it.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If a file is no tar file or compressed, or a photo has no label.
+        """
+        options = check_options(options)
+        named: dict[str, Any] = label_options(options)
+        reading = {"label": label, "workers": options.get("workers")}
+        if valid is None:
+            items = shard_items(train, **named, **reading)
+            return cls(*split_by_options(items, options, None), **options)
+        refuse_split(options, "valid")
+        train_items = shard_items(train, **named, **reading)
+        named = {"classes": train_items.classes or None, "kind": train_items.kind}
+        valid_items = shard_items(valid, **named, **reading)
+        return cls(train_items, valid_items, **options)
+
+    @classmethod
     def _from_table(
         cls,
         read: Callable[[], Any],
@@ -624,7 +685,17 @@ class ImageDataLoaders:
         items = table_items(
             table, root / (folder or ""), **columns, **label_options(options)
         )
-        if valid_col is None:
+        return cls._split(items, None if valid_col is None else is_valid, root, options)
+
+    @classmethod
+    def _split(
+        cls,
+        items: Items,
+        is_valid: np.ndarray | None,
+        root: str | os.PathLike[str],
+        options: dict[str, Any],
+    ) -> ImageDataLoaders:
+        if is_valid is None:
             return cls(*split_by_options(items, options, root), **options)
         items = weighted(items, options)
         splits = [items.take(np.flatnonzero(rows)) for rows in (~is_valid, is_valid)]

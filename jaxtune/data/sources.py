@@ -57,7 +57,7 @@ def source_items(
             " for each image."
         )
     if classes is not None or not label_columns(labels):  # label_items names columns
-        labels = _by_name(plain, classes, kind)
+        labels = labels_by_name(plain, classes, kind)
     paths = NumberedPaths(name, np.arange(len(images)))
     items = label_items(paths, labels, classes=classes, kind=kind)
     return Items(paths, items.labels, items.classes, items.kind, images)
@@ -144,7 +144,7 @@ def _channels(image: Any) -> int:
     return 1 if len(shape) == 2 else shape[2]
 
 
-def _by_name(
+def labels_by_name(
     labels: list | np.ndarray, classes: Sequence[str] | None, kind: Kind | None
 ) -> list | np.ndarray:
     """Returns labels by name where they are positions in `classes`."""

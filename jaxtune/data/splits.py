@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from jaxtune.arguments import (
     Integer,
@@ -34,9 +34,18 @@ from jaxtune.data.folders import (
     scan_images,
     warn_skipped,
 )
-from jaxtune.data.items import Items, folder_label, listing
+from jaxtune.data.items import (
+    Items,
+    NumberedPaths,
+    PackedPaths,
+    folder_label,
+    listing,
+)
 from jaxtune.data.labels import label_items
 from jaxtune.data.values import clean_name
+
+#: More photos are split by position: hashing their names would take minutes.
+MOST_NAMED = 1_000_000
 
 # Other names people give to the folder of validation photos.
 _VALID_NAMES = ("valid", "val", "validation", "test")
@@ -127,7 +136,8 @@ def split_items(
     """Returns the items for training and those for validation.
 
     Single labels are split class by class, see `stratified_split`. Other kinds, or
-    `stratify=False`, are split as if all were of one class.
+    `stratify=False`, are split as if all were of one class. More than a million photos
+    are split by their positions, not their names.
 
     Args:
         items: All the photos.
@@ -144,25 +154,48 @@ def split_items(
     labels = items.labels
     if not stratify or items.kind != "single":
         labels = np.zeros(len(items), np.int32)
-    names = _names(items.paths, root)
-    train, valid = stratified_split(labels, valid_pct=valid_pct, seed=seed, names=names)
+    if len(items) > MOST_NAMED:
+        chosen = _by_position(labels, valid_pct, seed)
+        train, valid = np.flatnonzero(~chosen), np.flatnonzero(chosen)
+    else:
+        names = _names(items.paths, root)
+        train, valid = stratified_split(
+            labels, valid_pct=valid_pct, seed=seed, names=names
+        )
     return items.take(train), items.take(valid)
+
+
+def _by_position(
+    labels: Int[np.ndarray, " n"], valid_pct: float, seed: int
+) -> Bool[np.ndarray, " n"]:
+    """Which photos validate: those of each class with the smallest random numbers."""
+    # NumPy promises that RandomState's numbers never change.
+    numbers = np.random.RandomState(seed).random_sample(len(labels))
+    order = np.lexsort((numbers, labels))
+    counts = np.unique(labels, return_counts=True)[1]
+    most = np.rint(counts * valid_pct).astype(np.int64)
+    most = np.minimum(np.maximum(most, 1), counts - 1)
+    rank = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    chosen = np.zeros(len(labels), bool)
+    chosen[order] = rank < np.repeat(most, counts)
+    return chosen
 
 
 def _names(paths: Sequence[Path], root: str | os.PathLike[str] | None) -> list[str]:
     """Returns paths relative to `root`, with slashes."""
-    if not isinstance(paths, tuple):
-        return paths.texts()
+    if isinstance(paths, NumberedPaths | PackedPaths):
+        texts = paths.texts()
+    else:
+        texts = [path.as_posix() for path in paths]
     if root is None:
-        return [path.as_posix() for path in paths]
+        return texts
     below = Path(root).as_posix().rstrip("/") + "/"
     below = "" if below == "./" else below
     # `os.path.relpath` is slow, so it is called once a folder.
     folders: dict[str, str] = {}
     names = []
-    for path in paths:
-        name = path.as_posix()
-        plain = ".." not in name and (bool(below) or not path.is_absolute())
+    for name in texts:
+        plain = ".." not in name and (bool(below) or not os.path.isabs(name))
         if plain and name.startswith(below):
             names.append(name[len(below) :])
         else:

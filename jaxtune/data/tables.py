@@ -423,7 +423,7 @@ def table_items(
             )
         labels = [_split(value, label_delim) for value in columns[0]]
         return label_items(paths, labels, classes=classes, kind=kind or "multi")
-    columns = [_numbers(column) if text else column for column in columns]
+    columns = [numbers_of_texts(column) if text else column for column in columns]
     names = [str(table.names[position]) for position in positions[1:]]
     if len(columns) == 1:
         missing = [row for row, value in enumerate(columns[0]) if value is None]
@@ -557,7 +557,7 @@ def _several(
     return label_items(paths, labels, classes=classes, kind=kind or "multi")
 
 
-def _numbers(column: list[str | None]) -> list:
+def numbers_of_texts(column: list[str | None]) -> list:
     """Returns a column of strings as ints or floats, if all of them are."""
     # 007 and 1_000 are names.
     if any(cell is not None and re.match(r"[+-]*0\d|.*_", cell) for cell in column):

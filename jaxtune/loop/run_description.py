@@ -16,7 +16,7 @@ import numpy as np
 
 import jaxtune.train
 from jaxtune.checkpoint import fingerprint, fingerprint_text
-from jaxtune.data import Items, function_program
+from jaxtune.data import Items, PackedPaths, function_program
 from jaxtune.train import EpochMetric, Phase
 from jaxtune.transfer import Groups
 
@@ -73,6 +73,8 @@ def describe_items(items: Items) -> str:
     array = getattr(items.images, "array", None)
     if array is not None:
         rest["images"] = array
+    if isinstance(items.paths, PackedPaths):
+        return fingerprint_text([items.paths.digest(), fingerprint(rest)])
     paths = [os.path.abspath(path) for path in items.paths]
     common = os.path.commonpath([os.path.dirname(path) for path in paths] or ["/"])
     names = (os.path.relpath(path, common).replace(os.sep, "/") for path in paths)

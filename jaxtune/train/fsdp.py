@@ -123,8 +123,12 @@ def _forward(x: jax.Array, mesh: Mesh) -> tuple[jax.Array, None]:
 
 
 def _backward(mesh: Mesh, _: None, gradient: jax.Array) -> tuple[jax.Array]:
-    part = fsdp_sharding(gradient.shape, mesh)
-    return (jax.lax.with_sharding_constraint(gradient, part),)
+    # First whole, which XLA undoes where it can scatter a sum. Otherwise it would split
+    # the gradient's computation by channels, and send activations around.
+    for sharding in (NamedSharding(mesh, PartitionSpec()), None):
+        sharding = sharding or fsdp_sharding(gradient.shape, mesh)
+        gradient = jax.lax.with_sharding_constraint(gradient, sharding)
+    return (gradient,)
 
 
 _gathered.defvjp(_forward, _backward)
