@@ -142,14 +142,7 @@ def shard_items(
     with ThreadPoolExecutor(max(workers or 8, 1), "jaxtune-index") as pool:
         found = list(pool.map(functools.partial(_index, label=label), files))
     texts: dict[str, int] = {}
-    numbers = np.concatenate(
-        [
-            np.array([texts.setdefault(text, len(texts)) for text in each.texts], int)[
-                each.numbers
-            ]
-            for each in found
-        ]
-    )
+    numbers = np.concatenate([_renumbered(each, texts) for each in found])
     if not len(numbers):
         raise ValueError(f"there is no photo in {listing(files)}.")
     values = numbers_of_texts([clean_name(text) for text in texts])
@@ -169,9 +162,15 @@ def shard_items(
         np.concatenate([each.begins for each in found]),
         np.concatenate([each.sizes for each in found]),
     )
-    names = np.concatenate([each.names for each in found]).tobytes()
+    names = b"".join(each.names.data for each in found)
     paths = PackedPaths("", names, np.concatenate([[0], *bounds]))
     return Items(paths, few.labels[numbers], few.classes, few.kind, images)
+
+
+def _renumbered(index: _Index, texts: dict[str, int]) -> Int[np.ndarray, " n"]:
+    """A file's labels by their numbers among those of all files."""
+    numbers = [texts.setdefault(str(text), len(texts)) for text in index.texts]
+    return np.array(numbers, np.int32)[index.numbers]
 
 
 def _tar_files(shards: Any) -> list[Path]:
@@ -256,7 +255,7 @@ def _made(file: Path, label: str) -> _Index:
     names = [f"{file.name}/{name}".encode() for _, _, name in photos.values()]
     return _Index(
         begins=np.array([begin for begin, _, _ in photos.values()], np.int64),
-        sizes=np.array([size for _, size, _ in photos.values()], np.int64),
+        sizes=np.array([size for _, size, _ in photos.values()], np.uint32),
         numbers=np.array(numbers, np.int32),
         texts=np.array(list(texts), str),
         names=np.frombuffer(b"".join(names), np.uint8),
