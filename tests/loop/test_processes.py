@@ -1,6 +1,7 @@
 """Several processes train one network: the same numbers, read once, ended together."""
 
 import json
+import random
 import shutil
 import signal
 import time
@@ -172,6 +173,32 @@ def test_a_run_stops_at_one_step_and_goes_on_where_it_stopped(root, tmp_path, al
     assert two["bits"] == whole["bits"] and two["valid"] == whole["valid"]
     for found in (two, one):
         np.testing.assert_allclose(found["valid"], alone["valid"], rtol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("kills", "mode"),
+    [
+        pytest.param(3, "plain", marks=pytest.mark.end_to_end),
+        pytest.param(20, "long", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_of_which_processes_are_killed_ends_bit_for_bit_the_same(
+    root, tmp_path, kills, mode
+):
+    """Killed is one of the two or both, some time after their first steps."""
+    whole = answers(SCRIPT, 2, mode, root, tmp_path / "whole")[0]
+    chosen, run = random.Random(kills), tmp_path / "killed"
+    for _ in range(kills):
+        with Together(SCRIPT, 2, mode, root, run) as together:
+            wait_for(together, "step ")
+            time.sleep(chosen.uniform(0.0, 1.0))
+            for number in chosen.choice([[0], [1], [0, 1]]):
+                together.processes[number].kill()
+            ended = together.ends(seconds=100)
+        assert any(each.status == -signal.SIGKILL for each in ended)
+        assert all(each.status for each in ended)
+    ended = answers(SCRIPT, 2, mode, root, run)[0]
+    assert ended["bits"] == whole["bits"] and ended["valid"] == whole["valid"]
 
 
 def wait_for(together, line: str) -> None:
