@@ -127,7 +127,7 @@ def collectives(text: str) -> Iterator[Collective]:
 
 
 def programs(
-    arch: str, size: int, precision: str, *, split_over: Mesh | None = None, **options
+    arch: str, size: int, precision: str, *, mesh: Mesh | None = None, **options
 ) -> dict[str, tuple]:
     """Returns a learner's functions, not compiled, with arguments as it gives them.
 
@@ -135,8 +135,8 @@ def programs(
         arch: Name of an architecture of jaxtune's.
         size: Of the network's images, in pixels.
         precision: "float32" or "bfloat16".
-        split_over: Chips over which the state of training is split (FSDP); None if it
-            is whole on each.
+        mesh: Chips that the learner's `sharding` and `sync_batch_norm` are about; None
+            if they are left as they are.
         **options: Of the learner, such as `rematerialize`.
 
     Returns:
@@ -167,13 +167,15 @@ def programs(
         model.freeze() if name == "frozen" else model.unfreeze()
         rates = (1e-3,) * len(model.groups)
         phase = Phase(None, None, 1, rates, constant(), 0.01)
-        if split_over is None:
+        if mesh is None:
             step, state = trainer.begin(phase)
         else:
-            everywhere, trainer.fsdp = trainer.sharding, True
-            trainer.sharding = NamedSharding(split_over, PartitionSpec())
+            here, trainer.sharding = (
+                trainer.sharding,
+                NamedSharding(mesh, PartitionSpec()),
+            )
             step, state = trainer._step_and_form(phase, trainer.frozen_groups)
-            trainer.sharding = everywhere
+            trainer.sharding = here
         found[name] = step, True, (state,), batch, (jax.random.key(0),)
     values, graphdef = trainer.values(), trainer.eval_graphdef()
     batch = next(data.valid_loader.batches(0))
@@ -309,6 +311,7 @@ def main(argv=None) -> list[dict]:
     parser.add_argument(
         "--sharding", default="replicated", choices=["replicated", "fsdp"]
     )
+    parser.add_argument("--own-statistics", action="store_true", help="of each chip")
     parser.add_argument("--each", action="store_true", help="a line a collective")
     parser.add_argument("--text", type=Path, help="folder for the compiled programs")
     options = parser.parse_args(argv)
@@ -318,15 +321,17 @@ def main(argv=None) -> list[dict]:
     chips = {name: devices(name) for name in options.topology}
     about, rows = machine("libtpu"), []
     about |= {"precision": options.precision, "sharding": options.sharding}
+    about["own_statistics"] = options.own_statistics
     del about["device"], about["cores"]
     for arch in options.arch:
         for topology in options.topology:
-            over = Mesh(np.array(chips[topology]), ("data",))
             made = programs(
                 arch,
                 options.size,
                 options.precision,
-                split_over=over if options.sharding == "fsdp" else None,
+                mesh=Mesh(np.array(chips[topology]), ("data",)),
+                sharding=options.sharding,
+                sync_batch_norm=not options.own_statistics,
             )
             for name in options.program:
                 row = measure(
