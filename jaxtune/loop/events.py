@@ -21,16 +21,19 @@ from jaxtune.inspect.diff import Snapshot
 from jaxtune.loop.callbacks import CallbackList, StopPhase, StopTraining
 from jaxtune.loop.epoch_table import Reporter, describe_phase
 from jaxtune.loop.history import Row
-from jaxtune.loop.processes import is_first_process, several_processes
+from jaxtune.loop.processes import (
+    STEPS_BETWEEN_LOOKS,
+    is_first_process,
+    several_processes,
+)
 from jaxtune.loop.recovery import GoodValues, copy_of_values
 from jaxtune.loop.resume import Resume, StopRequested
 from jaxtune.loop.run_state import RunState, StepTimer
 from jaxtune.loop.trainer import NonFiniteLossError, Trainer
 from jaxtune.train import Phase, averaged, split_module
 
-#: Seconds between two looks at the running loss; each look waits for the device. Of
-#: several processes all must look after the same steps.
-_LOOK_EVERY, _STEPS_BETWEEN_LOOKS = 0.5, 20
+#: Seconds between two looks at the running loss; each look waits for the device.
+_LOOK_EVERY = 0.5
 
 #: With so many, the next phase is compiled beside the first one; with fewer, after it.
 _MANY_CORES = 4
@@ -168,7 +171,7 @@ class FitEvents:
         run = self.run
         self._finite.append((run.step, metrics.get("finite", True)))
         if several_processes():
-            looks = run.step % _STEPS_BETWEEN_LOOKS == 0
+            looks = run.step % STEPS_BETWEEN_LOOKS == 0
         else:
             looks = time.perf_counter() - self._looked > _LOOK_EVERY
         if looks:

@@ -23,6 +23,10 @@ from jax.experimental import multihost_utils
 #: the others to end by themselves, as all of them do at the same NaN.
 LOOK_EVERY, GRACE = 1.0, 5.0
 
+#: Training steps between two looks of several processes at what may be due: by number,
+#: since their clocks differ.
+STEPS_BETWEEN_LOOKS = 10
+
 #: Numbers of the calls that are made together, the same in each process.
 _calls = itertools.count()
 

@@ -24,15 +24,13 @@ from jaxtune.checkpoint import (
     resuming_from,
 )
 from jaxtune.loop.processes import (
+    STEPS_BETWEEN_LOOKS,
     as_the_first_says,
     is_first_process,
     several_processes,
 )
 from jaxtune.loop.run_state import RunState
 from jaxtune.train import Phase, TrainState, averaged, raw_values, with_raw_values
-
-#: Steps after which several processes look whether a checkpoint is due.
-_STEPS_BETWEEN_LOOKS = 10
 
 
 class RunStopped(SystemExit):
@@ -58,13 +56,16 @@ class StopSignals:
     A second Ctrl-C raises KeyboardInterrupt at once. Python handles signals in the main
     thread only; in other threads nothing is changed. Of several processes JAX notes
     SIGTERM, and has all of them stop after the same step.
+
+    Attributes:
+        checks: Number of calls of `check` so far.
     """
 
     def __init__(self) -> None:
         """Installs nothing yet."""
         self._heard: signal.Signals | None = None
         self._before: dict = {}
-        self._checks = 0
+        self.checks = 0
 
     def __enter__(self) -> "StopSignals":
         """Installs the signal handlers."""
@@ -85,8 +86,8 @@ class StopSignals:
 
         Several processes call it equally often, and raise in the same call.
         """
-        self._checks += 1
-        if several_processes() and reached_preemption_sync_point(self._checks):
+        self.checks += 1
+        if several_processes() and reached_preemption_sync_point(self.checks):
             self._heard = signal.SIGTERM
         if self._heard is not None:
             raise StopRequested(self._heard)
@@ -137,7 +138,6 @@ class Resume:
         self.checkpoint: Path | None = folder.latest
         self.learner: dict[str, Any] = {}
         self._saved: int | None = None
-        self._checks = 0
         self.run = RunState()
         if self.checkpoint is not None:
             with resuming_from(self.checkpoint):
@@ -198,10 +198,9 @@ class Resume:
             StopRequested: If a stop signal has arrived.
         """
         self._signals.check()
-        self._checks += 1
         due = self._folder.is_due
         if several_processes():
-            looks = self._checks % _STEPS_BETWEEN_LOOKS == 0
+            looks = self._signals.checks % STEPS_BETWEEN_LOOKS == 0
             due = looks and as_the_first_says(due)
         if due:
             self.save(run)
