@@ -108,7 +108,7 @@ class PackedPaths(Sequence):
         self,
         folder: str | os.PathLike[str],
         names: bytes,
-        bounds: Int[np.ndarray, " n+1"],
+        bounds: Int[np.ndarray, " ends"],
         *,
         suff: str = "",
         rows: Int[np.ndarray, " m"] | None = None,

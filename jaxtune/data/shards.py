@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from jaxtune.arguments import check_instance, described
+from jaxtune.arguments import check_instance, check_path, described
 from jaxtune.data.folders import image_extensions
 from jaxtune.data.items import Items, Kind, PackedPaths, SourceImages, listing
 from jaxtune.data.labels import label_items
@@ -193,10 +193,11 @@ def _tar_files(shards: Any) -> list[Path]:
             "shards are a folder, a pattern or a list of tar files; received "
             f"{described(shards)}."
         )
-    missing = [each for each in shards if not Path(each).expanduser().is_file()]
+    files = [Path(check_path(each, "shards")).expanduser() for each in shards]
+    missing = [file for file in files if not file.is_file()]
     if missing:
         raise FileNotFoundError(f"there is no tar file {listing(missing)}.")
-    return [Path(each).expanduser() for each in shards]
+    return files
 
 
 def _index(file: Path, label: str) -> _Index:
@@ -255,7 +256,7 @@ def _made(file: Path, label: str) -> _Index:
     names = [f"{file.name}/{name}".encode() for _, _, name in photos.values()]
     return _Index(
         begins=np.array([begin for begin, _, _ in photos.values()], np.int64),
-        sizes=np.array([size for _, size, _ in photos.values()], np.uint32),
+        sizes=np.array([size for _, size, _ in photos.values()], np.int32),
         numbers=np.array(numbers, np.int32),
         texts=np.array(list(texts), str),
         names=np.frombuffer(b"".join(names), np.uint8),

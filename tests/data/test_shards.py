@@ -144,8 +144,6 @@ def test_what_is_wrong_is_said(shards, tmp_path):
     packed = shard(tmp_path / "more" / "packed.tar", [("1", 5, 0)], mode="w:gz")
     with pytest.raises(ValueError, match="Compressed ones can't"):
         shard_items(packed)
-    with pytest.raises(TypeError, match="a folder, a pattern or a list"):
-        shard_items(3)
     os.remove(shards / "train-0.tar")
     with pytest.raises(ValueError, match="Name every class"):
         shard_items(shards, classes=["x"], kind="single")

@@ -2,12 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import SingleDeviceSharding
 
 from jaxtune.loop.recovery import copy_of_values, is_readable
 from jaxtune.train import TrainState
-
-HERE = SingleDeviceSharding(jax.devices()[0])
 
 
 def state(value=1.0) -> TrainState:
@@ -18,7 +15,7 @@ def state(value=1.0) -> TrainState:
 
 def test_a_copy_outlives_the_state_that_it_is_of():
     given = state()
-    good = copy_of_values(given, HERE)
+    good = copy_of_values(given)
     step = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
     assert is_readable(given)
     newer = step(given)
@@ -30,7 +27,7 @@ def test_a_copy_outlives_the_state_that_it_is_of():
 def test_no_copy_of_what_can_not_be_read():
     given = state()
     given.params["w"].delete()
-    assert copy_of_values(given, HERE) is None
+    assert copy_of_values(given) is None
 
 
 def test_what_a_failed_step_returned_is_not_readable():

@@ -45,6 +45,7 @@ from jaxtune.data import (
     presize,
     read_csv,
     regex_label,
+    shard_items,
     show_batch,
     source_items,
     split_folders,
@@ -361,6 +362,8 @@ def cases(root: Path):
     yield read_csv, "path", set(), ()
     yield made(table_items, folder=root), "table", set(), ()
     yield source_items, "source", set(), ()
+    yield shard_items, "shards", set(), ()
+    yield made(shard_items, [root / "x.tar"]), "label", {"word", "empty"}, ()
 
 
 #: Where the argument is known by another name to the user, or by what is in it.
