@@ -704,9 +704,10 @@ class Learner:
         Args:
             epochs: Epochs after unfreezing.
             base_lr: Peak learning rate of the head in phase 1; 2e-3 in all recipes.
-            recipe: "default"; "fast", which keeps the first of three layer groups
-                frozen; or "fastai": its steps, with norm layers as `norms="train"` in
-                this call.
+            recipe: "default"; "fast": the head alone makes 100 updates on stored
+                features, and a third of the epochs follow, with the first of three
+                layer groups frozen; or "fastai": its steps, with norm layers as
+                `norms="train"` in this call.
             lr_scale: Multiplies all learning rates, for large batches: a number, or
                 "linear" or "sqrt" for the photos of an update / 64, or the root of it,
                 see `scale_for_batch`. Nothing is scaled if None.
@@ -1699,11 +1700,12 @@ class Learner:
             lr_scale = scale_for_batch(lr_scale, self.data.batch_size * batches)
         if unfreeze_to is not None:
             unfreeze_to = boundary_index(unfreeze_to, self.groups, name="unfreeze_to")
-        return check_recipe(recipe).phases(
+        loader, chosen = self.data.train_loader, check_recipe(recipe)
+        return chosen.phases(
             len(self.groups),
-            len(self.data.train_loader),
+            len(loader),
             epochs,
-            stores_features=self._trainer.stores_features(self.data.train_loader),
+            stores_features=self._trainer.stores_features(loader, chosen.draws),
             base_lr=base_lr,
             lr_scale=lr_scale,
             unfreeze_to=unfreeze_to,

@@ -5,6 +5,7 @@ Between two fits the network holds the weights; during a fit the train state doe
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import warnings
@@ -52,6 +53,7 @@ from jaxtune.train import (
     Optimizer,
     Phase,
     TrainState,
+    apply_body,
     averaged,
     boundary_index,
     check_accumulation,
@@ -79,6 +81,10 @@ from jaxtune.train import (
     with_rematerialization,
 )
 from jaxtune.transfer import Groups, evaluating, group_labels
+
+#: Most bytes of stored features that a recipe asks for, and features that are too few
+#: to come near it.
+_MOST_FEATURE_BYTES, _FEW_FEATURES = 4 * 2**30, 10_000
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -738,11 +744,12 @@ class Trainer:
                     "out."
                 )
 
-    def stores_features(self, loader: Any) -> bool:
+    def stores_features(self, loader: Any, draws: int) -> bool:
         """Returns whether the features of a body that is frozen can be stored.
 
         Args:
             loader: Of training photos.
+            draws: Of each photo's augmentation, for which there are features.
         """
         if len(self.groups) < 2 or not isinstance(loader, Loader):
             return False
@@ -753,7 +760,18 @@ class Trainer:
             self._check_features([head_only])
         except ValueError:
             return False
-        return True
+        photos = loader.num_items * draws
+        if photos < _FEW_FEATURES:
+            return True
+        return photos * self._bytes_of_features(loader) <= _MOST_FEATURE_BYTES
+
+    def _bytes_of_features(self, loader: Loader) -> int:
+        """Most bytes that one photo's features take in the host's memory."""
+        graphdef, values = self.eval_graphdef(), split_module(self.network)[1:]
+        image = jax.ShapeDtypeStruct((1, *loader.image_shape), np.float32)
+        body = functools.partial(apply_body, graphdef)
+        features = jax.eval_shape(body, *values, image)[0]
+        return features.size * features.dtype.itemsize
 
     def check_rows(self, data: Any, phases: Sequence[Phase]) -> None:
         """Raises if batch norms that train get too few rows, or uneven parts of them.

@@ -116,13 +116,38 @@ def test_a_recipe_is_in_the_plan_in_the_start_line_and_in_the_phases(data, capsy
 
 def test_what_is_given_goes_before_the_recipe():
     phases = RECIPES["fast"].phases(3, 10, 2, lr_mult=4.0, unfreeze_to=0, base_lr=None)
-    assert phases[1].boundary == 0 and phases[1].rates[-1] == 1e-3
-    assert phases[1].rates[0] == pytest.approx(1e-3 / 4)
+    assert phases[1].boundary == 0 and phases[1].rates[-1] == 1e-3 / 4
+    assert phases[1].rates[0] == pytest.approx(1e-3 / 16)
     assert RECIPES["fast"].phases(3, 10, 2)[1].boundary == 1
     assert RECIPES["fast"].phases(2, 10, 2)[1].boundary == 0
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    ("steps", "epochs", "frozen_epochs", "later"),
+    [(7, 3, 15, 1), (39, 3, 3, 1), (300, 10, 2, 4), (1, 1, 100, 1)],
+)
+def test_the_fast_recipe_trains_the_head_on_stored_features_first(
+    steps, epochs, frozen_epochs, later
+):
+    head, rest = RECIPES["fast"].phases(3, steps, epochs)
+    assert (head.epochs, head.cache_features, head.boundary) == (frozen_epochs, 2, 2)
+    assert (rest.epochs, rest.boundary, rest.rates[-1]) == (later, 1, 1e-3 / 4)
+    asked = RECIPES["fast"].phases(3, steps, epochs, freeze_epochs=4)
+    assert (asked[0].epochs, asked[1].epochs) == (4, later)
+
+
+def test_the_fast_recipe_where_features_cant_be_stored():
+    """On photos, if one epoch is enough for the head; else as without its rule."""
+    head, rest = RECIPES["fast"].phases(3, 100, 6, stores_features=False)
+    assert (head.epochs, head.cache_features, rest.epochs) == (1, 0, 2)
+    head, rest = RECIPES["fast"].phases(3, 99, 6, stores_features=False)
+    plain = fine_tune_phases(3, 99, 6, unfreeze_to=1)
+    assert [head.as_dict(), rest.as_dict()] == [p.as_dict() for p in plain]
+    (only,) = RECIPES["fast"].phases(1, 10, 3, freeze_epochs=0)
+    assert only.epochs == 3
+
+
+@pytest.mark.parametrize("name", ["default", "fastai"])
 @pytest.mark.parametrize("steps", [8, 50])
 def test_every_recipe_has_the_steps_of_fastai(name, steps):
     """Golden values of fine_tune(2) hold for `fine_tune_phases`: these are its own."""
@@ -178,6 +203,15 @@ def test_a_learner_with_few_batches_has_the_rule_in_its_plan(data, capsys):
     assert "features cached, 2 of each photo" in capsys.readouterr().out
     frozen = [row for row in history if row.phase == 1]
     assert len(frozen) * len(few.train_loader) >= 40 and history[-1].phase == 2
+
+
+def test_features_that_would_take_too_much_memory_are_not_stored(data, monkeypatch):
+    monkeypatch.setattr("jaxtune.loop.trainer._FEW_FEATURES", 0)
+    model = learner(data)
+    photos, one = 2 * data.train_loader.num_items, 2 * 8 * 4  # Maximum and mean.
+    for most, draws in ((photos * one, 2), (photos * one - 1, 0)):
+        monkeypatch.setattr("jaxtune.loop.trainer._MOST_FEATURE_BYTES", most)
+        assert model.plan(1, recipe="fast").phases[0].cache_features == draws
 
 
 def test_a_recipe_that_there_is_not_is_refused(data):
