@@ -9,6 +9,10 @@ seeds, so they are compared in pairs: the table has each one's mean error, its m
 over folders and splits, and its mean difference to the first recipe with a confidence
 interval of 95 % (bootstrap over folders and splits).
 
+With `--kind multi` and `--kind regression` the same photos are joined in pairs, side by
+side: to be found are both classes (the error is the share of wrong labels), or where
+the seam is (the mean distance, as a share of the width).
+
 ResNet-18 with ImageNet weights, 128 px, batches of 32. One line of JSON for each run,
 then a table. Some 40 seconds a run for 300 photos on two cores.
 """
@@ -21,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from benchmarks.measure import say, table
 
@@ -62,6 +67,34 @@ def split(
     return train, valid
 
 
+def joined(
+    photos: Sequence[str], names: Sequence[str], kind: str, seed: int
+) -> tuple[np.ndarray, list]:
+    """Returns pictures of two photos side by side, uint8 (n, 192, 192, 3), and labels.
+
+    Args:
+        photos: Paths; each is the left one of a picture.
+        names: Their classes.
+        kind: "multi": the label has both classes; "regression": it is the share of the
+            width up to the seam, 0.2 to 0.8.
+        seed: Of the pairs and the seams.
+    """
+    rng, width = np.random.default_rng(seed), 192
+    pictures, labels = [], []
+    for left, right in enumerate(rng.permutation(len(photos))):
+        share = rng.uniform(0.2, 0.8) if kind == "regression" else 0.5
+        seam = round(width * share)
+        parts = []
+        for number, columns in ((left, seam), (right, width - seam)):
+            with Image.open(photos[number]) as photo:
+                size = (columns, width)
+                parts.append(np.asarray(ImageOps.fit(photo.convert("RGB"), size)))
+        pictures.append(np.concatenate(parts, 1))
+        both = sorted({names[left], names[right]})
+        labels.append(seam / width if kind == "regression" else both)
+    return np.stack(pictures), labels
+
+
 def mean_ranks(errors: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """Returns each recipe's mean rank over the cases, 1 for the lowest error.
 
@@ -83,12 +116,13 @@ def interval(differences: Sequence[float], *, draws: int = 10000) -> tuple[float
     return tuple(np.quantile(values[picked].mean(1), [0.025, 0.975]).tolist())
 
 
-def run(root: Path, recipe: str, per_class: int, seed: int) -> dict:
+def run(root: Path, recipe: str, per_class: int, seed: int, kind: str) -> dict:
     """Returns the figures of one fine-tuning."""
     import functools
 
     from jaxtune import ImageDataLoaders, cross_entropy, error_rate, vision_learner
-    from jaxtune.data import label_items
+    from jaxtune.data import Augmentation, label_items
+    from jaxtune.train import accuracy_multi, mae
 
     of_data, of_learner, of_call = RECIPES[recipe]
     if of_learner.get("loss") == "smooth":
@@ -103,20 +137,33 @@ def run(root: Path, recipe: str, per_class: int, seed: int) -> dict:
     for part in split(classes, per_class, seed):
         pairs = [(path, name) for name, paths in part.items() for path in paths]
         paths, labels = zip(*pairs, strict=True)
-        items.append(label_items([Path(path) for path in paths], list(labels)))
+        if kind == "single":
+            items.append(label_items([Path(path) for path in paths], list(labels)))
+        else:
+            items.append(joined(paths, labels, kind, seed))
     began = time.perf_counter()
-    data = ImageDataLoaders(*items, size=128, batch_size=32, seed=seed, **of_data)
+    options = {"size": 128, "batch_size": 32, "seed": seed} | of_data
+    if kind == "single":
+        data = ImageDataLoaders(*items, **options)
+    else:
+        # A crop would move the seam, and a flip turn it round.
+        plain = {"augmentation": Augmentation(min_scale=1.0, flip=False), "kind": kind}
+        options |= plain if kind == "regression" else {"kind": kind}
+        data = ImageDataLoaders.from_arrays(*items, **options)
+    metric = {"single": error_rate, "multi": accuracy_multi, "regression": mae}[kind]
     model = vision_learner(
-        data, "resnet18", metrics=error_rate, verbose=False, **of_learner
+        data, "resnet18", metrics=metric, verbose=False, **of_learner
     )
     history = model.fine_tune(3, **of_call)
+    (found,) = history[-1].metrics.values()
     return {
         "data": root.parent.name,
         "recipe": recipe,
         "split": seed,
-        "train": len(items[0]),
-        "valid": len(items[1]),
-        "error_rate": round(history[-1].metrics["error_rate"], 4),
+        "kind": kind,
+        "train": len(data.train_items),
+        "valid": len(data.valid_items),
+        "error_rate": round(1 - found if kind == "multi" else found, 4),
         "seconds": round(time.perf_counter() - began, 1),
     }
 
@@ -156,6 +203,9 @@ def main(argv=None) -> list[dict]:
     parser.add_argument("--recipe", nargs="+", default=list(RECIPES), choices=RECIPES)
     parser.add_argument("--splits", type=int, default=3)
     parser.add_argument("--per-class", type=int, nargs="+", default=[60])
+    parser.add_argument(
+        "--kind", default="single", choices=["single", "multi", "regression"]
+    )
     options = parser.parse_args(argv)
     results = []
     for seed in range(options.splits):
@@ -163,7 +213,7 @@ def main(argv=None) -> list[dict]:
             root = Path(os.environ["JAXTUNE_DATA_DIR"]) / name
             for per_class in options.per_class:
                 for recipe in options.recipe:
-                    results.append(run(root, recipe, per_class, seed))
+                    results.append(run(root, recipe, per_class, seed, options.kind))
                     say(results[-1])
     print(compared(results))
     return results
