@@ -123,12 +123,11 @@ def _forward(x: jax.Array, mesh: Mesh) -> tuple[jax.Array, None]:
 
 
 def _backward(mesh: Mesh, _: None, gradient: jax.Array) -> tuple[jax.Array]:
+    constrained = jax.lax.with_sharding_constraint
     # First whole, which XLA undoes where it can scatter a sum. Otherwise it would split
     # the gradient's computation by channels, and send activations around.
-    for sharding in (NamedSharding(mesh, PartitionSpec()), None):
-        sharding = sharding or fsdp_sharding(gradient.shape, mesh)
-        gradient = jax.lax.with_sharding_constraint(gradient, sharding)
-    return (gradient,)
+    gradient = constrained(gradient, NamedSharding(mesh, PartitionSpec()))
+    return (constrained(gradient, fsdp_sharding(gradient.shape, mesh)),)
 
 
 _gathered.defvjp(_forward, _backward)
