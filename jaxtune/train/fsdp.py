@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from jaxtune.train.optimizer import FROZEN
 from jaxtune.train.state import TrainState
@@ -28,7 +28,7 @@ from jaxtune.train.steps import Apply, Batch, TrainStep
 MIN_SIZE = 2**14
 
 
-def fsdp_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+def fsdp_sharding(shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Returns how an array is split: along its longest axis that the devices divide.
 
     Arrays of less than 16,384 elements, and those of which the devices divide no axis,
