@@ -275,6 +275,16 @@ def check_sharding(sharding: Any) -> str:
 
     Raises:
         TypeError: If it is not a string.
-        ValueError: If it is another string.
+        ValueError: If it is another string; or "fsdp" in several processes of CPUs with
+            more than one device each, where XLA's exchanges may wait for each other.
     """
-    return check_choice(sharding, "sharding", ("replicated", "fsdp"))
+    check_choice(sharding, "sharding", ("replicated", "fsdp"))
+    devices, processes = all_devices(), jax.process_count()
+    on_cpu = devices[0].platform == "cpu"
+    if sharding == "fsdp" and on_cpu and len(devices) > processes > 1:
+        raise ValueError(
+            f'sharding="fsdp" in {processes} processes of CPUs with {len(devices)} '
+            "devices in all may wait for ever. Give each process one device "
+            "(--xla_force_host_platform_device_count=1), or leave the option out."
+        )
+    return sharding

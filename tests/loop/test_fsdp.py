@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 from processes import Together, run_script
 
+from jaxtune.loop import sharding as loop_sharding
 from jaxtune.loop.sharding import check_sharding
 from jaxtune.train import fsdp_sharding
 
@@ -107,12 +109,12 @@ def replicated(root):
 
 
 @pytest.mark.end_to_end
-@pytest.mark.parametrize(("count", "devices"), [(1, 4), (2, 2)])
+@pytest.mark.parametrize(("count", "devices"), [(1, 4), (2, 1)])
 def test_a_state_that_is_split_trains_as_one_that_is_whole(
     root, replicated, count, devices
 ):
     found = answer(root, "fsdp", count=count, devices=devices)
-    assert found["devices"] == 4 and found["whole"]
+    assert found["devices"] == count * devices and found["whole"]
     assert_same(found, replicated)
     # Frozen: the head's large layer with Adam's two moments; then conv2, conv3 too.
     assert found["counts"] == [3, 9, 9]
@@ -121,7 +123,7 @@ def test_a_state_that_is_split_trains_as_one_that_is_whole(
 @pytest.mark.end_to_end
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_run_of_it_is_resumed_bit_for_bit(root, replicated, tmp_path, count):
-    options = {"count": count, "devices": 4 // count}
+    options = {"count": count, "devices": {1: 4, 2: 1}[count]}
     uninterrupted = answer(root, "fsdp", tmp_path / "whole", **options)
     assert_same(uninterrupted, replicated)
     answer(root, "stop", tmp_path / "run", **options)
@@ -237,6 +239,12 @@ def test_an_array_is_split_along_its_longest_axis_that_the_devices_divide():
         assert fsdp_sharding(shape, mesh).spec == spec
 
 
-def test_another_sharding_is_an_error():
+def test_another_sharding_is_an_error(monkeypatch):
     with pytest.raises(ValueError, match="sharding"):
         check_sharding("zero")
+    assert check_sharding("fsdp") == "fsdp"
+    monkeypatch.setattr(loop_sharding, "all_devices", lambda: jax.devices()[:1] * 4)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match="2 processes.* 4 devices.*one device"):
+        check_sharding("fsdp")
+    assert check_sharding("replicated") == "replicated"

@@ -139,8 +139,8 @@ from jaxtune.loop.trainer import Trainer
 if len(jax.devices()) == 1:
     Trainer._batch_parts = property(lambda trainer: 4)
 rng = np.random.default_rng(0)
-photos = rng.integers(0, 254, (45, 40, 40, 3)).astype(np.uint8)
-labels = np.arange(45) % 3
+photos = rng.integers(0, 254, (61, 40, 40, 3)).astype(np.uint8)
+labels = np.arange(61) % 3
 data = ImageDataLoaders.from_arrays(
     (photos[13:], labels[13:]), (photos[:13] + 1, labels[:13]), size=32, seed=0,
     batch_size=int(sys.argv[1]),
@@ -161,7 +161,7 @@ print(json.dumps([
 @pytest.mark.end_to_end
 def test_each_device_may_have_batch_statistics_of_its_own():
     expected, found, together = (
-        json.loads(run_script(OWN_STATISTICS, 8, norms, devices=devices))
+        json.loads(run_script(OWN_STATISTICS, 16, norms, devices=devices))
         for devices, norms in ((1, "own"), (4, "own"), (4, "together"))
     )
     for one, four in zip(expected, found, strict=True):
