@@ -31,6 +31,7 @@ import time
 import numpy as np
 
 from benchmarks.measure import machine, say, table
+from benchmarks.tpu import KINDS
 
 #: Options of the learner by the name of a case.
 CASES = {
@@ -38,7 +39,6 @@ CASES = {
     "own statistics": {"sync_batch_norm": False},
     "fsdp": {"sharding": "fsdp"},
 }
-_KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-")
 
 
 def exchanges(run) -> tuple[float, float, int]:
@@ -58,7 +58,7 @@ def exchanges(run) -> tuple[float, float, int]:
         for plane in profile.planes:
             for line in plane.lines:
                 for event in line.events:
-                    if event.name.startswith(_KINDS):
+                    if event.name.startswith(KINDS):
                         found[event.name].append(event.duration_ns / 1e6)
     least = sum(min(each) for each in found.values())
     mean = sum(statistics.mean(each) for each in found.values())

@@ -72,8 +72,14 @@ CHIPS = {
 }
 PROGRAMS = ("frozen", "unfrozen", "eval", "predict")
 
-_KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
-_COLLECTIVE = re.compile(rf"\s*(?:ROOT )?%?[\w.-]+ = (.*?) ({_KINDS})(-start)?\(")
+#: Exchanges among devices, as XLA calls them.
+KINDS = (
+    *("all-reduce", "all-gather", "reduce-scatter", "all-to-all"),
+    "collective-permute",
+)
+_COLLECTIVE = re.compile(
+    rf"\s*(?:ROOT )?%?[\w.-]+ = (.*?) ({'|'.join(KINDS)})(-start)?\("
+)
 #: An array's dtype and shape, as XLA writes them.
 ARRAY = re.compile(r"\b(pred|bf16|[a-z]+(\d+)[a-z\d]*)\[([\d,]*)\]")
 _CHANNEL = re.compile(r"channel_id=(\d+)")

@@ -5,7 +5,6 @@ Paths are kept as one block of bytes, labels as numbers.
 
 from __future__ import annotations
 
-import codecs
 import csv
 import os
 from array import array
@@ -17,8 +16,15 @@ from jaxtyping import Bool
 
 from jaxtune.data.items import Items, Kind, NumberedPaths, PackedPaths, listing
 from jaxtune.data.labels import label_items
-from jaxtune.data.tables import Column, Table, numbers_of_texts, valid_rows
-from jaxtune.data.values import NA_WORDS, clean_name
+from jaxtune.data.tables import (
+    Column,
+    Table,
+    marked_encoding,
+    missing_words,
+    numbers_of_texts,
+    valid_rows,
+)
+from jaxtune.data.values import clean_name
 
 #: Bytes from which on a file counts as long: some million rows.
 LONG_FILE = 2**26
@@ -112,11 +118,6 @@ class _Numbered:
         self.numbers = array("i")
 
 
-def missing_words(keep_default_na: bool) -> frozenset[str]:
-    """Returns the texts of cells that mean missing."""
-    return frozenset(NA_WORDS if keep_default_na else {""})
-
-
 def _columns(
     reader: Any, first: list[str], places: Mapping[str, int], missing: frozenset[str]
 ) -> tuple[bytearray, array, _Numbered, _Numbered | None, list[tuple[int, str]]]:
@@ -170,13 +171,4 @@ def _header(reader: Any, header: int | str | None) -> tuple[tuple, list[str]]:
 
 def _by_mark(path: str | os.PathLike[str]) -> str:
     with open(path, "rb") as file:
-        start = file.read(4)
-    for mark, name in (
-        (codecs.BOM_UTF32_LE, "utf-32"),
-        (codecs.BOM_UTF32_BE, "utf-32"),
-        (codecs.BOM_UTF16_LE, "utf-16"),
-        (codecs.BOM_UTF16_BE, "utf-16"),
-    ):
-        if start.startswith(mark):
-            return name
-    return "utf-8-sig"
+        return marked_encoding(file.read(4)) or "utf-8"

@@ -246,12 +246,17 @@ def read_csv(
             f"{str(path)!r} has one column, {str((names or rows[0][1])[0])!r}; and"
             " photos and labels need two. Give what separates them: delimiter=';'."
         )
-    missing = NA_WORDS if keep_default_na else {""}
+    missing = missing_words(keep_default_na)
     columns = tuple(
         [None if cell in missing else cell for cell in column]
         for column in zip(*(row for _, row in rows), strict=True)
     )
     return Table(tuple(range(width)) if names is None else tuple(names), columns)
+
+
+def missing_words(keep_default_na: bool) -> frozenset[str]:
+    """Returns the texts of cells that mean missing."""
+    return frozenset(NA_WORDS if keep_default_na else {""})
 
 
 # Byte order marks, the longer first, and the first bytes of files that are not text.
@@ -268,6 +273,12 @@ _NO_TEXT = {
     b"\x1f\x8b": "compressed by gzip",
     b"PAR1": "a Parquet file",
 }
+
+
+def marked_encoding(start: bytes) -> str | None:
+    """Returns the encoding whose byte order mark a file begins with; None if none."""
+    found = (name for mark, name in _MARKS.items() if start.startswith(mark))
+    return next(found, None)
 
 
 def decoded_text(path: Path, encoding: Any = None) -> str:
@@ -298,7 +309,7 @@ def decoded_text(path: Path, encoding: Any = None) -> str:
                 f"{str(path)!r} is {what}, not CSV. Save it as CSV, or read it with"
                 " pandas and use from_df."
             )
-    marked = next((e for mark, e in _MARKS.items() if data.startswith(mark)), None)
+    marked = marked_encoding(data)
     chosen = encoding or marked or "utf-8"
     try:
         text = data.decode(chosen)
