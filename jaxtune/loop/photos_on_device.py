@@ -1,10 +1,13 @@
 """Decoded photos on the device where the step runs: an epoch then sends positions only.
 
 Photos are decoded once. When all of them are, and they fit in a share of the device's
-memory, they are copied there, and batches are made on it. Where a step has no room for
-them any more, they go.
+memory, they are copied there, and batches are made on it. Of several devices each has
+all photos; where these are too many, each has a part of them, and a batch is gathered
+from all. Where a step has no room for them any more, they go.
 """
 
+import functools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -12,18 +15,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jaxtune.arguments import Integer
 from jaxtune.data import Loader
 from jaxtune.loop.memory import MemoryNeed, memory_limit
-from jaxtune.loop.sharding import place_batch
+from jaxtune.loop.sharding import filled_up, place_batch
 
 #: Of a device's memory, what photos may take.
 SHARE = 0.2
+#: Photos are kept as rows of so many bytes, those of a TPU's registers. In their own
+#: shape its compiler copied all of them for each batch, to another layout.
+_ROW = 128
 
 
 class PhotosOnDevice:
-    """The decoded photos of some loaders, as far as they have room on the device."""
+    """The decoded photos of some loaders, as far as they have room on the devices."""
 
     def __init__(
         self, *, rows: NamedSharding, everywhere: NamedSharding, used: Callable[[], int]
@@ -32,7 +39,7 @@ class PhotosOnDevice:
 
         Args:
             rows: Sharding of batches, see `data_sharding`.
-            everywhere: Sharding of the state; each device has all photos.
+            everywhere: Sharding of the state, see `data_sharding`.
             used: () -> bytes that the largest program so far takes of a device.
         """
         self._rows, self._everywhere, self._used = rows, everywhere, used
@@ -45,25 +52,51 @@ class PhotosOnDevice:
     @property
     def kept(self) -> int:
         """Bytes that the photos take of each device."""
-        return sum(photos.nbytes for photos in self._photos.values())
+        return sum(
+            photos.addressable_shards[0].data.nbytes for photos in self._photos.values()
+        )
 
-    def have_room(self, loaders: Iterable[Any]) -> bool:
-        """Returns whether the decoded photos of all these loaders have room."""
-        sizes = [getattr(loader, "cached_bytes", 0) for loader in loaders]
-        if self._limit is None or not all(sizes):
-            return False
-        return sum(sizes) <= min(SHARE * self._limit, self._limit - self._used())
+    def shardings(self, loaders: Iterable[Any]) -> list[NamedSharding] | None:
+        """Returns where the decoded photos of each of these loaders have room.
+
+        Beside those that are kept already: on every device, or split among them. None
+        if one has no room in either way, or does not keep its photos.
+        """
+        if self._limit is None:
+            return None
+        kept = self.kept
+        room = min(SHARE * self._limit, self._limit - self._used())
+        shardings = []
+        for loader in loaders:
+            if not getattr(loader, "cached_bytes", 0):
+                return None
+            photo = filled_up(math.prod(loader.image_shape), _ROW)
+            for sharding in (self._everywhere, self._rows):
+                parts = 1 if sharding.is_fully_replicated else sharding.num_devices
+                taken = photo * -(-loader.num_items // parts)
+                if kept + taken <= room:
+                    break
+            else:
+                return None
+            kept += taken
+            shardings.append(sharding)
+        return shardings
 
     def says_where(self, loaders: Iterable[Any]) -> str:
         """Returns where the decoded photos are, for the start line; "" on a CPU."""
         if self._limit is None:
             return ""
+        loaders = list(loaders)
         sizes = [getattr(loader, "cached_bytes", 0) for loader in loaders]
-        size = f"({sum(sizes) / 1e9:.2f} GB)"
-        if self.have_room(loaders):
-            return f" · photos kept on the device {size}"
+        size = f"{sum(sizes) / 1e9:.2f} GB"
+        shardings = self.shardings(loaders)
+        if shardings is not None:
+            if self._everywhere in shardings[:1]:
+                return f" · photos kept on the device ({size})"
+            devices = self._rows.num_devices
+            return f" · photos kept on {devices} devices, a part on each ({size})"
         if all(sizes):
-            return f" · photos kept in the host's memory {size}"
+            return f" · photos kept in the host's memory ({size})"
         return " · photos decoded in each epoch"
 
     def make_room(self, need: MemoryNeed) -> None:
@@ -77,11 +110,12 @@ class PhotosOnDevice:
         return _OnDevice(self, loader) if isinstance(loader, Loader) else loader
 
     def _of(self, loader: Loader, images: np.ndarray) -> jax.Array | None:
-        """A loader's photos on the device (n, h, w, c); None without room for them."""
+        """A loader's photos on the devices, see `_placed`; None without room."""
         if loader not in self._photos:
-            if not self.have_room([loader, *self._photos]):
+            shardings = self.shardings([loader])
+            if shardings is None:
                 return None
-            self._photos[loader] = jax.device_put(images, self._everywhere)
+            self._photos[loader] = _placed(images, *shardings)
         return self._photos[loader]
 
     def batches(self, loader: Loader, epoch: int, start: int) -> Iterator[dict]:
@@ -91,6 +125,7 @@ class PhotosOnDevice:
         if photos is None:
             yield from loader.batches(epoch, start)
             return
+        taken = photos_taken(photos.sharding, self._rows, loader.image_shape)
         for indices in loader.index_batches(epoch)[start:]:
             batch = loader.rows(indices)
             real = len(indices)
@@ -100,7 +135,7 @@ class PhotosOnDevice:
             placed = place_batch(
                 batch | {"image": positions}, self._rows, self._everywhere
             )
-            placed["image"] = _taken(photos, placed["image"], placed["mask"])
+            placed["image"] = taken(photos, placed["image"], placed["mask"])
             yield placed
 
 
@@ -125,8 +160,65 @@ class _OnDevice:
         return self._photos.batches(self._loader, int(epoch), int(start))
 
 
-@jax.jit
-def _taken(photos: jax.Array, positions: jax.Array, mask: jax.Array) -> jax.Array:
-    """The photos (b, h, w, c) at some positions, zeros in padded rows."""
-    mask = jnp.pad(mask, (0, len(positions) - len(mask)))
-    return jnp.where(mask[:, None, None, None], photos[positions], 0)
+def _placed(images: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """Photos (n, h, w, c) on the devices, uint8 (n, rows, 128), filled up with zeros.
+
+    Where they are split, a device without as many photos has zeros for the others.
+    """
+    flat = images.reshape(len(images), -1)
+    bytes_of_each = filled_up(flat.shape[1], _ROW)
+    parts = 1 if sharding.is_fully_replicated else sharding.num_devices
+    shape = (filled_up(len(flat), parts), bytes_of_each // _ROW, _ROW)
+
+    def part(index):
+        start, stop, _ = index[0].indices(shape[0])
+        photos = flat[start:stop]
+        missing = (stop - start - len(photos), bytes_of_each - flat.shape[1])
+        if any(missing):
+            photos = np.pad(photos, [(0, count) for count in missing])
+        return photos.reshape(-1, *shape[1:])
+
+    return jax.make_array_from_callback(shape, sharding, part)
+
+
+@functools.cache
+def photos_taken(
+    sharding: NamedSharding, rows: NamedSharding, image_shape: tuple[int, int, int]
+) -> Callable:
+    """Returns a compiled function that makes a batch's images of photos on the devices.
+
+    Args:
+        sharding: Of the photos: replicated, or split over the first axis.
+        rows: Sharding of the images.
+        image_shape: Of a photo.
+
+    Returns:
+        (photos uint8 (n, rows, 128), positions int32 (b,), mask bool) -> images uint8
+        (b, h, w, c), zeros in padded rows. The mask may have fewer values than there
+        are positions; the others are padded rows.
+    """
+
+    def of_all(photos, positions, mask):
+        found = photos[positions].reshape(len(positions), -1)
+        images = found[:, : math.prod(image_shape)].reshape(-1, *image_shape)
+        return jnp.where(mask[:, None, None, None], images, 0)
+
+    def of_parts(photos, positions, mask):
+        axis = sharding.mesh.axis_names[0]
+        here = positions - jax.lax.axis_index(axis) * len(photos)
+        mask &= (here >= 0) & (here < len(photos))
+        mine = of_all(photos, here, mask)
+        return jax.lax.psum_scatter(mine, axis, tiled=True)
+
+    take = of_all
+    if not sharding.is_fully_replicated:
+        specs = (sharding.spec, P(), P())
+        take = jax.shard_map(
+            of_parts, mesh=sharding.mesh, in_specs=specs, out_specs=rows.spec
+        )
+
+    def taken(photos, positions, mask):
+        mask = jnp.pad(mask, (0, len(positions) - len(mask)))
+        return take(photos, positions, mask)
+
+    return jax.jit(taken)
