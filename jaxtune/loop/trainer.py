@@ -43,10 +43,9 @@ from jaxtune.loop.sharding import (
     place_batch,
     readable,
     sharding_of_labels,
-    split_on_devices,
-    whole_arrays,
     with_own_rows,
 )
+from jaxtune.loop.state_sharding import StateSharding
 from jaxtune.train import (
     ComputePrecision,
     Norms,
@@ -64,7 +63,6 @@ from jaxtune.train import (
     constant,
     enable_compilation_cache,
     epoch_figures,
-    fsdp_shardings,
     group_optimizer,
     init_average,
     no_decay_paths,
@@ -594,7 +592,8 @@ class Trainer:
             arrays.
         """
         step, first_state = self._step_and_state(phase, self.frozen_groups)
-        state = first_state(*self._placed_values(self.frozen_groups))
+        values = split_module(self.network)[1:]
+        state = first_state(*self._state_sharding().place_values(values))
         same = jax.tree.structure(self._opt_state) == jax.tree.structure(
             state.opt_state
         )
@@ -633,7 +632,8 @@ class Trainer:
         """The compiled step with these groups frozen, and the form of its state."""
         step, first_state = self._step_and_state(phase, frozen)
         state = jax.eval_shape(first_state, *split_module(self.network)[1:])
-        return step, jax.tree.map(_form, state, self._shardings(state, frozen))
+        shardings = self._state_sharding(frozen).of(state)
+        return step, jax.tree.map(_form, state, shardings)
 
     @in_float32
     def memory_need(self, loader: Loader, rows: int) -> MemoryNeed:
@@ -857,7 +857,7 @@ class Trainer:
             labels,
             first_state,
             optimizer=(settings, ema_decay),
-            split_over=self._split_over,
+            split_over=self._state_sharding().split_over,
         )
         step = self.programs.train_step(
             graphdef,
@@ -865,21 +865,13 @@ class Trainer:
             labels,
             optimizer=settings,
             features=phase.cache_features > 0,
-            split_over=self._split_over,
+            split_over=self._state_sharding().split_over,
         )
         return step, lambda params, model_state: make(params, model_state, numbers)
 
-    @property
-    def _split_over(self) -> jax.sharding.Mesh | None:
-        """The devices over which the train state is split; None if it is not."""
-        several = self.sharding.num_devices > 1
-        return self.sharding.mesh if self.fsdp and several else None
-
-    def _shardings(self, state: TrainState, frozen: tuple[str, ...]) -> TrainState:
-        """The sharding of each of a train state's arrays with these groups frozen."""
-        if self._split_over is None:
-            return jax.tree.map(lambda x: self.sharding, state)
-        return fsdp_shardings(state, self._split_over, self.labels(frozen))
+    def _state_sharding(self, frozen: tuple[str, ...] | None = None) -> StateSharding:
+        labels = functools.partial(self.labels, frozen)
+        return StateSharding(self.sharding, self.fsdp, labels)
 
     @in_float32
     def place_state(self, state: TrainState) -> TrainState:
@@ -888,30 +880,14 @@ class Trainer:
         Args:
             state: Whole arrays, or those of a step.
         """
-        if self._split_over is None:
-            return on_every_device(state, self.sharding)
-        return split_on_devices(state, self._shardings(state, self.frozen_groups))
-
-    def _placed_values(self, frozen: tuple[str, ...]) -> tuple[Any, Any]:
-        """Parameters and model state; split over the devices, where the state is.
-
-        So its other arrays are made where they belong.
-        """
-        _, params, model_state = split_module(self.network)
-        if self._split_over is None:
-            return params, model_state
-        values = TrainState(np.int32(0), params, model_state, None)
-        placed = split_on_devices(values, self._shardings(values, frozen))
-        return placed.params, placed.model_state
+        return self._state_sharding().place(state)
 
     def whole(self, values: tuple[Any, Any]) -> tuple[Any, Any]:
         """Returns parameters and model state as validation has them: whole.
 
         Several processes must all call it, where the state is split.
         """
-        if self._split_over is None:
-            return values
-        return whole_arrays(values, self.sharding)
+        return self._state_sharding().whole(values)
 
     def eval_graphdef(self) -> nnx.GraphDef:
         """Returns the network's graph in eval mode, as validation runs it."""

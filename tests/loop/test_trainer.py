@@ -21,11 +21,9 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def learner(root):
-    return runs.make_learner(root, verbose=False)
-
-
-def test_phases_are_run_one_after_the_other(learner):
+def phases_run(root):
+    """A learner after two phases, and what its trainer was at after each epoch."""
+    learner = runs.make_learner(root, verbose=False)
     trainer = learner._trainer
     assert isinstance(trainer, Trainer)
     phases = [
@@ -33,8 +31,14 @@ def test_phases_are_run_one_after_the_other(learner):
         Phase("whole", 0, 2, (1e-3, 1e-2), constant(24), 0.0),
     ]
     rows = fit(trainer, learner.data, phases, first_epoch=0, key=jax.random.key(0))
-    assert next(rows).phase == 1 and trainer.frozen_groups == ("body",)
-    assert [(row.phase, row.epoch) for row in rows] == [(2, 1), (2, 2)]
+    places = [(row.phase, row.epoch, trainer.frozen_groups) for row in rows]
+    return learner, places
+
+
+def test_phases_are_run_one_after_the_other(phases_run):
+    learner, places = phases_run
+    assert places == [(1, 1, ("body",)), (2, 1, ()), (2, 2, ())]
+    trainer = learner._trainer
     assert trainer.frozen_groups == () and trainer.phase == 2
 
 
@@ -80,7 +84,8 @@ def test_a_phase_that_can_not_be_compiled_ahead_says_so_itself(root, monkeypatch
     assert [row.phase for row in model.history] == [1]
 
 
-def test_a_snapshot_is_taken_before_each_phase(learner):
+def test_a_snapshot_is_taken_before_each_phase(phases_run):
+    learner, _ = phases_run
     first, second = learner._trainer.snapshots
     assert (first.phase, first.name, first.frozen) == (1, "head", ("body",))
     assert (second.phase, second.name, second.frozen) == (2, "whole", ())
