@@ -15,10 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int, Int32
 
 from jaxtune.arguments import check_instance, described
-from jaxtune.data.items import Items, Kind, check_kind, listing, rows_of
+from jaxtune.data.items import (
+    Items,
+    Kind,
+    NumberedPaths,
+    PackedPaths,
+    check_kind,
+    listing,
+    rows_of,
+)
 from jaxtune.data.values import label_columns, plain_column, plain_labels
 
 
@@ -76,6 +84,30 @@ def label_items(
     array, classes = encode(labels, classes)
     paths = paths if hasattr(paths, "texts") else tuple(paths)
     return Items(paths, array, classes, kind)
+
+
+def label_rows(
+    paths: PackedPaths,
+    numbers: Int[np.ndarray, " n"],
+    values: Sequence[Any],
+    **options: Any,
+) -> Items:
+    """Returns as `label_items` many paths, of which few have different labels.
+
+    What holds for each different label is found out once.
+
+    Args:
+        paths: The paths.
+        numbers: Which of the `values` is each path's label.
+        values: The different labels; one for each path, not several.
+        **options: Of `label_items`.
+
+    Raises:
+        ValueError: As `label_items`.
+    """
+    names = NumberedPaths("label", np.arange(len(values)))
+    few = label_items(names, values, **options)
+    return dataclasses.replace(few, paths=paths, labels=few.labels[numbers])
 
 
 def label_kind(labels: Any) -> Kind:

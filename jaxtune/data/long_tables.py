@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from jaxtune.data.items import Items, Kind, NumberedPaths, PackedPaths, listing
-from jaxtune.data.labels import label_items
+from jaxtune.data.items import Items, Kind, PackedPaths, listing
+from jaxtune.data.labels import label_rows
 from jaxtune.data.tables import (
     Column,
     Table,
@@ -94,16 +94,9 @@ def read_long_csv(
             "in, or leave them out."
         )
     numbers = np.frombuffer(labels.numbers, np.int32)
-    # Few labels are different: what holds for each of them is found out once.
-    texts = numbers_of_texts([clean_name(text) for text in labels.texts])
-    few = label_items(
-        NumberedPaths("label", np.arange(len(texts))),
-        texts,
-        classes=classes,
-        kind=kind,
-    )
+    values = numbers_of_texts([clean_name(text) for text in labels.texts])
     paths = PackedPaths(folder, bytes(blob), np.frombuffer(bounds, np.int64), suff=suff)
-    items = Items(paths, few.labels[numbers], few.classes, few.kind)
+    items = label_rows(paths, numbers, values, classes=classes, kind=kind)
     if marks is None:
         return items, None
     chosen = valid_rows(Table(("valid_col",), (list(marks.texts),)), 0)

@@ -9,6 +9,7 @@ the photos it needs.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import glob
 import json
@@ -26,7 +27,7 @@ from jaxtyping import Int
 from jaxtune.arguments import check_instance, check_path, described
 from jaxtune.data.folders import image_extensions
 from jaxtune.data.items import Items, Kind, PackedPaths, SourceImages, listing
-from jaxtune.data.labels import label_items
+from jaxtune.data.labels import label_rows
 from jaxtune.data.sources import labels_by_name
 from jaxtune.data.tables import numbers_of_texts
 from jaxtune.data.values import clean_name
@@ -148,9 +149,6 @@ def shard_items(
     values = numbers_of_texts([clean_name(text) for text in texts])
     if classes is not None:
         values = labels_by_name(values, tuple(classes), kind)
-    few = label_items(
-        [Path(str(n)) for n in range(len(values))], values, classes=classes, kind=kind
-    )
     counts = np.array([len(each.begins) for each in found])
     firsts = np.cumsum(counts) - counts
     lengths = np.array([len(each.names) for each in found])
@@ -164,7 +162,8 @@ def shard_items(
     )
     names = b"".join(each.names.data for each in found)
     paths = PackedPaths("", names, np.concatenate([[0], *bounds]))
-    return Items(paths, few.labels[numbers], few.classes, few.kind, images)
+    items = label_rows(paths, numbers, values, classes=classes, kind=kind)
+    return dataclasses.replace(items, images=images)
 
 
 def _renumbered(index: _Index, texts: dict[str, int]) -> Int[np.ndarray, " n"]:
