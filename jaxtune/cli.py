@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxtune.arguments import check_choice, check_number, like
-from jaxtune.checkpoint import check_run_folder, write_json
+from jaxtune.checkpoint import check_run_folder, place_of, write_json
 from jaxtune.data import ImageDataLoaders, list_photos
 from jaxtune.data.photos import find_bad
 from jaxtune.learner import (
@@ -84,10 +84,10 @@ def fine_tune(
         str, typer.Option(help="What a broken photo does: raise or skip.")
     ] = "raise",
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Folder to save the run in. If the run was stopped or killed, the "
-            "same command resumes it."
+            help="Folder to save the run in, or gs://bucket/name. If the run was "
+            "stopped or killed, the same command resumes it."
         ),
     ] = None,
     save_every: Annotated[
@@ -158,13 +158,13 @@ def fine_tune(
         if first:
             _show_predictions(model, data)
         if first and out is not None:
-            write_json(out / "history.json", history.history)
+            write_json(place_of(out) / "history.json", history.history)
             print(f"saved to {out}; try: jaxtune predict {out} PHOTO")
 
 
 @app.command()
 def predict(
-    run: Annotated[Path, typer.Argument(help="Folder that fine-tune made with --out.")],
+    run: Annotated[str, typer.Argument(help="Folder that fine-tune made with --out.")],
     photos: Annotated[
         list[str], typer.Argument(help="Photos, folders of photos, or globs.")
     ],

@@ -93,7 +93,9 @@ def test_processes_that_are_not_known_are_one_line(root, monkeypatch, capsys):
 def test_a_stopped_run_ends_in_good_order(root, tmp_path, monkeypatch, capsys):
     class Stopped:
         def fine_tune(self, *arguments, **options):
-            assert options["run"] == tmp_path / "run" and options["save_every"] == 5.0
+            assert (
+                options["run"] == str(tmp_path / "run") and options["save_every"] == 5.0
+            )
             raise RunStopped(0)
 
     monkeypatch.setattr(cli, "vision_learner", lambda *a, **k: Stopped())

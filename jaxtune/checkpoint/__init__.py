@@ -14,6 +14,9 @@ from jaxtune.checkpoint.loading import load_raw as load_raw
 from jaxtune.checkpoint.matching import (
     CheckpointMismatchError as CheckpointMismatchError,
 )
+from jaxtune.checkpoint.places import Place as Place
+from jaxtune.checkpoint.places import in_storage as in_storage
+from jaxtune.checkpoint.places import place_of as place_of
 from jaxtune.checkpoint.run import RunFolder as RunFolder
 from jaxtune.checkpoint.run import RunMismatchError as RunMismatchError
 from jaxtune.checkpoint.run import check_run_folder as check_run_folder

@@ -11,22 +11,27 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from jaxtune.checkpoint.places import Place, in_storage
+
 #: From <fcntl.h>: relative paths are relative to the working directory.
 _AT_FDCWD = -100 if sys.platform.startswith("linux") else -2
 #: RENAME_EXCHANGE of Linux and RENAME_SWAP of macOS happen to be the same number.
 _EXCHANGE = 2
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Place, value: Any) -> None:
     """Writes a JSON file, entirely or not at all."""
     write_text(path, json.dumps(value, indent=1))
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Place, text: str) -> None:
     """Writes a text file in UTF-8, entirely or not at all; its folder must exist.
 
     An existing file is replaced; if writing fails, it stays as it was.
     """
+    if in_storage(path):
+        path.write_text(text)
+        return
     temporary = path.with_name(f".{path.name}.part")
     try:
         with temporary.open("w", encoding="utf-8", newline="") as file:
@@ -84,14 +89,22 @@ def replace_folder(fresh: Path, target: Path) -> None:
         _remove(aside)
 
 
-def check_replaceable(target: Path) -> None:
+def check_replaceable(target: Place) -> None:
     """Raises unless a checkpoint may be written to a path, replacing what is there.
 
     Raises:
         FileExistsError: If something other than a checkpoint or an empty folder is
             there. A folder of photos must not be lost because its name was given.
         NotADirectoryError: If one of the folders above is a file.
+        ValueError: If it is in storage, where a checkpoint can't be replaced in one
+            step.
     """
+    if in_storage(target):
+        raise ValueError(
+            f"{target} is in storage, where a checkpoint of many objects can't be "
+            "replaced in one step. Save each to a path of its own, or train with run=, "
+            "which keeps the latest and the best."
+        )
     for above in target.parents:
         if above.exists() and not above.is_dir():
             raise NotADirectoryError(
@@ -113,7 +126,7 @@ def check_replaceable(target: Path) -> None:
     )
 
 
-def is_checkpoint(path: Path) -> bool:
+def is_checkpoint(path: Place) -> bool:
     """Returns whether a folder is an Orbax checkpoint, jaxtune's or another's."""
     marks = ("_CHECKPOINT_METADATA", "_METADATA")
     return any((path / mark).is_file() for mark in marks)

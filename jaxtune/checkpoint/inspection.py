@@ -7,10 +7,10 @@ import dataclasses
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from jaxtune.checkpoint.leaves import Leaf, Name, nested
+from jaxtune.checkpoint.places import Place, place_of
 from jaxtune.checkpoint.storage import open_stored, read_meta
 
 _ORDER = ("params", "model_state", "opt_state", "raw")
@@ -31,7 +31,7 @@ class Contents:
         meta: The description; None if there is none.
     """
 
-    path: Path
+    path: Place
     format: str | None
     leaves: dict[Name, Leaf]
     meta: Any
@@ -70,7 +70,7 @@ def inspect_checkpoint(path: str | os.PathLike) -> Contents:
         FileNotFoundError: If there is no checkpoint at the path.
         CheckpointDamagedError: If its metadata can't be read.
     """
-    stored = open_stored(Path(path).resolve())
+    stored = open_stored(place_of(path))
     prefix = ("",) if stored.single else ()
     return Contents(
         path=stored.path,

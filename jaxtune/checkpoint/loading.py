@@ -5,7 +5,6 @@ Names, shapes and dtypes are compared first; nothing is half restored.
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +19,7 @@ from jaxtune.checkpoint.leaves import (
     restored,
 )
 from jaxtune.checkpoint.matching import check_same_state, match_arrays
+from jaxtune.checkpoint.places import place_of
 from jaxtune.checkpoint.storage import open_stored, read_arrays, read_meta
 
 
@@ -31,7 +31,7 @@ def load_meta(path: str | os.PathLike) -> dict:
             description.
         CheckpointDamagedError: If it can't be read.
     """
-    return read_meta(Path(path).resolve())
+    return read_meta(place_of(path))
 
 
 def load_checkpoint(
@@ -91,7 +91,7 @@ def load_checkpoint(
         check_instance(prefix, "prefix", str, "a dotted path, or None")
     trees = {"params": nnx.as_pure(params), "model_state": nnx.as_pure(model_state)}
     leaves = {item: named_leaves(tree) for item, tree in trees.items()}
-    stored = open_stored(Path(path).resolve())
+    stored = open_stored(place_of(path))
     matched = match_arrays(
         stored,
         {
@@ -169,7 +169,7 @@ def load_raw(path: str | os.PathLike, raw: Any) -> Any:
 
 
 def _load_exactly(path: str | os.PathLike, item: str, tree: Any, lacking: str) -> Any:
-    stored = open_stored(Path(path).resolve())
+    stored = open_stored(place_of(path))
     leaves = named_leaves(tree)
     held = {name[1:]: leaf for name, leaf in stored.leaves.items() if name[0] == item}
     if leaves and not held:

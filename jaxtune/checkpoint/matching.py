@@ -7,11 +7,11 @@ restored.
 import os.path
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from pathlib import Path
 
 import jax.numpy as jnp
 
 from jaxtune.checkpoint.leaves import Leaf, Name
+from jaxtune.checkpoint.places import Place
 from jaxtune.checkpoint.storage import FORMATS, Stored
 
 #: Arrays of a network, by item (`params`, `model_state`) and name.
@@ -273,7 +273,7 @@ def castable(here: Leaf, there: Leaf) -> bool:
 
 
 def check_same_state(
-    path: Path,
+    path: Place,
     stored: Mapping[Name, Leaf],
     wanted: Mapping[Name, Leaf],
     *,

@@ -1,7 +1,8 @@
 """A run's folder: its recipe, its checkpoints, and which of them are kept.
 
 Whenever the process dies, the folder has complete checkpoints only, and an older one is
-removed only once a newer one is complete.
+removed only once a newer one is complete. It may be in Google Cloud Storage, where
+nothing locks it.
 
     runs/pets/
       run.json           the recipe, and the versions and devices it was begun with
@@ -21,15 +22,21 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 from flax import nnx
 
-from jaxtune.arguments import check_choice, check_path
+from jaxtune.arguments import check_choice
 from jaxtune.checkpoint.atomic import write_json
 from jaxtune.checkpoint.loading import load_meta
+from jaxtune.checkpoint.places import (
+    Place,
+    in_storage,
+    is_complete,
+    make_incomplete,
+    place_of,
+)
 from jaxtune.checkpoint.saving import Saving, save_checkpoint_async
 from jaxtune.checkpoint.storage import CheckpointDamagedError
 from jaxtune.train import all_devices
@@ -99,9 +106,9 @@ class RunFolder:
         """
         if not save_every >= 0:
             raise ValueError(f"save_every is seconds, 0 or more; got {save_every!r}.")
-        self.path = Path(path).expanduser().resolve()
+        self.path = place_of(path, "run")
         self._save_every = save_every
-        self._pending: tuple[Path, Saving] | None = None
+        self._pending: tuple[Place, Saving] | None = None
         self._last = time.monotonic()
         # As JSON gives them back: lists for tuples, and text for keys.
         recipe, made_with = json.loads(json.dumps([recipe, made_with]))
@@ -154,7 +161,7 @@ class RunFolder:
         self.close()
 
     @property
-    def latest(self) -> Path | None:
+    def latest(self) -> Place | None:
         """The newest complete checkpoint, or None."""
         numbers = list(self)
         return self._folder / str(numbers[-1]) if numbers else None
@@ -240,7 +247,7 @@ class RunFolder:
 
 
 @contextlib.contextmanager
-def resuming_from(checkpoint: Path) -> Iterator[None]:
+def resuming_from(checkpoint: Place) -> Iterator[None]:
     """Adds to an error about a damaged checkpoint how its run can resume without it.
 
     Args:
@@ -264,7 +271,7 @@ def read_run(path: str | os.PathLike) -> dict:
     Raises:
         FileNotFoundError: If there is no run at the path.
     """
-    held = _read(Path(path).expanduser().resolve())
+    held = _read(place_of(path))
     if held is None:
         raise FileNotFoundError(f"there is no run in {path}.")
     return held
@@ -272,7 +279,7 @@ def read_run(path: str | os.PathLike) -> dict:
 
 def is_run(path: str | os.PathLike) -> bool:
     """Returns whether a folder is a run's."""
-    return (Path(path).expanduser() / _RECIPE).is_file()
+    return (place_of(path) / _RECIPE).is_file()
 
 
 def write_thresholds(path: str | os.PathLike, thresholds: Mapping[str, float]) -> None:
@@ -282,7 +289,7 @@ def write_thresholds(path: str | os.PathLike, thresholds: Mapping[str, float]) -
         FileNotFoundError: If there is no run at the path.
     """
     read_run(path)
-    write_json(Path(path).expanduser() / _THRESHOLDS, dict(thresholds))
+    write_json(place_of(path) / _THRESHOLDS, dict(thresholds))
 
 
 def with_kept_thresholds(meta: dict, path: str | os.PathLike) -> dict:
@@ -296,7 +303,7 @@ def with_kept_thresholds(meta: dict, path: str | os.PathLike) -> dict:
     Raises:
         ValueError: If the run's file of thresholds is damaged.
     """
-    file = Path(path).expanduser() / _THRESHOLDS
+    file = place_of(path) / _THRESHOLDS
     if not is_run(path) or not file.is_file():
         return meta
     try:
@@ -306,7 +313,7 @@ def with_kept_thresholds(meta: dict, path: str | os.PathLike) -> dict:
     return {**meta, "thresholds": [kept.get(c, 0.5) for c in meta["classes"]]}
 
 
-def find_checkpoint(path: str | os.PathLike, which: str = "latest") -> Path:
+def find_checkpoint(path: str | os.PathLike, which: str = "latest") -> Place:
     """Returns the latest or the best checkpoint of a run.
 
     Args:
@@ -318,9 +325,8 @@ def find_checkpoint(path: str | os.PathLike, which: str = "latest") -> Path:
         TypeError: If `path` is not a path, or `which` not a string.
         ValueError: If `which` is something else, or "best" and `path` is no run.
     """
-    check_path(path, "path")
+    root = place_of(path)
     check_choice(which, "which", ("latest", "best"))
-    root = Path(path).expanduser().resolve()
     if not is_run(root):
         if which == "best" and root.is_dir():
             raise ValueError(
@@ -344,7 +350,7 @@ def check_run_folder(path: str | os.PathLike) -> None:
     Raises:
         FileExistsError: If it holds something else.
     """
-    folder = Path(path).expanduser().resolve()
+    folder = place_of(path, "run")
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; choose a folder for the run.")
     if not folder.exists() or _read(folder) is not None:
@@ -359,17 +365,17 @@ def check_run_folder(path: str | os.PathLike) -> None:
 
 def checkpoint_numbers(path: str | os.PathLike) -> list[int]:
     """Returns the numbers of a run's complete checkpoints, in order."""
-    folder = Path(path) / _CHECKPOINTS
+    folder = place_of(path) / _CHECKPOINTS
     if not folder.is_dir():
         return []
     return sorted(
         int(entry.name)
         for entry in folder.iterdir()
-        if entry.name.isdigit() and (entry / "_CHECKPOINT_METADATA").is_file()
+        if entry.name.isdigit() and is_complete(entry)
     )
 
 
-def _read(path: Path) -> dict | None:
+def _read(path: Place) -> dict | None:
     file = path / _RECIPE
     if not file.is_file():
         return None
@@ -382,10 +388,12 @@ def _read(path: Path) -> dict | None:
         ) from error
 
 
-def _lock(path: Path):
+def _lock(path: Place):
     from filelock import FileLock, Timeout
 
     path.mkdir(parents=True, exist_ok=True)
+    if in_storage(path):
+        return None
     lock = FileLock(path / ".lock", timeout=0)
     try:
         lock.acquire()
@@ -397,7 +405,12 @@ def _lock(path: Path):
     return lock
 
 
-def _remove(folder: Path) -> None:
+def _remove(folder: Place) -> None:
+    if in_storage(folder):
+        make_incomplete(folder)
+        with contextlib.suppress(FileNotFoundError):
+            folder.rmtree()
+        return
     # Renamed first: a half removed folder must not look like a checkpoint.
     aside = folder.with_name(_REMOVED + folder.name)
     with contextlib.suppress(FileNotFoundError):
@@ -405,13 +418,19 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _remove_leftovers(folder: Path) -> None:
+def _remove_leftovers(folder: Place) -> None:
+    if in_storage(folder):
+        # There a checkpoint that is being written has its final name.
+        for entry in folder.iterdir() if folder.is_dir() else ():
+            if not is_complete(entry):
+                entry.rmtree()
+        return
     for entry in folder.iterdir():
         if entry.name.startswith(_REMOVED) or _UNFINISHED in entry.name:
             shutil.rmtree(entry, ignore_errors=True)
 
 
-def _loss(checkpoint: Path) -> float | None:
+def _loss(checkpoint: Place) -> float | None:
     return load_meta(checkpoint).get("valid_loss")
 
 
@@ -425,7 +444,7 @@ def _best(losses: Mapping[int, float | None]) -> int | None:
 
 
 def check_recipe(
-    path: Path, held: Mapping[str, Any], recipe: dict, made_with: Mapping[str, Any]
+    path: Place, held: Mapping[str, Any], recipe: dict, made_with: Mapping[str, Any]
 ) -> None:
     """Raises unless a run's recipe equals the given one.
 

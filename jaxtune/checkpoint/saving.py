@@ -8,7 +8,6 @@ import os
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ import numpy as np
 
 from jaxtune.checkpoint.atomic import check_replaceable
 from jaxtune.checkpoint.leaves import Name, host_copy, is_concrete, named_leaves
+from jaxtune.checkpoint.places import Place, place_of
 from jaxtune.checkpoint.storage import write
 
 
@@ -26,7 +26,7 @@ class Saving:
         path: Its folder: complete or absent at every moment.
     """
 
-    def __init__(self, path: Path, future: Future):
+    def __init__(self, path: Place, future: Future):
         """Takes the folder and the future of the thread that writes."""
         self.path = path
         self._future = future
@@ -35,7 +35,7 @@ class Saving:
         """Returns whether writing has ended, with or without an error; never waits."""
         return self._future.done()
 
-    def result(self) -> Path:
+    def result(self) -> Place:
         """Waits until the checkpoint is complete, and returns its folder.
 
         Call this before the program ends: without it the checkpoint may be missing.
@@ -55,7 +55,7 @@ def save_checkpoint(
     opt_state: Any = None,
     raw: Any = None,
     overwrite: bool = False,
-) -> Path:
+) -> Place:
     """Writes a checkpoint; the folder is complete or absent.
 
     The layout is in `FORMAT.md` beside this file. Plain Orbax opens it.
@@ -109,7 +109,7 @@ def save_checkpoint_async(
     done; `result()` waits for that. Several saves may be pending: they are written one
     after the other.
     """
-    target = Path(path).expanduser().resolve()
+    target = place_of(path)
     if overwrite:
         check_replaceable(target)
     elif target.exists():

@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -29,6 +28,7 @@ from jaxtune.checkpoint.leaves import (
     named_leaves,
     nested,
 )
+from jaxtune.checkpoint.places import Place
 from jaxtune.train import wait_for_all
 
 #: Written into checkpoints of this layout.
@@ -63,7 +63,7 @@ class Stored:
         format: One of `FORMATS` for jaxtune's own, None for others.
     """
 
-    path: Path
+    path: Place
     tree: Any
     single: bool
     leaves: dict[Name, Leaf]
@@ -77,7 +77,7 @@ class Stored:
 
 
 def write(
-    target: Path,
+    target: Place,
     items: Mapping[str, Mapping[Name, np.ndarray]],
     meta: dict,
     *,
@@ -129,7 +129,7 @@ def write(
             wait_for_all(f"jaxtune: {target.name} is written")
 
 
-def open_stored(path: Path) -> Stored:
+def open_stored(path: Place) -> Stored:
     """Returns what is in a checkpoint's folder; reads no array.
 
     Raises:
@@ -213,7 +213,7 @@ def read_arrays(stored: Stored, names: Collection[Name]) -> dict[Name, np.ndarra
     return arrays
 
 
-def read_meta(path: Path) -> Any:
+def read_meta(path: Place) -> Any:
     """Returns a checkpoint's description, the item `meta`.
 
     Raises:
@@ -321,7 +321,7 @@ def _blank(leaf: Any) -> np.ndarray:
     return np.broadcast_to(np.zeros((), dtype), shape)
 
 
-def _own_metadata(path: Path) -> dict:
+def _own_metadata(path: Place) -> dict:
     file = path / "_CHECKPOINT_METADATA"
     if not file.is_file():
         return {}
@@ -331,7 +331,7 @@ def _own_metadata(path: Path) -> dict:
         raise _damaged(path, error) from error
 
 
-def _check_items(path: Path, items: Mapping, handlers: Any) -> None:
+def _check_items(path: Place, items: Mapping, handlers: Any) -> None:
     # Orbax silently leaves out an item whose metadata it can't read.
     for item, handler in (handlers if isinstance(handlers, dict) else {}).items():
         holds_arrays = "pytree" in str(handler) or "standard" in str(handler)
@@ -355,7 +355,7 @@ def _check_arrays(stored: Stored, arrays: Mapping[Name, np.ndarray]) -> None:
         )
 
 
-def _damaged(path: Path, error: BaseException) -> CheckpointDamagedError:
+def _damaged(path: Place, error: BaseException) -> CheckpointDamagedError:
     while error.__cause__ is not None:
         error = error.__cause__
     lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -365,7 +365,7 @@ def _damaged(path: Path, error: BaseException) -> CheckpointDamagedError:
     )
 
 
-def _no_checkpoint(path: Path) -> FileNotFoundError:
+def _no_checkpoint(path: Place) -> FileNotFoundError:
     text = f"there is no checkpoint in {path}. "
     if not path.is_dir():
         return FileNotFoundError(text + "Give the folder that a run was saved to.")

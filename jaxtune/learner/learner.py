@@ -16,7 +16,6 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -37,11 +36,13 @@ from jaxtune.arguments import (
     check_path,
 )
 from jaxtune.checkpoint import (
+    Place,
     RunFolder,
     checkpoint_numbers,
     environment,
     find_checkpoint,
     load_checkpoint,
+    place_of,
     save_checkpoint,
     write_thresholds,
 )
@@ -158,7 +159,7 @@ Callbacks = Any
 class _LastRun(NamedTuple):
     """The learner's last run, which can be resumed in the same process."""
 
-    path: Path
+    path: Place
     before: dict
     version: tuple
 
@@ -731,7 +732,8 @@ class Learner:
                 fewer see fewer variants of each photo. 0 keeps none, as does None but
                 with few batches.
             callbacks: One or several, see `Callback`.
-            run: Folder to save the run in; created if missing. Not saved if None.
+            run: Folder to save the run in; created if missing. Or a place in Google
+                Cloud Storage, "gs://bucket/name". Not saved if None.
             save_every: Seconds between two checkpoints, 60 if None; 0 starts the next
                 as soon as one is written. Each epoch's end is saved, too. The latest
                 and the best checkpoint are kept.
@@ -1538,7 +1540,7 @@ class Learner:
         *,
         with_opt: bool = True,
         overwrite: bool = False,
-    ) -> Path:
+    ) -> Place:
         """Saves the weights, the phase and the optimizer's state, atomically.
 
         `load` restores them, and `load_predictor(path)` opens the network for
@@ -1786,7 +1788,7 @@ class Learner:
         seconds: float,
         listeners: CallbackList,
     ) -> History:
-        path = Path(run).expanduser().resolve()
+        path = place_of(run, "run")
         before = self._start_of_run(path)
         if not is_first_process():
             wait_for_all("jaxtune: the run's folder is made")
@@ -1846,7 +1848,7 @@ class Learner:
             self.history.append(row, events.step_losses)
         return self.history[done:]
 
-    def _start_of_run(self, path: Path) -> dict:
+    def _start_of_run(self, path: Place) -> dict:
         """What the run starts from; unchanged if it was stopped in this process."""
         trainer, last = self._trainer, self._last_run
         again = last is not None and (last.path, last.version) == (
@@ -1871,7 +1873,7 @@ class Learner:
         with_opt: bool = True,
         overwrite: bool = False,
         note: Mapping[str, Any] = MappingProxyType({}),
-    ) -> Path:
+    ) -> Place:
         """Saves as `save` does, with the note's entries in the description."""
         check_path(path, "path")
         with_opt = check_flag(with_opt, "with_opt")

@@ -1,7 +1,6 @@
 """Loads weights, phase and optimizer state from a checkpoint into a trainer."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,6 +8,7 @@ from flax import nnx
 
 from jaxtune.checkpoint import (
     CheckpointMismatchError,
+    Place,
     find_checkpoint,
     inspect_checkpoint,
     load_checkpoint,
@@ -85,7 +85,7 @@ def load_into(
     return line, with_kept_thresholds(meta, path)
 
 
-def _check_classes(data: Any, checkpoint: Path, classes: list[str] | None) -> None:
+def _check_classes(data: Any, checkpoint: Place, classes: list[str] | None) -> None:
     if classes is None or list(classes) == list(data.classes):
         return
     same = sorted(classes) == sorted(data.classes)

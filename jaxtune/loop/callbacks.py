@@ -9,7 +9,6 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from jaxtune.arguments import (
@@ -24,8 +23,10 @@ from jaxtune.arguments import (
 )
 from jaxtune.checkpoint import (
     CheckpointDamagedError,
+    Place,
     check_replaceable,
     load_meta,
+    place_of,
     write_text,
 )
 from jaxtune.loop.columns import check_monitor, more_is_better
@@ -502,8 +503,8 @@ class SaveBest(Monitor):
             )
 
     @property
-    def _target(self) -> Path:
-        return Path(self.path).expanduser().resolve()
+    def _target(self) -> Place:
+        return place_of(self.path)
 
     def _offer(self, row: Row) -> None:
         if row is self._offered:
@@ -569,8 +570,8 @@ class CSVLogger(Callback):
         if is_first_process():
             self.learner.history.to_csv(self._target())
 
-    def _target(self) -> Path:
-        target = Path(self.path).expanduser().resolve()
+    def _target(self) -> Place:
+        target = place_of(self.path)
         target.parent.mkdir(parents=True, exist_ok=True)
         return target
 

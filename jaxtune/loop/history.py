@@ -8,13 +8,12 @@ import dataclasses
 import io
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, overload
 
 import jax
 import numpy as np
 
-from jaxtune.checkpoint import write_text
+from jaxtune.checkpoint import Place, in_storage, place_of, write_text
 from jaxtune.plots import Line, Panel, line_plot
 from jaxtune.text_tables import Column, Table, Tabular
 from jaxtune.train import Phase
@@ -240,25 +239,26 @@ class History(Tabular):
 
     __repr__ = __str__
 
-    def to_csv(self, path: str | os.PathLike) -> Path:
-        """Writes the table as a CSV file, atomically; returns the path.
+    def to_csv(self, path: str | os.PathLike) -> Place:
+        """Writes the table as a CSV file, atomically; returns the path, absolute.
 
         Numbers are written in full, as Python's `repr` gives them. The cell of a metric
         that an epoch doesn't have is empty. An existing file is replaced.
 
         Args:
-            path: The file; its folder must exist.
+            path: The file; its folder must exist. Or a place in Google Cloud Storage,
+                "gs://bucket/name.csv".
 
         Raises:
             FileNotFoundError: If the folder doesn't exist.
         """
-        path = Path(path).expanduser()
+        path = place_of(path)
         text = io.StringIO(newline="")
         names = list(self.history)
         writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(row.as_dict() for row in self.rows)
-        if not path.parent.is_dir():
+        if not in_storage(path) and not path.parent.is_dir():
             raise FileNotFoundError(
                 f"can't write {path}: there is no folder {path.parent}. Make it first."
             )

@@ -7,7 +7,6 @@ is always a whole step. The previous handlers are put back at the end.
 import signal
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -15,6 +14,7 @@ import jax
 from jax.experimental.multihost_utils import reached_preemption_sync_point
 
 from jaxtune.checkpoint import (
+    Place,
     RunFolder,
     environment,
     load_checkpoint,
@@ -135,7 +135,7 @@ class Resume:
         self._steps = steps_per_epoch
         self._name = name
         self._signals = StopSignals()
-        self.checkpoint: Path | None = folder.latest
+        self.checkpoint: Place | None = folder.latest
         self.learner: dict[str, Any] = {}
         self._saved: int | None = None
         self.run = RunState()
