@@ -50,10 +50,10 @@ class Recipe:
     pct_start: float = 0.3
     div: float = 5.0
     div_final: float = 1e5
-    few_batches: int | None = 8
-    head_updates: int = 40
+    few_batches: int | None = 20
+    head_updates: int = 100
     draws: int = 2
-    rate_after: float = 0.5
+    rate_after: float = 0.25
     epochs_after: float = 1.0
 
     def phases(
@@ -156,8 +156,6 @@ RECIPES = {
             "the head first, then a third of the epochs",
             keeps_early_groups=True,
             few_batches=None,
-            head_updates=100,
-            rate_after=0.25,
             epochs_after=1 / 3,
         ),
         Recipe("fastai", "fastai's schedule and norms", norms="train", few_batches=0),
