@@ -889,7 +889,7 @@ class Learner:
     def gradual_unfreeze(
         self,
         epochs: Integer,
-        base_lr: Number = 2e-3,
+        base_lr: Number = 5e-4,
         *,
         epochs_each: Integer = 1,
         decay: Number = 2.6,

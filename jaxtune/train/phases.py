@@ -190,7 +190,7 @@ def gradual_phases(
     num_groups: Integer,
     steps_per_epoch: Integer,
     epochs: Integer,
-    base_lr: Number = 2e-3,
+    base_lr: Number = 5e-4,
     *,
     epochs_each: Integer = 1,
     decay: Number = 2.6,

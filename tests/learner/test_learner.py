@@ -242,7 +242,7 @@ def test_a_second_fit_keeps_the_moments_and_a_new_boundary_drops_them(data):
 
 def test_the_start_line_says_what_trains(data, capsys):
     model = learner(data, metrics=[error_rate, accuracy], verbose=True)
-    history = model.fine_tune(1)
+    history = model.fine_tune(1, freeze_epochs=1)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "phase 1/2 · head only · 368 of 1,176 parameters train"
     assert lines[1].split() == [
