@@ -322,7 +322,7 @@ def test_every_question_is_answered_by_its_listing(names, capsys):
     assert len(printed) == len(listings("jaxtune/QUESTIONS.md")) == 27
     said = {
         "Which layers": "('early', 'late')\n",
-        "Does a fit": "phase 1: 7 epochs, 42 steps; early, late frozen",
+        "Does a fit": "phase 1: 17 epochs, 102 steps; early, late frozen",
         "How many epochs": "1 1 ",
         "Do `save()`": "phase 3, early frozen, as saved",
         "What does `slice": "(1e-05, 0.0001, 0.001)\n(0.0001, 0.0001, 0.001)\n",

@@ -23,7 +23,7 @@ data = ImageDataLoaders.from_folder(sys.argv[1], size=32, batch_size=8)
 model = vision_learner(
     data, two_convolutions, cut=4, hidden=(16,), verbose=False, precision="float32"
 )
-history = model.fine_tune(1, 1e-2)
+history = model.fine_tune(1, 1e-2, freeze_epochs=1)
 leaf = split_module(model.model)[1]["head"]["linear1"]["weight"]
 print(len(jax.local_devices()), len(leaf.sharding.device_set), model.num_programs,
       history[0].train_loss, history[-1].valid_loss)
@@ -186,7 +186,7 @@ from jaxtune import ImageDataLoaders, vision_learner
 data = ImageDataLoaders.from_folder(sys.argv[1], size=32, batch_size=6)
 mesh = jax.make_mesh((2, 2), ("one", "other"), devices=jax.devices()[:4])
 model = vision_learner(data, two_convolutions, cut=4, verbose=False, mesh=mesh)
-model.fine_tune(1)
+model.fine_tune(1, freeze_epochs=1)
 leaf = jax.tree.leaves(model._trainer.values()[0])[0]
 print(len(jax.devices()), len(leaf.sharding.device_set), model.num_programs)
 """
