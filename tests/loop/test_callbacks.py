@@ -428,7 +428,7 @@ def test_who_only_looks_on_is_no_part_of_a_run(root, tmp_path, capsys):
 def test_logs_have_every_phase(root, tmp_path):
     model = runs.make_learner(root, verbose=False)
     table, lines = tmp_path / "logs" / "a.csv", tmp_path / "a.jsonl"
-    model.fine_tune(1, callbacks=[CSVLogger(table), JSONLogger(lines)])
+    model.fine_tune(1, freeze_epochs=1, callbacks=[CSVLogger(table), JSONLogger(lines)])
     with table.open() as file:
         found = list(csv.DictReader(file))
     assert [r["phase"] for r in found] == ["1", "2"]

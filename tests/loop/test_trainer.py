@@ -112,7 +112,7 @@ def test_an_average_is_validated_kept_and_what_the_next_phase_begins_with(
 
     found = model.lr_find(num_it=8)
     callbacks = [LambdaCallback(on_epoch_end=look), SaveBest(tmp_path / "best")]
-    history = model.fine_tune(1, 1e-2, callbacks=callbacks)
+    history = model.fine_tune(1, 1e-2, freeze_epochs=1, callbacks=callbacks)
     (head, first, _), (raw, last, logs) = seen
     # Validation, the module during training and after it, and what is saved agree.
     assert runs.bits(model) == last != first
@@ -226,14 +226,14 @@ def test_a_batch_that_does_not_fit_is_refused_before_the_first_step(root, monkey
     with monkeypatch.context() as patch:
         patch.setattr(compiled, "memory_limit", lambda device: 50_000)
         with pytest.raises(OutOfMemoryError) as caught:
-            model.fine_tune(1)
+            model.fine_tune(1, freeze_epochs=1)
     said = str(caught.value)
     assert (
         "a train step with a batch of 8 needs" in said and "there is 48.8 KiB" in said
     )
     assert "with gradient_accumulation_steps=" in said
     assert runs.bits(model) == before
-    model.fine_tune(1)
+    model.fine_tune(1, freeze_epochs=1)
     assert model.num_programs == 3
 
 
