@@ -181,6 +181,9 @@ def memory(who: str, arch: str, size: int, case: str, batch: int) -> float:
 class Repeated(list):
     """A loader of the same batches in each epoch."""
 
+    #: What is asked before a phase; enough for a batch norm.
+    batch_size = 8
+
     def batches(self, *where):
         """Returns them."""
         return iter(self)
@@ -214,7 +217,6 @@ def python_share(arch: str, case: str) -> float:
 
     trainer.begin = lambda phase: (nothing, jax.tree.map(jnp.copy, state))
     trainer.evaluator = lambda: lambda *arguments: {"loss": 0.0}
-    trainer.check_phases = lambda *arguments: None
     batch = jax.device_put({"image": np.zeros((1, 1, 1, 3)), "label": np.zeros(1)})
     # So many that what a phase costs is little beside them.
     loader = Repeated([batch] * 1000)

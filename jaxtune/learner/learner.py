@@ -81,6 +81,7 @@ from jaxtune.loop.extra_validation import matching_loaders
 from jaxtune.loop.fit import fit
 from jaxtune.loop.float32 import in_float32
 from jaxtune.loop.history import History
+from jaxtune.loop.phase_checks import stores_features
 from jaxtune.loop.processes import (
     check_same_everywhere,
     ending_together,
@@ -1708,7 +1709,7 @@ class Learner:
             len(self.groups),
             len(loader),
             epochs,
-            stores_features=self._trainer.stores_features(loader, chosen.draws),
+            stores_features=stores_features(self._trainer, loader, chosen.draws),
             base_lr=base_lr,
             lr_scale=lr_scale,
             unfreeze_to=unfreeze_to,

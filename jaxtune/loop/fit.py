@@ -12,6 +12,7 @@ import jax
 from jaxtune.loop.events import FitEvents
 from jaxtune.loop.extra_validation import extra_figures
 from jaxtune.loop.history import Row
+from jaxtune.loop.phase_checks import check_phases
 from jaxtune.loop.run_state import StepTimer
 from jaxtune.loop.trainer import Trainer
 from jaxtune.train import Phase, averaged
@@ -53,7 +54,7 @@ def fit(
         RunStopped: If SIGTERM was sent; the run is saved then.
         KeyboardInterrupt: Likewise, with Ctrl-C.
     """
-    trainer.check_phases(data, phases)
+    check_phases(trainer, data, phases)
     events = FitEvents(verbose=False) if events is None else events
     run = events.run
     events.begin_training(trainer, data, phases, key)

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from jaxtune.loop.epoch_table import describe_phase
+from jaxtune.loop.phase_checks import check_rows
 from jaxtune.loop.processes import ending_together
 from jaxtune.loop.trainer import NonFiniteLossError, Trainer
 from jaxtune.train import LRFind, Phase, exponential, lr_sweep, suggest_rates
@@ -50,7 +51,7 @@ def search_rates(
     schedule = exponential(num_it * batches_each, start_lr, end_lr)
     count = len(trainer.groups)
     phase = Phase(None, None, 1, (1.0,) * count, schedule, weight_decay)
-    trainer.check_rows(data, [phase])
+    check_rows(trainer, data, [phase])
     batches, key = _batches(trainer, data, first_epoch), jax.random.key(seed)
     several = (list(itertools.islice(batches, batches_each)) for _ in range(num_it))
     with ending_together(), trainer.programs.device_errors():

@@ -22,7 +22,6 @@ from jaxtune.arguments import Integer
 from jaxtune.checkpoint import fingerprint, load_opt_state
 from jaxtune.data import FeatureLoader, Loader
 from jaxtune.inspect.diff import Snapshot
-from jaxtune.loop.batch_norm_rows import check_enough_rows
 from jaxtune.loop.columns import table_columns
 from jaxtune.loop.compiled_steps import CompiledStep, CompiledSteps
 from jaxtune.loop.extra_validation import describe_extra
@@ -52,12 +51,10 @@ from jaxtune.train import (
     Optimizer,
     Phase,
     TrainState,
-    apply_body,
     averaged,
     boundary_index,
     check_accumulation,
     check_decay,
-    check_fixed_body,
     check_norms,
     check_precision,
     constant,
@@ -79,10 +76,6 @@ from jaxtune.train import (
     with_rematerialization,
 )
 from jaxtune.transfer import Groups, evaluating, group_labels
-
-#: Most bytes of stored features that a recipe asks for, and features that are too few
-#: to come near it.
-_MOST_FEATURE_BYTES, _FEW_FEATURES = 4 * 2**30, 10_000
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -279,7 +272,7 @@ class Trainer:
         before = {name: getattr(self, name) for name in options}
         vars(self).update(options)
         try:
-            any_phase = _numbers(self._any_phase())
+            any_phase = _numbers(self.any_phase())
             self._optimizer_settings().optimizer_of(self.labels(()), *any_phase)
         except Exception:
             vars(self).update(before)
@@ -390,7 +383,7 @@ class Trainer:
             jaxtune.CheckpointMismatchError: If other parameters were trained, or with
                 another optimizer.
         """
-        state = self.begin(self._any_phase())[1]
+        state = self.begin(self.any_phase())[1]
         self._opt_state = load_opt_state(checkpoint, state.opt_state)
 
     def fingerprint(self) -> str:
@@ -566,7 +559,7 @@ class Trainer:
         values = of_this_process(self.values())
         return lambda images: step(*values, images)
 
-    def _any_phase(self) -> Phase:
+    def any_phase(self) -> Phase:
         """A phase, for the form of an optimizer's state: it hasn't any numbers yet."""
         return Phase(None, None, 1, (0.0,) * len(self.groups), constant(), 0.0)
 
@@ -646,7 +639,7 @@ class Trainer:
         Raises:
             OutOfMemoryError: If the device has less.
         """
-        step, state = self._step_and_form(self._any_phase(), ())
+        step, state = self._step_and_form(self.any_phase(), ())
         batch = self.batch_form(loader.with_batch_size(rows))
         key = jax.eval_shape(lambda: jax.random.key(0))
         with self.programs.device_errors():
@@ -708,95 +701,7 @@ class Trainer:
         photos = jax.ShapeDtypeStruct((rows, *loader.image_shape), np.uint8)
         return form | {"image": _form(photos, self._rows)}
 
-    def check_phases(self, data: Any, phases: Sequence[Phase]) -> None:
-        """Raises if a phase would make no update, or a batch has too few rows.
-
-        Args:
-            data: Has `train_loader`, `size` and `in_channels`.
-            phases: Their boundaries say what will be frozen.
-
-        Raises:
-            ValueError: If a phase has fewer batches than one update takes, or a batch
-                norm that trains would see one value for each channel.
-        """
-        self.check_rows(data, phases)
-        self._check_features(phases)
-        steps = self.gradient_accumulation_steps
-        for phase in phases:
-            batches = phase.epochs * len(data.train_loader)
-            if batches < steps:
-                raise ValueError(
-                    f"gradient_accumulation_steps={steps} is more than the {batches} "
-                    "batches of a phase, so there would be no update. Give a smaller "
-                    "number, smaller batches or more epochs."
-                )
-
-    def _check_features(self, phases: Sequence[Phase]) -> None:
-        mixing = self.programs.mixing
-        for phase, frozen, view in self._training_views(phases):
-            if not phase.cache_features:
-                continue
-            check_fixed_body(self.network, view, self.labels(frozen))
-            if mixing is not None:
-                raise ValueError(
-                    "cache_features keeps what the body makes of single photos, and "
-                    f"{type(mixing).__name__} mixes them before it. Leave one of them "
-                    "out."
-                )
-
-    def stores_features(self, loader: Any, draws: int) -> bool:
-        """Returns whether the features of a body that is frozen can be stored.
-
-        Args:
-            loader: Of training photos.
-            draws: Of each photo's augmentation, for which there are features.
-        """
-        if len(self.groups) < 2 or not isinstance(loader, Loader):
-            return False
-        head_only = dataclasses.replace(
-            self._any_phase(), boundary=len(self.groups) - 1, cache_features=1
-        )
-        try:
-            self._check_features([head_only])
-        except ValueError:
-            return False
-        photos = loader.num_items * draws
-        if photos < _FEW_FEATURES:
-            return True
-        return photos * self._bytes_of_features(loader) <= _MOST_FEATURE_BYTES
-
-    def _bytes_of_features(self, loader: Loader) -> int:
-        """Most bytes that one photo's features take in the host's memory."""
-        graphdef, values = self.eval_graphdef(), split_module(self.network)[1:]
-        image = jax.ShapeDtypeStruct((1, *loader.image_shape), np.float32)
-        body = functools.partial(apply_body, graphdef)
-        features = jax.eval_shape(body, *values, image)[0]
-        return features.size * features.dtype.itemsize
-
-    def check_rows(self, data: Any, phases: Sequence[Phase]) -> None:
-        """Raises if batch norms that train get too few rows, or uneven parts of them.
-
-        Args:
-            data: Has `train_loader`, `size` and `in_channels`.
-            phases: Their boundaries say what will be frozen.
-
-        Raises:
-            ValueError: If a layer would see one value for each channel, or the devices
-                don't divide the batch and each is to have its own statistics.
-        """
-        rows, parts = data.train_loader.batch_size, self._batch_parts
-        if rows % parts:
-            raise ValueError(
-                "sync_batch_norm=False takes statistics of each device's rows, and "
-                f"{parts} devices don't divide a batch of {rows}. Make the data with "
-                f"batch_size={filled_up(rows, parts)}, or leave the option out."
-            )
-        if rows // parts > 1:
-            return
-        for _, _, view in self._training_views(phases):
-            check_enough_rows(view, rows, size=data.size, in_channels=data.in_channels)
-
-    def _training_views(
+    def training_views(
         self, phases: Sequence[Phase]
     ) -> Iterator[tuple[Phase, tuple[str, ...], nnx.Module]]:
         """Yields each phase, the groups frozen in it, and its view of the network."""
@@ -818,11 +723,11 @@ class Trainer:
             frozen,
             norms=self.norms,
             running=running_groups(self.groups, self.norms),
-            batch_parts=self._batch_parts,
+            batch_parts=self.batch_parts,
         )
 
     @property
-    def _batch_parts(self) -> int:
+    def batch_parts(self) -> int:
         """Parts of a batch, each of which has statistics of its own."""
         return 1 if self.sync_batch_norm else self.sharding.num_devices
 

@@ -206,11 +206,11 @@ def test_a_learner_with_few_batches_has_the_rule_in_its_plan(data, capsys):
 
 
 def test_features_that_would_take_too_much_memory_are_not_stored(data, monkeypatch):
-    monkeypatch.setattr("jaxtune.loop.trainer._FEW_FEATURES", 0)
+    monkeypatch.setattr("jaxtune.loop.phase_checks._FEW_FEATURES", 0)
     model = learner(data)
     photos, one = 2 * data.train_loader.num_items, 2 * 8 * 4  # Maximum and mean.
     for most, draws in ((photos * one, 2), (photos * one - 1, 0)):
-        monkeypatch.setattr("jaxtune.loop.trainer._MOST_FEATURE_BYTES", most)
+        monkeypatch.setattr("jaxtune.loop.phase_checks._MOST_FEATURE_BYTES", most)
         assert model.plan(1, recipe="fast").phases[0].cache_features == draws
 
 

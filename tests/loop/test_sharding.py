@@ -137,7 +137,7 @@ from jaxtune import ImageDataLoaders, vision_learner
 from jaxtune.loop.trainer import Trainer
 
 if len(jax.devices()) == 1:
-    Trainer._batch_parts = property(lambda trainer: 4)
+    Trainer.batch_parts = property(lambda trainer: 4)
 rng = np.random.default_rng(0)
 photos = rng.integers(0, 254, (61, 40, 40, 3)).astype(np.uint8)
 labels = np.arange(61) % 3
