@@ -11,7 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jaxtune.checkpoint.places import Place, in_storage
+from jaxtune.checkpoint.places import (
+    CHECKPOINT_METADATA,
+    TREE_METADATA,
+    Place,
+    in_storage,
+)
 
 #: From <fcntl.h>: relative paths are relative to the working directory.
 _AT_FDCWD = -100 if sys.platform.startswith("linux") else -2
@@ -128,8 +133,7 @@ def check_replaceable(target: Place) -> None:
 
 def is_checkpoint(path: Place) -> bool:
     """Returns whether a folder is an Orbax checkpoint, jaxtune's or another's."""
-    marks = ("_CHECKPOINT_METADATA", "_METADATA")
-    return any((path / mark).is_file() for mark in marks)
+    return any((path / x).is_file() for x in (CHECKPOINT_METADATA, TREE_METADATA))
 
 
 def _beside(target: Path, suffix: str) -> Path:

@@ -16,6 +16,9 @@ from jaxtune.arguments import check_path
 #: A `Path`, or one of storage with the same methods.
 Place = PurePath
 
+#: Orbax's files that describe a checkpoint of several items, and a tree of arrays.
+CHECKPOINT_METADATA, TREE_METADATA = "_CHECKPOINT_METADATA", "_METADATA"
+
 #: Orbax writes this object last; in a folder, it renames the whole instead.
 _COMMITTED = "commit_success.txt"
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)")
@@ -67,7 +70,7 @@ def is_complete(checkpoint: Any) -> bool:
     """Returns whether there is a checkpoint at a place, and it was written whole."""
     if in_storage(checkpoint) and not (checkpoint / _COMMITTED).is_file():
         return False
-    return (checkpoint / "_CHECKPOINT_METADATA").is_file()
+    return (checkpoint / CHECKPOINT_METADATA).is_file()
 
 
 def make_incomplete(checkpoint: Any) -> None:

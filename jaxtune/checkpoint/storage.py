@@ -18,7 +18,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxtune.checkpoint.atomic import fresh_place, place_beside, replace_folder
+from jaxtune.checkpoint.atomic import (
+    fresh_place,
+    is_checkpoint,
+    place_beside,
+    replace_folder,
+)
 from jaxtune.checkpoint.leaves import (
     Leaf,
     Name,
@@ -28,7 +33,7 @@ from jaxtune.checkpoint.leaves import (
     named_leaves,
     nested,
 )
-from jaxtune.checkpoint.places import Place
+from jaxtune.checkpoint.places import CHECKPOINT_METADATA, TREE_METADATA, Place
 from jaxtune.train import wait_for_all
 
 #: Written into checkpoints of this layout.
@@ -146,7 +151,7 @@ def open_stored(path: Place) -> Stored:
             try:
                 metadata = ocp.checkpointables_metadata(path)
             except ocp.errors.InvalidLayoutError:
-                if not (path / "_METADATA").exists():
+                if not (path / TREE_METADATA).exists():
                     raise
                 single = True
                 metadata = ocp.metadata(path, checkpointable_name=None)
@@ -224,7 +229,7 @@ def read_meta(path: Place) -> Any:
 
     _own_metadata(path)
     if not (path / "meta").is_dir():
-        if (path / "_CHECKPOINT_METADATA").exists():
+        if (path / CHECKPOINT_METADATA).exists():
             raise FileNotFoundError(
                 f"the checkpoint {path} has no description (no item `meta`); it was "
                 "not written by jaxtune. Its arrays open with load_checkpoint."
@@ -322,7 +327,7 @@ def _blank(leaf: Any) -> np.ndarray:
 
 
 def _own_metadata(path: Place) -> dict:
-    file = path / "_CHECKPOINT_METADATA"
+    file = path / CHECKPOINT_METADATA
     if not file.is_file():
         return {}
     try:
@@ -371,17 +376,12 @@ def _no_checkpoint(path: Place) -> FileNotFoundError:
         return FileNotFoundError(text + "Give the folder that a run was saved to.")
     if ".orbax-checkpoint-tmp" in path.name:
         return FileNotFoundError(text + "Writing it was interrupted half way.")
-    if (path.parent / "_CHECKPOINT_METADATA").exists():
+    if (path.parent / CHECKPOINT_METADATA).exists():
         return FileNotFoundError(
             text + f"It is part of one: give the folder above, {path.parent}."
         )
     steps = sorted(
-        (
-            entry
-            for entry in path.iterdir()
-            if (entry / "_CHECKPOINT_METADATA").exists()
-            or (entry / "_METADATA").exists()
-        ),
+        (entry for entry in path.iterdir() if is_checkpoint(entry)),
         key=lambda entry: (_number(entry.name), entry.name),
     )
     if steps:
