@@ -25,14 +25,17 @@ class Recipe:
         pct_start: Fraction of phase 2 before the peak.
         div: Phase 2 starts at the peak learning rates / div.
         div_final: Both phases end at the peak learning rates / div_final.
-        few_batches: With fewer batches an epoch, the head trains first: in phase 1 for
-            `head_updates` updates at least, on stored features of `draws` draws of the
+        head_updates: With fewer batches an epoch, the head trains first: in phase 1 for
+            that many updates at least, on stored features of `draws` draws of the
             augmentation. In phase 2, `rate_after` is left of the rates and
-            `epochs_after` of the epochs. None if it always does.
-        head_updates: See `few_batches`.
-        draws: See `few_batches`.
-        rate_after: See `few_batches`.
-        epochs_after: See `few_batches`; rounded up.
+            `epochs_after` of the epochs. 0 if it never does.
+        draws: See `head_updates`.
+        rate_after: See `head_updates`.
+        few_batches: With fewer still, `rate_after_few` is left of the rates.
+        rate_after_few: See `few_batches`.
+        epochs_after: See `head_updates`; rounded up.
+        head_always_first: Whether the head trains first with any number of batches, and
+            where `freeze_epochs` or `cache_features` is given, too.
 
     References:
         Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform
@@ -50,11 +53,13 @@ class Recipe:
     pct_start: float = 0.3
     div: float = 5.0
     div_final: float = 1e5
-    few_batches: int | None = 20
     head_updates: int = 100
     draws: int = 2
-    rate_after: float = 0.25
+    rate_after: float = 0.5
+    few_batches: int = 20
+    rate_after_few: float = 0.25
     epochs_after: float = 1.0
+    head_always_first: bool = False
 
     def phases(
         self,
@@ -92,12 +97,12 @@ class Recipe:
             "div": self.div,
             "div_final": self.div_final,
         }
-        if self.few_batches is None:
-            enough = stores_features or steps_per_epoch >= self.head_updates
-            head_first = num_groups > 1 and enough
+        enough = steps_per_epoch >= self.head_updates
+        if self.head_always_first:
+            head_first = num_groups > 1 and (stores_features or enough)
         else:
-            few = steps_per_epoch < self.few_batches and stores_features
-            head_first = few and not {"freeze_epochs", "cache_features"} & set(given)
+            asked = {"freeze_epochs", "cache_features"} & set(given)
+            head_first = stores_features and not (enough or asked)
         if head_first:
             least = self.draws if stores_features else 1
             frozen = max(least, -(-self.head_updates // steps_per_epoch))
@@ -110,7 +115,9 @@ class Recipe:
         )
         if head_first:
             *before, last = phases
-            rates = tuple(rate * self.rate_after for rate in last.rates)
+            few = steps_per_epoch < self.few_batches
+            left = self.rate_after_few if few else self.rate_after
+            rates = tuple(rate * left for rate in last.rates)
             phases = (*before, dataclasses.replace(last, rates=rates))
         return self._named(phases)
 
@@ -132,16 +139,17 @@ class Recipe:
             rules.append("the first of three or more layer groups stays frozen")
         if self.norms == "train":
             rules.append("all norm layers use batch statistics and train")
-        if self.few_batches != 0:
-            when = ""
-            if self.few_batches is not None:
-                when = f"with fewer than {self.few_batches} batches an epoch "
+        if self.head_updates:
+            when = f"with fewer than {self.head_updates} batches an epoch "
             after = f"{self.rate_after:g} of its rates"
+            if self.rate_after_few != self.rate_after:
+                after += f" ({self.rate_after_few:g} below {self.few_batches} batches)"
             if self.epochs_after != 1:
                 after += f" and {self.epochs_after:.2g} of its epochs"
             rules.append(
-                f"{when}the head first makes {self.head_updates} updates on stored "
-                f"features of {self.draws} draws, and phase 2 has {after}"
+                f"{'' if self.head_always_first else when}the head first makes "
+                f"{self.head_updates} updates on stored features of {self.draws} draws,"
+                f" and phase 2 has {after}"
             )
         return tuple(rules)
 
@@ -155,10 +163,11 @@ RECIPES = {
             "fast",
             "the head first, then a third of the epochs",
             keeps_early_groups=True,
-            few_batches=None,
+            rate_after=0.25,
             epochs_after=1 / 3,
+            head_always_first=True,
         ),
-        Recipe("fastai", "fastai's schedule and norms", norms="train", few_batches=0),
+        Recipe("fastai", "fastai's schedule and norms", norms="train", head_updates=0),
     )
 }
 
