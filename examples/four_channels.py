@@ -6,7 +6,7 @@ The fourth channel is the strength of edges, which says what is in focus. The pu
 first convolution knows three: `channel_init="zero"` begins the fourth's weights at
 nothing, so the body says of a photo what it says of its colours alone; "repeat" begins
 them as those of red, and scales all down. With resnet18 and five flowers, on a CPU,
-after the epoch with the body frozen, and after one more in which everything trains:
+after the epochs with the body frozen, and one more in which everything trains:
 
     colours only  error_rate 0.245000  0.230000
     zero          error_rate 0.242500  0.240000
@@ -80,7 +80,8 @@ def main(argv=None, arch=resnet18):
             model.plot_kernels(before=1).savefig(args.out / f"kernels_{name}.png")
             fourth_kernels(model.model).savefig(args.out / f"fourth_{name}.png")
     for name, rows in histories.items():
-        frozen, trained = (rows[i].metrics["error_rate"] for i in (0, -1))
+        head_alone = [row for row in rows if row.phase == 1][-1]
+        frozen, trained = (x.metrics["error_rate"] for x in (head_alone, rows[-1]))
         print(f"{name:<13} error_rate {frozen:.6f}  {trained:.6f}")
     return model, histories
 
