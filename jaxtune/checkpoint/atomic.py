@@ -133,7 +133,8 @@ def check_replaceable(target: Place) -> None:
 
 def is_checkpoint(path: Place) -> bool:
     """Returns whether a folder is an Orbax checkpoint, jaxtune's or another's."""
-    return any((path / x).is_file() for x in (CHECKPOINT_METADATA, TREE_METADATA))
+    files = (CHECKPOINT_METADATA, TREE_METADATA)
+    return any((path / file).is_file() for file in files)
 
 
 def _beside(target: Path, suffix: str) -> Path:

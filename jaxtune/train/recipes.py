@@ -141,15 +141,16 @@ class Recipe:
             rules.append("all norm layers use batch statistics and train")
         if self.head_updates:
             when = f"with fewer than {self.head_updates} batches an epoch "
+            if self.head_always_first:
+                when = ""
             after = f"{self.rate_after:g} of its rates"
             if self.rate_after_few != self.rate_after:
                 after += f" ({self.rate_after_few:g} below {self.few_batches} batches)"
             if self.epochs_after != 1:
                 after += f" and {self.epochs_after:.2g} of its epochs"
             rules.append(
-                f"{'' if self.head_always_first else when}the head first makes "
-                f"{self.head_updates} updates on stored features of {self.draws} draws,"
-                f" and phase 2 has {after}"
+                f"{when}the head first makes {self.head_updates} updates on stored "
+                f"features of {self.draws} draws, and phase 2 has {after}"
             )
         return tuple(rules)
 
