@@ -72,7 +72,9 @@ class PlanRow:
             fixed). "" if it has no norm layers.
         optimizer_bytes: Memory of the optimizer state, with accumulated gradients and
             the moving average of the weights where there are any.
-        operations: Floating-point operations of one image's training step.
+        operations: Floating-point operations of one image's training step. In a phase
+            with `cache_features` the frozen groups run once for each stored draw, and
+            this is their mean over the epochs.
         share: Fraction of the whole step's operations, 0..1.
     """
 
@@ -172,6 +174,9 @@ class Plan(Tabular):
         if self._batches_each > 1:
             text += f", an update every {self._batches_each} ({updates:,} in all)"
         text += f"; {', '.join(frozen) or 'nothing'} frozen"
+        if phase.cache_features:
+            draws = min(phase.cache_features, phase.epochs)
+            text += f"; features cached, {draws} of each photo"
         if costs[number] < costs[dearest]:
             part = costs[number] / costs[dearest]
             text += f"; a step costs {part:.0%} of one in phase {dearest}"
@@ -315,6 +320,9 @@ class _Network:
         )
         trains = [label != FROZEN for label in jax.tree.leaves(labels)]
         costs = self._costs(labels, frozen)
+        if phase.cache_features:
+            runs = min(phase.cache_features / max(phase.epochs, 1), 1)
+            costs |= {group: round(runs * costs.get(group, 0)) for group in frozen}
         optimizer_bytes = self._optimizer_bytes(labels, phase, make_optimizer)
         if averages:
             optimizer_bytes.update(self._average_bytes(labels, frozen))
@@ -372,7 +380,7 @@ class _Network:
             for path, count in multiplications(view, labels, **self._images).items():
                 operations[find(path)] += count
             self._operations[frozen] = operations
-        return self._operations[frozen]
+        return dict(self._operations[frozen])
 
     def _optimizer_bytes(self, labels, phase, make_optimizer) -> Counter:
         rates = dict(zip(self._groups, phase.rates, strict=True))

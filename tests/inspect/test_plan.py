@@ -83,6 +83,24 @@ def test_a_frozen_step_costs_the_forward_pass(net):
     assert head[2].operations == whole[2].operations
 
 
+def test_a_frozen_body_whose_features_are_cached_runs_once_for_each_draw(net):
+    def with_draws(draws):
+        return plan(
+            net, fine_tune_phases(3, 12, 2, freeze_epochs=8, cache_features=draws)
+        )
+
+    each, cached = with_draws(0).of_phase(1), with_draws(2)
+    rows = cached.of_phase(1)
+    for row, whole in zip(rows[:2], each[:2], strict=True):
+        assert row.operations == whole.operations / 4
+    assert rows[2].operations == each[2].operations
+    assert sum(row.share for row in rows) == pytest.approx(1)
+    text = " ".join(str(cached).split())
+    assert "early, late frozen; features cached, 2 of each photo; a step" in text
+    # As many draws as epochs are the photos themselves.
+    assert with_draws(20).of_phase(1) == each
+
+
 def test_norms_that_train_are_told_apart(net):
     early = plan(net, norms="train").of_phase(1)[0]
     assert early.frozen and 0 < early.trained < early.parameters
