@@ -31,12 +31,12 @@ from benchmarks.measure import say, table
 
 #: Options of the data, of the learner and of the call; the first is fastai's.
 RECIPES = {
-    "fastai": ({"valid_size": 128}, {}, {"recipe": "fastai"}),
+    "fastai": ({}, {}, {"recipe": "fastai"}),
     "default": ({}, {}, {}),
     "fast": ({}, {}, {"recipe": "fast"}),
     "one frozen epoch": ({}, {}, {"freeze_epochs": 1}),
-    "larger validation only": ({}, {"norms": "frozen"}, {}),
-    "running statistics only": ({"valid_size": 128}, {}, {}),
+    "larger validation": ({"valid_size": 160}, {}, {}),
+    "batch statistics": ({}, {"norms": "frozen"}, {}),
     "late groups, lr_mult=20": ({}, {}, {"recipe": "fast", "lr_mult": 20}),
     "twice the rate": ({}, {}, {"base_lr": 4e-3}),
     "half the rate": ({}, {}, {"base_lr": 1e-3}),

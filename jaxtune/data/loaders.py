@@ -56,7 +56,6 @@ from jaxtune.data.resize import (
     Preparation,
     Resize,
     Size,
-    larger_size,
     prepare_image,
     train_preparation,
     validation_preparation,
@@ -124,11 +123,7 @@ class ImageDataLoaders:
             valid_items: Photos to validate on, with the same classes.
             size: Height and width of the network's input, in pixels; an int means a
                 square.
-            valid_size: Height and width in validation and prediction; None for
-                `larger_size(size)` if training takes random crops, in which objects
-                appear larger than in whole photos, else `size`. At 192 px a network
-                trained at 128 made 0.85 of its errors at 128 (mean of eight splits of
-                five data sets), in twice the time a photo; `valid_size=size` saves it.
+            valid_size: Height and width in validation and prediction; `size` if None.
             batch_size: Photos per batch; "auto" for what the first learner finds, see
                 `Learner.find_batch_size`.
             seed: Of the order of the photos.
@@ -191,10 +186,7 @@ class ImageDataLoaders:
         self.kind: Kind = train_items.kind
         self.seed = options["seed"]
         self.augmentation = augmentation = options["augmentation"]
-        crops = augmentation is not None and augmentation.min_scale < 1
-        self.valid_size = options["valid_size"] or (
-            larger_size(self.size) if crops else self.size
-        )
+        self.valid_size = options["valid_size"] or self.size
         self.resize, self.pad_mode = resize, pad_mode
         self.in_channels = _channels(train_items, valid_items, options["in_channels"])
         preparation, validation = map(self._validation, (self.size, self.valid_size))
@@ -230,30 +222,6 @@ class ImageDataLoaders:
             **common,
         )
         self.batch_size = self.train_loader.batch_size
-        self._valid_size_is_default = options["valid_size"] is None
-
-    def for_network(self, runs: Callable[[tuple[int, int]], bool]) -> ImageDataLoaders:
-        """Returns the data with validation photos of a size that a network takes.
-
-        That is a copy with `valid_size=size` if nobody chose `valid_size` and the
-        network does not run at the default; else this data as it is.
-
-        Args:
-            runs: (height, width) -> whether the network runs on such images.
-        """
-        if not self._valid_size_is_default or self.valid_size == self.size:
-            return self
-        if runs(self.valid_size):
-            return self
-        other = copy.copy(self)
-        other.valid_size = self.size
-        settings = ("batch_size", "seed", "workers", "cache_bytes", "on_error")
-        other.valid_loader = Loader(
-            self.valid_items,
-            self._validation(self.size),
-            **{name: getattr(self.valid_loader, name) for name in settings},
-        )
-        return other
 
     def with_batch_size(self, batch_size: Integer) -> ImageDataLoaders:
         """Returns the same photos in batches of another size.

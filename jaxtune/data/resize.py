@@ -64,32 +64,6 @@ VALIDATION_MARGIN = 0.14
 _local = threading.local()
 
 
-#: Photos are not enlarged beyond this for validation, unless training photos are.
-_LARGEST_VALID = 288
-
-
-def larger_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Returns the size of validation photos for training crops of a size, in pixels.
-
-    Half as large again on each side, up to 288 pixels: random crops show objects larger
-    than whole photos do, and a network predicts best what has the size it has learned.
-
-    Args:
-        size: Height and width of the crops.
-
-    Example:
-        >>> larger_size((128, 128)), larger_size((224, 224)), larger_size((320, 320))
-        ((192, 192), (288, 288), (320, 320))
-
-    References:
-        Touvron et al., "Fixing the train-test resolution discrepancy",
-        https://arxiv.org/abs/1906.06423. torchvision's training recipe of 2021 trains
-        at 176 and validates at 224 pixels.
-    """
-    factor = min(1.5, max(1.0, _LARGEST_VALID / max(size)))
-    return round(size[0] * factor), round(size[1] * factor)
-
-
 def as_size(size: Any, name: str = "size") -> tuple[int, int]:
     """Returns (height, width) in pixels; an int means a square.
 

@@ -70,7 +70,6 @@ from jaxtune.learner.settings import (
     check_options,
     check_replacement,
     check_statistics,
-    fitting_data,
     replaced_loaders,
 )
 from jaxtune.loop.batch_size import find_batch_size
@@ -295,7 +294,6 @@ class Learner:
         """
         check_data(data)
         check_module(model, "model")
-        data = fitting_data(data, model)
         options = check_options(
             {
                 "loss": loss,
@@ -384,7 +382,6 @@ class Learner:
     def data(self, data: Any) -> None:
         trainer = self._between_fits("data")
         check_replacement(data, self._data, trainer.network)
-        data = fitting_data(data, trainer.network)
         trainer.extra_loaders = replaced_loaders(
             self._validate_also, data, trainer.programs.metrics
         )

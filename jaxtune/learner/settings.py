@@ -97,32 +97,6 @@ def check_data(data: Any) -> Any:
     return data
 
 
-def fitting_data(data: Any, network: nnx.Module) -> Any:
-    """Returns the data, whose validation photos are of a size that a network takes.
-
-    See `ImageDataLoaders.for_network`. Networks of jaxtune's own layers take any.
-
-    Args:
-        data: `ImageDataLoaders`.
-        network: Maps images to outputs.
-    """
-    layers = (node for _, node in nnx.iter_graph(network))
-    own = (type(node) for node in layers if isinstance(node, nnx.Module))
-    if not hasattr(data, "for_network") or all(
-        kind is nnx.Dropout or kind.__module__.startswith("jaxtune.") for kind in own
-    ):
-        return data
-
-    def runs(size: tuple[int, int]) -> bool:
-        try:
-            check_runs(network, size=size, in_channels=data.in_channels)
-        except ValueError:
-            return False
-        return True
-
-    return data.for_network(runs)
-
-
 def check_same_labels(data: Any, *, kind: str, outputs: int, in_channels: int) -> None:
     """Raises if data has other labels or channels than a network was trained on.
 

@@ -261,7 +261,7 @@ def test_grey_arrays_for_a_network_of_three_channels():
     images, labels = arrays(1)
     data = ImageDataLoaders.from_arrays((images, labels), in_channels=3, **SMALL)
     batch = next(iter(data.valid))
-    assert data.in_channels == 3 and batch["image"].shape == (4, 12, 12, 3)
+    assert data.in_channels == 3 and batch["image"].shape == (4, 8, 8, 3)
     assert (batch["image"][..., :1] == batch["image"]).all()
     with pytest.raises(ImageError, match=r"must have shape \(h, w, 5\)"):
         ImageDataLoaders.from_arrays((images, labels), in_channels=5, **SMALL)
@@ -273,7 +273,7 @@ def test_photos_of_other_channels(root):
             root, lambda path: "ab"[number(path) % 2], in_channels=channels, **SMALL
         )
         rows = rows_of(data)
-        assert rows["image"].shape == (4, 12, 12, channels)
+        assert rows["image"].shape == (4, 8, 8, channels)
         greys = [10 * number(path) for path in data.valid_items.paths]
         assert rows["image"][:, 0, 0, 0].tolist() == greys
     assert (rows["image"][..., 3] == 255).all()

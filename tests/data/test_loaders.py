@@ -49,7 +49,7 @@ def test_from_folder(split_root):
     assert data.valid_items.labels.tolist() == [0, 0, 1, 1, 1]
     train, valid = next(iter(data.train)), next(iter(data.valid))
     assert train["image"].shape == (4, 32, 32, 3)  # 16 / sqrt(0.35), in steps of 8
-    assert valid["image"].shape == (4, 24, 24, 3)  # half as large again
+    assert valid["image"].shape == (4, 16, 16, 3)
     for batch, items in ((train, data.train_items), (valid, data.valid_items)):
         np.testing.assert_array_equal(batch["label"], items.labels[batch["index"]])
         colours = batch["image"][:, 0, 0, 0] // 60
@@ -75,41 +75,8 @@ def test_validation_can_be_larger_than_training(split_root):
         ImageDataLoaders.from_folder(split_root, valid_size=0, **SMALL)
 
 
-@pytest.mark.parametrize(
-    ("size", "larger"),
-    [(64, 96), (128, 192), (192, 288), (224, 288), (288, 288), (320, 320),
-     ((16, 24), (24, 36)), ((200, 300), (200, 300))],
-)  # fmt: skip
-def test_it_is_by_default_half_as_large_again_up_to_288_pixels(
-    split_root, size, larger
-):
-    options = {**SMALL, "size": size, "cache_bytes": 0}
-    data = ImageDataLoaders.from_folder(split_root, **options)
-    assert data.valid_size == (larger if isinstance(larger, tuple) else (larger,) * 2)
-    # Without crops, training sees things as large as validation does.
-    flips = Augmentation(min_scale=1.0)
-    whole = ImageDataLoaders.from_folder(split_root, augmentation=flips, **options)
-    assert whole.valid_size == whole.size
-
-
-def test_a_network_of_one_size_validates_at_that_size(split_root):
-    data = ImageDataLoaders.from_folder(split_root, **SMALL)
-    tried = []
-    assert data.for_network(lambda size: tried.append(size) or True) is data
-    other = data.for_network(lambda size: size == (16, 16))
-    assert tried == [(24, 24)] and data.valid_size == (24, 24)
-    assert other.valid_size == (16, 16) and other.train_loader is data.train_loader
-    batch = next(iter(other.valid))
-    assert batch["image"].shape == (4, 16, 16, 3)
-    photo = data.valid_items.paths[0]
-    np.testing.assert_array_equal(other.prepare_image(photo), batch["image"][0])
-    # A size that was asked for stays, and its error is the network's own.
-    chosen = ImageDataLoaders.from_folder(split_root, valid_size=24, **SMALL)
-    assert chosen.for_network(lambda size: False) is chosen
-
-
 def test_repr_counts(split_root):
-    text = repr(ImageDataLoaders.from_folder(split_root, valid_size=16, **SMALL))
+    text = repr(ImageDataLoaders.from_folder(split_root, **SMALL))
     assert text == (
         "ImageDataLoaders: 2 classes, size (16, 16), batches of 4, seed 0\n"
         "  train: 12 photos (cat 7, dog 5)\n"
@@ -131,8 +98,8 @@ def test_seeds(split_root):
 def test_sizes_that_are_not_square(split_root):
     data = ImageDataLoaders.from_folder(split_root, size=(16, 24), batch_size=4)
     assert next(iter(data.train))["image"].shape == (4, 32, 48, 3)
-    assert next(iter(data.valid))["image"].shape == (4, 24, 36, 3)
-    assert data.prepare_image(data.valid_items.paths[0]).shape == (24, 36, 3)
+    assert next(iter(data.valid))["image"].shape == (4, 16, 24, 3)
+    assert data.prepare_image(data.valid_items.paths[0]).shape == (16, 24, 3)
 
 
 def test_no_augmentation_prepares_training_as_validation(split_root):
@@ -144,7 +111,7 @@ def test_no_augmentation_prepares_training_as_validation(split_root):
 
 
 def test_prediction_sees_what_validation_sees(split_root):
-    data = ImageDataLoaders.from_folder(split_root, **SMALL)
+    data = ImageDataLoaders.from_folder(split_root, valid_size=24, **SMALL)
     batch = next(iter(data.valid))
     for row, path in enumerate(data.valid_items.paths[:4]):
         np.testing.assert_array_equal(data.prepare_image(path), batch["image"][row])
@@ -158,7 +125,7 @@ def test_both_splits_share_the_bound_of_the_cache(split_root):
         )
         return data.train.cached_bytes, data.valid.cached_bytes
 
-    train, valid = 12 * 32 * 32 * 3, 5 * 24 * 24 * 3
+    train, valid = 12 * 32 * 32 * 3, 5 * 16 * 16 * 3
     assert cached(train + valid) == (train, valid)
     with pytest.warns(UserWarning, match="5 photos take 0.00 GB once decoded"):
         assert cached(train + valid - 1) == (train, 0)

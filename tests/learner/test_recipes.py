@@ -10,8 +10,8 @@ from photos import make_photos
 from runs import smallest_network
 from small import small_network, small_pretrained, two_convolutions
 
-from jaxtune import ImageDataLoaders, MixUp, vision_learner
-from jaxtune.models import GlobalAvgPool, Linear, Sequential
+from jaxtune import MixUp, vision_learner
+from jaxtune.models import Sequential
 from jaxtune.train import RECIPES, fine_tune_phases, has_statistics, training_view
 from jaxtune.train.freezing import norms_of_group, running_groups
 
@@ -222,25 +222,3 @@ def test_features_that_would_take_too_much_memory_are_not_stored(data, monkeypat
 def test_a_recipe_that_there_is_not_is_refused(data):
     with pytest.raises(ValueError, match="'default', 'fast' or 'fastai'; received 'f'"):
         learner(data).fine_tune(1, recipe="f")
-
-
-class Flat(nnx.Module):
-    """Takes maps of one size only."""
-
-    def __call__(self, x):
-        return x.reshape(x.shape[0], 15 * 15 * 8)
-
-
-def test_a_network_of_one_size_validates_at_that_size(tmp_path):
-    root = make_photos(tmp_path, train=8, valid=3)
-    data = ImageDataLoaders.from_folder(root, size=32, batch_size=8, seed=0)
-    assert data.valid_size == (48, 48)
-    head = Sequential({"flat": Flat(), "fc": Linear(1800, 3, rngs=nnx.Rngs(0))})
-    model = vision_learner(data, smallest_network, cut=2, head=head, verbose=False)
-    assert model.data.valid_size == (32, 32) and data.valid_size == (48, 48)
-    assert np.isfinite(model.validate()["loss"])
-    model.data = data
-    assert model.data.valid_size == (32, 32)
-    pool = Sequential({"pool": GlobalAvgPool(), "fc": Linear(8, 3, rngs=nnx.Rngs(0))})
-    model = vision_learner(data, smallest_network, cut=2, head=pool, verbose=False)
-    assert model.data is data

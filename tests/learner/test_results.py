@@ -218,7 +218,7 @@ def test_other_photos_with_labels(models, root):
         few = [*find_images(root / split / "blue"), *find_images(root / split / "red")]
         names = [path.parent.name for path in few]
         splits.append(label_items(few, names, classes=["red", "blue"]))
-    other = ImageDataLoaders(*splits, size=16, valid_size=16, batch_size=4, workers=0)
+    other = ImageDataLoaders(*splits, size=16, batch_size=4, workers=0)
     assert len(model.get_preds(other.train_loader)[1]) == 64
     for given in (other, other.valid_loader):
         found = model.get_preds(given)

@@ -265,7 +265,6 @@ def test_a_loader_may_read_some_rows_of_each_batch_only():
         (255 - photos, labels),
         (photos, labels),
         size=8,
-        valid_size=8,
         batch_size=4,
     )
     loader, own = data.valid_loader, np.array([True, False, False, True])

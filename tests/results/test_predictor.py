@@ -58,9 +58,7 @@ def test_photos_are_as_large_as_in_validation(data, tmp_path):
     ]
     np.testing.assert_allclose(rows[0], model.get_preds()[0], atol=1e-5)
     np.testing.assert_allclose(rows[1], rows[0], atol=1e-5)
-    same = ImageDataLoaders(
-        data.train_items, data.valid_items, size=32, valid_size=32, batch_size=8
-    )
+    same = ImageDataLoaders(data.train_items, data.valid_items, size=32, batch_size=8)
     assert model.validate(same) == model.validate()
 
 

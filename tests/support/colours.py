@@ -24,7 +24,7 @@ def colours(
         named = [labels[path.parent.name] for path in paths]
         items.append(label_items(paths, named, classes=classes, kind=kind))
     options = {"size": 16, "batch_size": 8, "seed": 0, "workers": 0} | options
-    return ImageDataLoaders(*items, **{"valid_size": options["size"]} | options)
+    return ImageDataLoaders(*items, **options)
 
 
 def named(*names: str) -> dict[str, str]:

@@ -26,7 +26,7 @@ def make_data(root: Path, kind: str, **options) -> ImageDataLoaders:
         labels = [LABELS[kind][path.parent.name] for path in paths]
         items.append(label_items(paths, labels, kind=kind))
     options = {"size": 16, "batch_size": 8, "seed": 0, "workers": 0} | options
-    return ImageDataLoaders(*items, **{"valid_size": options["size"]} | options)
+    return ImageDataLoaders(*items, **options)
 
 
 def make_model(data: ImageDataLoaders):

@@ -14,6 +14,4 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="session")
 def data(root):
     """96 photos to train on, 21 to validate on, in batches of 8."""
-    return ImageDataLoaders.from_folder(
-        root, size=32, valid_size=32, batch_size=8, seed=0
-    )
+    return ImageDataLoaders.from_folder(root, size=32, batch_size=8, seed=0)

@@ -33,14 +33,13 @@ def smallest_network(rngs: nnx.Rngs | None = None) -> Sequential:
 def loaders(root: Path, **options) -> ImageDataLoaders:
     """Returns the photos of a folder, 16 px, in batches of 8."""
     options = {"size": 16, "batch_size": 8, "seed": 0, "workers": 0} | options
-    options = {"valid_size": options["size"]} | options
     return ImageDataLoaders.from_folder(root, **options)
 
 
 def make_learner(root: Path, **options):
     """Returns a learner with the body frozen; 96 photos, 12 batches of 8."""
     data = ImageDataLoaders.from_folder(
-        root, size=16, valid_size=16, batch_size=8, seed=0, workers=1, cache_bytes=0
+        root, size=16, batch_size=8, seed=0, workers=1, cache_bytes=0
     )
     # By itself it would be bfloat16 in a process of its own on some chips.
     options = {"precision": "float32"} | options
