@@ -691,7 +691,7 @@ class Learner:
         groups). Phase 2 trains `epochs` epochs unfrozen, at peak learning rates from
         base_lr / 2 / lr_mult in the first group to base_lr / 2 in the last. Both follow
         the one-cycle schedule. The recipe says what is not given, see `RECIPES` in
-        jaxtune.train: with fewer than a hundred batches an epoch, the head makes 100
+        jaxtune.train: with fewer than fifty batches an epoch, the head makes 100
         updates in phase 1, on stored features, and phase 2 has half of its rates, a
         quarter below twenty batches, unless `freeze_epochs` or `cache_features` is
         given. `plan` shows what comes out.

@@ -25,15 +25,16 @@ class Recipe:
         pct_start: Fraction of phase 2 before the peak.
         div: Phase 2 starts at the peak learning rates / div.
         div_final: Both phases end at the peak learning rates / div_final.
-        head_updates: With fewer batches an epoch, the head trains first: in phase 1 for
-            that many updates at least, on stored features of `draws` draws of the
-            augmentation. In phase 2, `rate_after` is left of the rates and
+        head_first_below: With fewer batches an epoch the head trains first: in phase 1
+            for `head_updates` updates at least, on stored features of `draws` draws of
+            the augmentation. In phase 2, `rate_after` is left of the rates and
             `epochs_after` of the epochs. 0 if it never does.
-        draws: See `head_updates`.
-        rate_after: See `head_updates`.
+        head_updates: See `head_first_below`.
+        draws: See `head_first_below`.
+        rate_after: See `head_first_below`.
         few_batches: With fewer still, `rate_after_few` is left of the rates.
         rate_after_few: See `few_batches`.
-        epochs_after: See `head_updates`; rounded up.
+        epochs_after: See `head_first_below`; rounded up.
         head_always_first: Whether the head trains first with any number of batches, and
             where `freeze_epochs` or `cache_features` is given, too.
 
@@ -53,6 +54,7 @@ class Recipe:
     pct_start: float = 0.3
     div: float = 5.0
     div_final: float = 1e5
+    head_first_below: int = 50
     head_updates: int = 100
     draws: int = 2
     rate_after: float = 0.5
@@ -97,12 +99,13 @@ class Recipe:
             "div": self.div,
             "div_final": self.div_final,
         }
-        enough = steps_per_epoch >= self.head_updates
         if self.head_always_first:
+            enough = steps_per_epoch >= self.head_updates
             head_first = num_groups > 1 and (stores_features or enough)
         else:
+            few = steps_per_epoch < self.head_first_below
             asked = {"freeze_epochs", "cache_features"} & set(given)
-            head_first = stores_features and not (enough or asked)
+            head_first = stores_features and few and not asked
         if head_first:
             least = self.draws if stores_features else 1
             frozen = max(least, -(-self.head_updates // steps_per_epoch))
@@ -115,8 +118,9 @@ class Recipe:
         )
         if head_first:
             *before, last = phases
-            few = steps_per_epoch < self.few_batches
-            left = self.rate_after_few if few else self.rate_after
+            left = self.rate_after
+            if steps_per_epoch < self.few_batches:
+                left = self.rate_after_few
             rates = tuple(rate * left for rate in last.rates)
             phases = (*before, dataclasses.replace(last, rates=rates))
         return self._named(phases)
@@ -139,8 +143,8 @@ class Recipe:
             rules.append("the first of three or more layer groups stays frozen")
         if self.norms == "train":
             rules.append("all norm layers use batch statistics and train")
-        if self.head_updates:
-            when = f"with fewer than {self.head_updates} batches an epoch "
+        if self.head_first_below or self.head_always_first:
+            when = f"with fewer than {self.head_first_below} batches an epoch "
             if self.head_always_first:
                 when = ""
             after = f"{self.rate_after:g} of its rates"
@@ -168,7 +172,9 @@ RECIPES = {
             epochs_after=1 / 3,
             head_always_first=True,
         ),
-        Recipe("fastai", "fastai's schedule and norms", norms="train", head_updates=0),
+        Recipe(
+            "fastai", "fastai's schedule and norms", norms="train", head_first_below=0
+        ),
     )
 }
 
