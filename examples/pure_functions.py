@@ -5,8 +5,8 @@
 The folder holds `train/` and `val/`, each with one folder per class: here ants and
 bees, 244 and 153 photos. With resnet18 it prints, on a CPU:
 
-    train_loss 0.833379  valid_loss 0.148669  error_rate 0.058824
-    train_loss 0.461547  valid_loss 0.198303  error_rate 0.091503
+    train_loss 0.833379  valid_loss 0.284983  error_rate 0.091503
+    train_loss 0.461547  valid_loss 0.348160  error_rate 0.078431
 
 `--check` runs `vision_learner(...).fine_tune(...)` too, and compares every parameter,
 every statistic and every figure, bit for bit.
