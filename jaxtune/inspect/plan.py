@@ -175,8 +175,7 @@ class Plan(Tabular):
             text += f", an update every {self._batches_each} ({updates:,} in all)"
         text += f"; {', '.join(frozen) or 'nothing'} frozen"
         if phase.cache_features:
-            draws = min(phase.cache_features, phase.epochs)
-            text += f"; features cached, {draws} of each photo"
+            text += f"; features cached, {phase.cached_draws} of each photo"
         if costs[number] < costs[dearest]:
             part = costs[number] / costs[dearest]
             text += f"; a step costs {part:.0%} of one in phase {dearest}"
@@ -321,8 +320,9 @@ class _Network:
         trains = [label != FROZEN for label in jax.tree.leaves(labels)]
         costs = self._costs(labels, frozen)
         if phase.cache_features:
-            runs = min(phase.cache_features / max(phase.epochs, 1), 1)
-            costs |= {group: round(runs * costs.get(group, 0)) for group in frozen}
+            runs = phase.cached_draws / max(phase.epochs, 1)
+            stored = {group: round(runs * costs.get(group, 0)) for group in frozen}
+            costs = {**costs, **stored}
         optimizer_bytes = self._optimizer_bytes(labels, phase, make_optimizer)
         if averages:
             optimizer_bytes.update(self._average_bytes(labels, frozen))
@@ -380,7 +380,7 @@ class _Network:
             for path, count in multiplications(view, labels, **self._images).items():
                 operations[find(path)] += count
             self._operations[frozen] = operations
-        return dict(self._operations[frozen])
+        return self._operations[frozen]
 
     def _optimizer_bytes(self, labels, phase, make_optimizer) -> Counter:
         rates = dict(zip(self._groups, phase.rates, strict=True))

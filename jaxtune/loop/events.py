@@ -261,8 +261,7 @@ class FitEvents:
         if trainer.precision != "float32":
             start_line += f" · in {trainer.precision}"
         if phase.cache_features:
-            draws = min(phase.cache_features, phase.epochs)
-            start_line += f" · features cached, {draws} of each photo"
+            start_line += f" · features cached, {phase.cached_draws} of each photo"
         data, extra = self._data, trainer.extra_loaders.values()
         loaders = [data.train_loader, data.valid_loader, *extra]
         if not phase.cache_features:

@@ -444,7 +444,7 @@ class Trainer:
             own), and what evaluates them, see `evaluator`.
         """
         loaders = {"": data.valid_loader, **self.extra_loaders}
-        if not phase.cache_features or not phase.epochs:
+        if not phase.cached_draws:
             photos = self.photos_on_device()
             self.programs.before_call = photos.make_room
             loaders = {
@@ -497,7 +497,7 @@ class Trainer:
                 jax.random.fold_in(key, first_epoch + draw),
                 augmented=True,
             )
-            for draw in range(min(phase.cache_features, phase.epochs))
+            for draw in range(phase.cached_draws)
         ]
         train = FeatureLoader(
             train_loader,

@@ -59,6 +59,11 @@ class Phase:
     weight_decay: float
     cache_features: int = 0
 
+    @property
+    def cached_draws(self) -> int:
+        """Draws whose features are kept: not more than there are epochs to use them."""
+        return min(self.cache_features, self.epochs)
+
     def as_dict(self) -> dict:
         """Returns the phase as JSON-compatible values, to be compared or saved."""
         schedule: Schedule = self.schedule

@@ -149,7 +149,7 @@ def test_the_fast_recipe_where_features_cant_be_stored():
 
 @pytest.mark.parametrize(
     ("name", "steps"),
-    [("default", 50), ("default", 100), ("fastai", 3), ("fastai", 20)],
+    [("default", 50), ("default", 100), ("fastai", 3), ("fastai", 20), ("fastai", 100)],
 )
 def test_every_recipe_has_the_steps_of_fastai(name, steps):
     """Golden values of fine_tune(2) hold for `fine_tune_phases`: these are its own."""
