@@ -14,6 +14,6 @@ from jaxtune.loop.fit import fit as fit
 from jaxtune.loop.history import History as History
 from jaxtune.loop.history import Row as Row
 from jaxtune.loop.memory import OutOfMemoryError as OutOfMemoryError
-from jaxtune.loop.resume import RunStopped as RunStopped
+from jaxtune.loop.processes import RunStopped as RunStopped
 from jaxtune.loop.trainer import NonFiniteLossError as NonFiniteLossError
 from jaxtune.loop.trainer import Trainer as Trainer

@@ -34,6 +34,13 @@ _calls = itertools.count()
 _failed = threading.Event()
 
 
+class RunStopped(SystemExit):
+    """Raised after a run received SIGTERM and was saved; the exit status is 0.
+
+    Of several processes all raise it, after the same step.
+    """
+
+
 def join_processes(
     coordinator: str | None = None,
     num_processes: int | None = None,
@@ -114,11 +121,14 @@ def ending_together() -> Iterator[None]:
 
     The one that fails raises its error as ever. The others, which would wait for it in
     a collective, say which one failed and why, and end at most `LOOK_EVERY` + `GRACE`
-    seconds later, unless they have failed themselves. Of a process that was killed JAX
-    itself tells the others: at once on CPUs, where the connection breaks, elsewhere
-    after its heartbeat's timeout (`jax.distributed.initialize` has an argument for it).
-    A process that failed leaves at its end without waiting for the others, as JAX would
-    for minutes.
+    seconds later, unless they have failed themselves. `RunStopped` is no failure: each
+    process comes to it by itself, however long it takes to leave, since programs that
+    are being compiled ahead have to end first.
+
+    Of a process that was killed JAX itself tells the others: at once on CPUs, where the
+    connection breaks, elsewhere after its heartbeat's timeout
+    (`jax.distributed.initialize` has an argument for it). A process that failed leaves
+    at its end without waiting for the others, as JAX would for minutes.
     """
     if not several_processes():
         yield
@@ -129,6 +139,8 @@ def ending_together() -> Iterator[None]:
     others.start()
     try:
         yield
+    except RunStopped:
+        raise
     except BaseException as error:
         others.tell(f"{type(error).__name__}: {error}")
         if isinstance(error, jax.errors.JaxRuntimeError):

@@ -25,16 +25,13 @@ from jaxtune.checkpoint import (
 )
 from jaxtune.loop.processes import (
     STEPS_BETWEEN_LOOKS,
+    RunStopped,
     as_the_first_says,
     is_first_process,
     several_processes,
 )
 from jaxtune.loop.run_state import RunState
 from jaxtune.train import Phase, TrainState, averaged, raw_values, with_raw_values
-
-
-class RunStopped(SystemExit):
-    """Raised after a run received SIGTERM and was saved; the exit status is 0."""
 
 
 class StopRequested(Exception):  # noqa: N818 - a request, not an error

@@ -251,6 +251,27 @@ def test_an_error_that_all_catch_ends_nothing_and_other_weights_are_refused(root
         assert "the weights of process 1 and of process 0 differ" in each.failed
 
 
+STOPPED = """
+import sys, time
+import jax
+jax.distributed.initialize(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+from jaxtune.loop import RunStopped, processes
+processes.GRACE = 0.0
+with processes.ending_together():
+    time.sleep(4 * int(sys.argv[3]))
+    print("stops", flush=True)
+    raise RunStopped(0)
+"""
+
+
+@pytest.mark.end_to_end
+def test_a_process_that_takes_long_to_stop_is_not_ended_by_one_that_has_stopped():
+    with Together(STOPPED, 2) as together:
+        ended = together.ends(seconds=100)
+    for each in ended:
+        assert (each.status, each.said.strip()) == (0, "stops"), each.failed[-2000:]
+
+
 def test_a_mesh_without_a_device_of_each_process_is_refused(monkeypatch):
     mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
     monkeypatch.setattr(jax, "process_count", lambda: 2)
